@@ -1,0 +1,138 @@
+//! Schemas: JSON Schema 2020-12 of every input, output and error, derived from the Rust types.
+//!
+//! An input is checked against its schema before its handler sees it, and a field that the schema
+//! does not name is refused: a misspelt option must not be silently ignored.
+
+use jsonschema::Validator;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+
+use crate::error::CallError;
+
+/// At most this many complaints about one input are told at once.
+const MAX_COMPLAINTS: usize = 5;
+
+/// The schema that a caller's input of type `I` must fit. Objects refuse unknown fields.
+pub(crate) fn input_schema<I: JsonSchema>() -> Schema {
+    let mut schema = SchemaSettings::draft2020_12()
+        .for_deserialize()
+        .into_generator()
+        .into_root_schema_for::<I>();
+    let object = schema.get("type").and_then(Value::as_str) == Some("object");
+    if object && schema.get("additionalProperties").is_none() {
+        schema.insert("unevaluatedProperties".to_owned(), Value::Bool(false));
+    }
+    schema
+}
+
+/// The schema of what an operation answers with.
+pub(crate) fn output_schema<O: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12()
+        .for_serialize()
+        .into_generator()
+        .into_root_schema_for::<O>()
+}
+
+/// A compiled input schema.
+pub(crate) struct InputCheck(Validator);
+
+impl InputCheck {
+    pub(crate) fn new(schema: &Schema) -> Result<Self, String> {
+        jsonschema::draft202012::options()
+            .build(schema.as_value())
+            .map(Self)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Says, field by field, what does not fit.
+    pub(crate) fn check(&self, input: &Value) -> Result<(), CallError> {
+        if self.0.is_valid(input) {
+            return Ok(());
+        }
+        let mut complaints: Vec<Value> = Vec::new();
+        let mut texts: Vec<String> = Vec::new();
+        for error in self.0.iter_errors(input).take(MAX_COMPLAINTS) {
+            let field = error.instance_path().to_string();
+            let field = field.trim_start_matches('/').replace('/', ".");
+            texts.push(if field.is_empty() {
+                error.to_string()
+            } else {
+                format!("{field}: {error}")
+            });
+            complaints.push(json!({ "field": field, "message": error.to_string() }));
+        }
+        Err(CallError::invalid_input(texts.join("; "))
+            .with_details(json!({ "fields": complaints })))
+    }
+}
+
+/// The schema of one field of an error's details.
+#[doc(hidden)]
+pub fn field_schema<T: JsonSchema>() -> Schema {
+    let mut settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.inline_subschemas = true;
+    settings.meta_schema = None;
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    schema.remove("title");
+    schema
+}
+
+/// The schema of an error's details, from its fields.
+#[doc(hidden)]
+pub fn details_schema(fields: &[(&str, fn() -> Schema)]) -> Schema {
+    let properties: Map<String, Value> = fields
+        .iter()
+        .map(|(name, schema)| ((*name).to_owned(), schema().into()))
+        .collect();
+    let required: Vec<&str> = fields.iter().map(|(name, _)| *name).collect();
+    schemars::json_schema!({ "type": "object", "properties": properties, "required": required })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize, JsonSchema)]
+    #[allow(dead_code)]
+    struct Lend {
+        title: String,
+        #[serde(default)]
+        #[schemars(range(min = 1, max = 30))]
+        days: Option<u8>,
+    }
+
+    fn complaint(input: Value) -> String {
+        let check = InputCheck::new(&input_schema::<Lend>()).expect("a valid schema");
+        check
+            .check(&input)
+            .expect_err("input that does not fit")
+            .message()
+            .to_owned()
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_by_name() {
+        assert!(complaint(json!({"title": "x", "dayz": 3})).contains("dayz"));
+    }
+
+    #[test]
+    fn every_complaint_names_its_field() {
+        let text = complaint(json!({"title": 7, "days": 31}));
+        assert!(
+            text.contains("title: ") && text.contains("days: "),
+            "{text}"
+        );
+        assert!(complaint(json!({"days": 3})).contains("title"));
+    }
+
+    #[test]
+    fn what_fits_passes() {
+        let check = InputCheck::new(&input_schema::<Lend>()).expect("a valid schema");
+        check
+            .check(&json!({"title": "x", "days": 3}))
+            .expect("fits");
+        check.check(&json!({"title": "x"})).expect("fits");
+    }
+}

@@ -78,9 +78,12 @@ pub fn field_schema<T: JsonSchema>() -> Schema {
     schema
 }
 
+/// A field's name and what makes its schema.
+pub(crate) type Field = (&'static str, fn() -> Schema);
+
 /// The schema of an error's details, from its fields.
 #[doc(hidden)]
-pub fn details_schema(fields: &[(&str, fn() -> Schema)]) -> Schema {
+pub fn details_schema(fields: &[Field]) -> Schema {
     let properties: Map<String, Value> = fields
         .iter()
         .map(|(name, schema)| ((*name).to_owned(), schema().into()))

@@ -1,1 +1,63 @@
-//! Empty room.
+//! Who is on the other end: SPIFFE mutual TLS for axum and hyper.
+//!
+//! Every process has a **[`Source`]**: a live identity that renews itself, together with the
+//! roots by which it recognises others. From a source and an **[`Authorizer`]** (who may be on the
+//! other end) come a [`server_config`] and a [`client_config`] for rustls, and on top of them a
+//! [`Server`] that serves an axum router and a [`Client`] that speaks HTTP/1.1 and HTTP/2. A
+//! handler that wants to know its caller takes a **[`PeerIdentity`]**, which can only come out of
+//! a verified handshake.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use hostler_identity::{Authorizer, PeerIdentity, Server, Source, TrustDomain};
+//!
+//! async fn hello(peer: PeerIdentity) -> String {
+//!     format!("hello, {}", peer.id())
+//! }
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let source = Source::workload_api("unix:///run/spire/agent/api.sock").await?;
+//! let members = Authorizer::member_of(TrustDomain::new("example.org")?);
+//! let server = Server::bind("0.0.0.0:8443", &source, members).await?;
+//! server.serve(Router::new().route("/", get(hello)), std::future::pending()).await;
+//! # Ok(()) }
+//! ```
+//!
+//! What holds, and is kept by a test each:
+//!
+//! - An unauthorized peer fails **in the handshake**, before a byte of a request is sent or read.
+//! - A renewed identity is used from the next handshake on; connections that live, live on.
+//! - A withdrawn or expired identity is not presented, and nobody is recognised with it.
+//! - TLS 1.3 only, client certificates always, no session resumption that could skip the
+//!   authorizer.
+//!
+//! This crate authenticates. What an identity may *do* is the application's affair.
+
+#![warn(missing_docs)]
+
+mod authorizer;
+mod bundle;
+mod client;
+mod enroll;
+mod peer;
+mod renewal;
+mod rules;
+mod server;
+mod source;
+mod svid;
+mod tls;
+mod workload;
+
+pub use authorizer::Authorizer;
+pub use bundle::{BundleError, TrustBundles};
+pub use client::{Client, ClientError};
+pub use enroll::{EnrollError, KeyAndCsr};
+pub use peer::{NoPeerIdentity, PeerIdentity, PeerIdentityRequired};
+pub use renewal::renewal_due;
+pub use rules::SvidRule;
+pub use server::{AcceptError, Acceptor, Server};
+pub use source::{Source, SourceClosed, SourceWriter, Unavailable};
+pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use svid::{Svid, SvidError};
+pub use tls::{PeerRefused, client_config, crypto_provider, server_config};
+pub use workload::WorkloadApiFailure;

@@ -1,0 +1,123 @@
+//! Who is on the other end, as a handler sees it.
+
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::request::Parts;
+use jiff::Timestamp;
+use rustls::{CommonState, ProtocolVersion};
+use spiffe::{SpiffeId, TrustDomain};
+
+use crate::rules::{self, SvidRule};
+
+/// The verified identity of a peer. It comes out of a finished mutual handshake and nowhere else;
+/// there is no constructor that takes an ID.
+///
+/// As an axum extractor it answers 401 where there is no peer, so that a handler cannot be
+/// reached by accident without one; `Option<PeerIdentity>` is for routes that serve both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    id: SpiffeId,
+    expires_at: Timestamp,
+}
+
+/// Why a connection yields no peer identity.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoPeerIdentity {
+    /// The handshake is not finished.
+    #[error("the handshake is not finished; ask again when it is")]
+    Unfinished,
+    /// The connection speaks an older version than TLS 1.3.
+    #[error("the connection is not TLS 1.3")]
+    OldTls,
+    /// The peer presented no certificate.
+    #[error("the peer presented no certificate")]
+    NoCertificate,
+    /// The peer's certificate is not an X.509-SVID.
+    #[error("the peer's certificate is not an X.509-SVID: {0}")]
+    NotAnSvid(#[source] SvidRule),
+}
+
+impl PeerIdentity {
+    /// The client of a finished handshake under [`server_config`](crate::server_config).
+    pub fn from_server_connection(
+        connection: &rustls::ServerConnection,
+    ) -> Result<Self, NoPeerIdentity> {
+        Self::from_handshake(connection)
+    }
+
+    /// The server of a finished handshake under [`client_config`](crate::client_config).
+    pub fn from_client_connection(
+        connection: &rustls::ClientConnection,
+    ) -> Result<Self, NoPeerIdentity> {
+        Self::from_handshake(connection)
+    }
+
+    fn from_handshake(connection: &CommonState) -> Result<Self, NoPeerIdentity> {
+        if connection.is_handshaking() {
+            return Err(NoPeerIdentity::Unfinished);
+        }
+        if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+            return Err(NoPeerIdentity::OldTls);
+        }
+        let leaf = connection.peer_certificates().and_then(<[_]>::first);
+        let leaf = leaf.ok_or(NoPeerIdentity::NoCertificate)?;
+        let leaf = rules::leaf(leaf).map_err(NoPeerIdentity::NotAnSvid)?;
+        Ok(Self {
+            id: leaf.id,
+            expires_at: leaf.not_after,
+        })
+    }
+
+    /// The peer's SPIFFE ID.
+    #[must_use]
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// The trust domain that vouched for the peer.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        self.id.trust_domain()
+    }
+
+    /// The path of the peer's SPIFFE ID, with its leading slash.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.id.path()
+    }
+
+    /// When the certificate that the peer presented expires. The connection may outlive it.
+    #[must_use]
+    pub fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+}
+
+/// The answer to a request that needs a peer and has none: 401, one plain sentence.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("this address needs a client certificate with a SPIFFE ID")]
+pub struct PeerIdentityRequired;
+
+impl IntoResponse for PeerIdentityRequired {
+    fn into_response(self) -> Response {
+        (StatusCode::UNAUTHORIZED, format!("{self}\n")).into_response()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for PeerIdentity {
+    type Rejection = PeerIdentityRequired;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        parts.extensions.get().cloned().ok_or(PeerIdentityRequired)
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for PeerIdentity {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        Ok(parts.extensions.get().cloned())
+    }
+}

@@ -309,7 +309,7 @@ fn failed(target: &str, error: PoolError) -> ClientError {
             (Some(refused), _) => {
                 return ClientError::WrongServer {
                     target,
-                    refused: refused.clone(),
+                    refused: Box::new(refused.clone()),
                 };
             }
             // In TLS 1.3 a server judges the client after the client has finished, so its verdict

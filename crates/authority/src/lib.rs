@@ -1,1 +1,47 @@
-//! Empty room.
+//! Who says so: the certificate authorities that come with Hostler.
+//!
+//! - [`Authority`] is the embedded SPIFFE authority of one trust domain. It turns the certificate
+//!   request of an enrolled host into an X.509-SVID, gives its own process a [`Source`] that
+//!   renews itself, and hands out the trust bundle by which members recognise each other. Its
+//!   roots succeed one another with an overlap ([`succession`](crate) is a core without a clock).
+//! - [`WebAuthority`] is the private authority of the people's door: an ordinary web CA whose
+//!   certificate people trust once, and a server certificate that renews itself.
+//!
+//! Both keep what they must remember in one directory each, in files that are replaced atomically;
+//! private keys have mode 0600 and never leave the process otherwise.
+//!
+//! ```no_run
+//! use hostler_authority::Authority;
+//! use hostler_identity::{Authorizer, Client, KeyAndCsr, TrustDomain};
+//! use jiff::Timestamp;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let authority = Authority::open("/var/lib/hostler/authority".as_ref(), TrustDomain::new("example.org")?)?;
+//!
+//! // A host sends a request; its key stays with it.
+//! let host = KeyAndCsr::generate(None)?;
+//! let issued = authority.sign_csr(&host.csr_pem, &"spiffe://example.org/host/a".parse()?, Timestamp::now())?;
+//!
+//! // This process is someone too, and calls exactly that host.
+//! let me = authority.source(&"spiffe://example.org/control-plane".parse()?)?;
+//! let client = Client::new(&me, Authorizer::id(issued.id));
+//! # Ok(()) }
+//! ```
+//!
+//! [`Source`]: hostler_identity::Source
+
+mod authority;
+mod csr;
+mod files;
+mod jwks;
+mod random;
+mod renewer;
+mod signer;
+mod store;
+mod succession;
+mod web;
+
+pub use authority::{Authority, IssuedSvid, Lifetimes, OpenError, SignError};
+pub use csr::CsrRefused;
+pub use files::FileError;
+pub use web::{WebAuthority, WebAuthorityError};

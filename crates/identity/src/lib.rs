@@ -53,7 +53,7 @@ pub use bundle::{BundleError, TrustBundles};
 pub use client::{Client, ClientError};
 pub use enroll::{EnrollError, KeyAndCsr};
 pub use peer::{NoPeerIdentity, PeerIdentity, PeerIdentityRequired};
-pub use renewal::renewal_due;
+pub use renewal::{renewal_due, wait_until};
 pub use rules::SvidRule;
 pub use server::{AcceptError, Acceptor, Server};
 pub use source::{Source, SourceClosed, SourceWriter, Unavailable};

@@ -1,5 +1,7 @@
 //! When to renew an identity: at half of its life, not all at once.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 
 /// The moment from which a certificate should be renewed: half of its life, moved by up to a
@@ -25,6 +27,21 @@ pub fn renewal_due(
         / 2;
     let due = not_before + half + half.mul_f64(0.1 * jitter);
     due.max(now)
+}
+
+/// Waits until the wall clock shows `moment`.
+///
+/// It looks at the clock every half minute: a timer measures running time, and a machine that
+/// slept, or whose clock was set, must renew by what the clock says when it wakes.
+pub async fn wait_until(moment: Timestamp) {
+    const LOOK: Duration = Duration::from_secs(30);
+    loop {
+        let left = moment.duration_since(Timestamp::now());
+        match Duration::try_from(left) {
+            Ok(left) if !left.is_zero() => tokio::time::sleep(left.min(LOOK)).await,
+            _ => return,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -165,6 +165,15 @@ impl SourceWriter {
         self.state.send_replace(State::Withdrawn);
     }
 
+    /// The identity as it was last written; `None` when it is withdrawn.
+    #[must_use]
+    pub fn svid(&self) -> Option<Svid> {
+        match &*self.state.borrow() {
+            State::Live(material) => Some(material.svid.clone()),
+            State::Withdrawn => None,
+        }
+    }
+
     /// Waits until nobody uses the source any more, neither directly nor through a TLS
     /// configuration made from it: the time for a renewing task to end.
     pub async fn unused(&self) {

@@ -1,0 +1,51 @@
+//! Keeps this process's own identity fresh.
+
+use std::time::Duration;
+
+use hostler_identity::{SourceWriter, SpiffeId, TrustBundles, renewal_due, wait_until};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::authority::Authority;
+use crate::random;
+
+/// After a failed renewal. Half of a certificate's life is left to try again in.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Renews at half-life and follows the bundle, until nobody uses the source any more.
+pub(crate) async fn renew(
+    authority: Authority,
+    id: SpiffeId,
+    writer: SourceWriter,
+    mut bundles: watch::Receiver<TrustBundles>,
+) {
+    let mut due = next(&writer);
+    loop {
+        tokio::select! {
+            () = writer.unused() => return,
+            // The sender lives in `authority`, which this task holds.
+            _ = bundles.changed() => {
+                writer.replace_bundles(bundles.borrow_and_update().clone());
+            }
+            () = wait_until(due) => match authority.issue_own(&id, Timestamp::now()) {
+                Ok(svid) => {
+                    writer.replace(svid, bundles.borrow_and_update().clone());
+                    due = next(&writer);
+                }
+                Err(error) => {
+                    warn!(%id, %error, "cannot renew our own identity; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            },
+        }
+    }
+}
+
+fn next(writer: &SourceWriter) -> Timestamp {
+    let now = Timestamp::now();
+    match writer.svid() {
+        Some(svid) => renewal_due(svid.not_before(), svid.not_after(), now, random::jitter()),
+        None => now,
+    }
+}

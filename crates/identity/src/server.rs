@@ -13,7 +13,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -28,6 +28,9 @@ use crate::tls::server_config;
 
 /// A handshake that takes longer is given up, so that silent connections do not pile up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A refused peer has this long, and this many bytes, to take notice.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 64 * 1024;
 /// A request's head must be complete within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is in flight when the server is told to stop has this long to finish.
@@ -167,16 +170,32 @@ impl Acceptor {
     }
 
     /// Shakes hands (10 s at most) and names the peer.
+    ///
+    /// A refused peer gets its alert: closing a socket on which bytes lie unread makes the kernel
+    /// send a reset, which can overtake the alert, so what is left is read for a moment first.
     pub async fn accept<S>(&self, stream: S) -> Result<(TlsStream<S>, PeerIdentity), AcceptError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.tls.accept(stream));
-        let tls = handshake.await.map_err(|_| AcceptError::Timeout)?;
-        let tls = tls.map_err(AcceptError::Handshake)?;
+        let handshake = self.tls.accept(stream).into_fallible();
+        let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err((reason, stream))) => {
+                let _ = tokio::time::timeout(LINGER, drain(stream)).await;
+                return Err(AcceptError::Handshake(reason));
+            }
+            Err(_) => return Err(AcceptError::Timeout),
+        };
         let peer = PeerIdentity::from_server_connection(tls.get_ref().1)?;
         Ok((tls, peer))
     }
+}
+
+/// Says that nothing more is coming, and reads until the peer has said so too.
+async fn drain(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 impl std::fmt::Debug for Acceptor {

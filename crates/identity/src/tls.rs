@@ -22,7 +22,7 @@ pub use verifier::PeerRefused;
 use verifier::PeerVerifier;
 
 /// Both ends offer HTTP/2 first, then HTTP/1.1 (RFC 7301).
-const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+pub(crate) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// A server's side of mutual TLS 1.3: presents the source's identity, demands a client
 /// certificate, and lets in whom the authorizer accepts.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostler_identity::{SourceWriter, SpiffeId, TrustBundles, renewal_due, wait_until};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tracing::warn;
 
@@ -42,10 +42,13 @@ pub(crate) async fn renew(
     }
 }
 
+/// When to renew what was issued just now. Counted from now and not from `notBefore`, which lies
+/// in the past and would make a very short life over before it began; and not more often than
+/// once a second, whatever the lifetimes.
 fn next(writer: &SourceWriter) -> Timestamp {
     let now = Timestamp::now();
-    match writer.svid() {
-        Some(svid) => renewal_due(svid.not_before(), svid.not_after(), now, random::jitter()),
-        None => now,
-    }
+    let due = writer
+        .svid()
+        .map(|svid| renewal_due(now, svid.not_after(), now, random::jitter()));
+    due.unwrap_or(now).max(now + SignedDuration::from_secs(1))
 }

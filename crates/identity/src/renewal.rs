@@ -7,11 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 /// The moment from which a certificate should be renewed: half of its life, moved by up to a
 /// tenth of that half so that a fleet that started together does not renew together.
 ///
+/// `issued_at` is the moment at which it came, or its `notBefore` where that is not known.
+/// (Issuers back-date `notBefore` by some seconds, which matters for very short lives only.)
 /// `jitter` is in -1.0..=1.0 (drawn by the caller, once per certificate); what lies outside is
 /// taken as the nearest end, NaN as 0. Never earlier than `now`: an overdue renewal is due now.
 #[must_use]
 pub fn renewal_due(
-    not_before: Timestamp,
+    issued_at: Timestamp,
     not_after: Timestamp,
     now: Timestamp,
     jitter: f64,
@@ -22,10 +24,10 @@ pub fn renewal_due(
         jitter.clamp(-1.0, 1.0)
     };
     let half = not_after
-        .duration_since(not_before)
+        .duration_since(issued_at)
         .max(SignedDuration::ZERO)
         / 2;
-    let due = not_before + half + half.mul_f64(0.1 * jitter);
+    let due = issued_at + half + half.mul_f64(0.1 * jitter);
     due.max(now)
 }
 

@@ -1,0 +1,8 @@
+//! The promises of hostler-authority, kept with real files, certificates and sockets.
+
+mod bundle;
+mod opening;
+mod signing;
+mod source;
+mod support;
+mod web;

@@ -1,0 +1,208 @@
+//! Reading a request's body: as JSON, up to a size, within a time, and within what all bodies
+//! together may take of the memory.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::BytesMut;
+use http::header::{CONTENT_TYPE, EXPECT, HeaderMap};
+use http::{Version, request};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::limits::RequestLimits;
+
+/// After an answer that did not wait for the body, at most this much of the rest is still taken
+/// in, for at most this long.
+const LINGER: (usize, Duration) = (8 << 20, Duration::from_secs(5));
+
+/// Why a body is no input.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the body is larger than {limit} bytes; send less")]
+    TooLarge { limit: usize },
+    #[error("the body must be JSON; send content-type: application/json")]
+    MediaType,
+    #[error("the body is not JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("the body did not arrive within {} s; send it faster", .limit.as_secs())]
+    Late { limit: Duration },
+    #[error("too many large requests at once; try again")]
+    Busy,
+    #[error("the body broke off; send the request again")]
+    Broken,
+    #[error("a GET takes its input from the query string; leave the body out")]
+    Unexpected,
+}
+
+/// The memory that all bodies share while they are being read.
+pub(crate) struct Budget(Semaphore);
+
+impl Budget {
+    pub(crate) fn new(limits: &RequestLimits) -> Self {
+        Self(Semaphore::new(
+            limits.bodies_total_bytes.min(Semaphore::MAX_PERMITS),
+        ))
+    }
+}
+
+/// A body of which some may not have been read yet.
+pub(crate) struct Incoming {
+    body: Body,
+    lingers: bool,
+}
+
+impl Incoming {
+    pub(crate) fn new(body: Body, head: &request::Parts) -> Self {
+        // HTTP/2 resets the one stream. A client that waits for 100 Continue has sent nothing.
+        let lingers = head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT);
+        Self { body, lingers }
+    }
+
+    /// Reads all of it as JSON. `None` when there is nothing.
+    pub(crate) async fn json(
+        &mut self,
+        headers: &HeaderMap,
+        limits: &RequestLimits,
+        budget: &Budget,
+    ) -> Result<Option<Value>, BodyError> {
+        if self.body.is_end_stream() {
+            return Ok(None);
+        }
+        let is_json = is_json(headers);
+        if headers.contains_key(CONTENT_TYPE) && !is_json {
+            return Err(BodyError::MediaType);
+        }
+        let limit = limits.body_time;
+        let reading = self.read(limits.body_bytes, budget);
+        let bytes = tokio::time::timeout(limit, reading)
+            .await
+            .map_err(|_| BodyError::Late { limit })??;
+        match bytes {
+            bytes if bytes.is_empty() => Ok(None),
+            _ if !is_json => Err(BodyError::MediaType),
+            bytes => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(BodyError::NotJson),
+        }
+    }
+
+    /// Makes sure that there is nothing: a client that sends a body where none is read believes
+    /// that it said something.
+    pub(crate) async fn nothing(
+        &mut self,
+        limits: &RequestLimits,
+        budget: &Budget,
+    ) -> Result<(), BodyError> {
+        if self.body.is_end_stream() {
+            return Ok(());
+        }
+        let limit = limits.body_time;
+        match tokio::time::timeout(limit, self.read(0, budget)).await {
+            Ok(Err(BodyError::TooLarge { .. })) => Err(BodyError::Unexpected),
+            Ok(read) => read.map(drop),
+            Err(_) => Err(BodyError::Late { limit }),
+        }
+    }
+
+    async fn read(&mut self, limit: usize, budget: &Budget) -> Result<BytesMut, BodyError> {
+        let too_large = || BodyError::TooLarge { limit };
+        // A body that says beforehand that it is too large need not be sent.
+        if self.body.size_hint().lower() > limit as u64 {
+            return Err(too_large());
+        }
+        let mut bytes = BytesMut::new();
+        let mut held: Option<SemaphorePermit<'_>> = None;
+        while let Some(frame) = self.body.frame().await {
+            let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
+                continue;
+            };
+            if bytes.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            let more = u32::try_from(data.len()).map_err(|_| too_large())?;
+            let permit = budget
+                .0
+                .try_acquire_many(more)
+                .map_err(|_| BodyError::Busy)?;
+            match &mut held {
+                Some(held) => held.merge(permit),
+                None => held = Some(permit),
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    }
+
+    /// Takes in a little of what is left unread, beside the answer. Without this the kernel
+    /// answers the client's further bytes with a reset, which can overtake our answer, and the
+    /// client never reads why it was refused.
+    pub(crate) fn linger(mut self) {
+        if !self.lingers || self.body.is_end_stream() {
+            return;
+        }
+        let (most, time) = LINGER;
+        tokio::spawn(tokio::time::timeout(time, async move {
+            let mut taken = 0;
+            while let Some(Ok(frame)) = self.body.frame().await {
+                taken += frame.data_ref().map_or(0, bytes::Bytes::len);
+                if taken > most {
+                    break;
+                }
+            }
+        }));
+    }
+}
+
+/// `application/json` or `application/*+json` (RFC 6839 section 3.1), with any parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let essence = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .map(|value| {
+            value
+                .split(';')
+                .next()
+                .unwrap_or(value)
+                .trim()
+                .to_ascii_lowercase()
+        });
+    essence.is_some_and(|essence| {
+        essence == "application/json"
+            || (essence.starts_with("application/") && essence.ends_with("+json"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn json_goes_by_several_names() {
+        let named = |value: &'static str| {
+            is_json(&HeaderMap::from_iter([(
+                CONTENT_TYPE,
+                HeaderValue::from_static(value),
+            )]))
+        };
+        for json in [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "application/x+json",
+        ] {
+            assert!(named(json), "{json}");
+        }
+        for other in [
+            "text/json",
+            "application/jsonp",
+            "application/x-www-form-urlencoded",
+            "",
+        ] {
+            assert!(!named(other), "{other}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,62 @@
+//! What a request knows of the connection that brought it, whichever transport that was.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hostler_identity::PeerIdentity;
+use rustls::pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
+
+/// The connection of a request, among the request's extensions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    remote: SocketAddr,
+    peer: Option<PeerIdentity>,
+    certificate: Option<Arc<CertificateDer<'static>>>,
+    closing: CancellationToken,
+}
+
+impl ConnectionInfo {
+    /// Reads who is on the other end from a finished handshake.
+    pub(crate) fn new(
+        remote: SocketAddr,
+        tls: &rustls::ServerConnection,
+        closing: CancellationToken,
+    ) -> Self {
+        let certificate = tls.peer_certificates().and_then(<[_]>::first);
+        Self(Arc::new(Inner {
+            remote,
+            peer: PeerIdentity::from_server_connection(tls).ok(),
+            certificate: certificate.map(|leaf| Arc::new(leaf.clone())),
+            closing,
+        }))
+    }
+
+    /// Where the connection comes from.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.0.remote
+    }
+
+    /// The SPIFFE ID that the peer proved in the handshake, when it has one.
+    #[must_use]
+    pub fn peer(&self) -> Option<&PeerIdentity> {
+        self.0.peer.as_ref()
+    }
+
+    /// The leaf certificate that the handshake verified, when the peer presented one.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<CertificateDer<'static>>> {
+        self.0.certificate.as_ref()
+    }
+
+    /// Cancelled when the door closes. A stream that would otherwise go on for ever ends then, so
+    /// that shutting down does not have to wait for it.
+    #[must_use]
+    pub fn closing(&self) -> &CancellationToken {
+        &self.0.closing
+    }
+}

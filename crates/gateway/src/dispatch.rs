@@ -1,0 +1,230 @@
+//! The walk of one request: path, caller, access, body, input, call, answer.
+//!
+//! The order is a promise. Who may not call an operation is told so before a byte of the body is
+//! read, and learns nothing about its input.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::Response;
+use futures::future::BoxFuture;
+use hostler_operations::{CallError, Identity, Kind, Registry, Reply, Request, RequestId};
+use http::header::{HeaderName, LINK};
+use http::{Method, StatusCode, request};
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{self, Failure};
+use crate::body::{Budget, Incoming};
+use crate::connection::ConnectionInfo;
+use crate::credentials::{AuthError, Credentials, IdentityProvider};
+use crate::decoy;
+use crate::envelope::Facts;
+use crate::health::{self, Health};
+use crate::input;
+use crate::limits::RequestLimits;
+use crate::openapi;
+use crate::paging::Page;
+use crate::route::{Found, Table};
+use crate::sse;
+use crate::target::{Route, Target};
+
+/// Everything that answering needs, shared by all requests.
+pub(crate) struct Dispatch {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) provider: Arc<dyn IdentityProvider>,
+    pub(crate) credential_headers: Vec<HeaderName>,
+    pub(crate) table: Table<Arc<Target>>,
+    pub(crate) decoy: decoy::Ready,
+    pub(crate) health: Box<dyn Health>,
+    pub(crate) limits: RequestLimits,
+    pub(crate) budget: Budget,
+    pub(crate) about: openapi::About,
+}
+
+/// A request on its way.
+struct Visit<'r> {
+    head: &'r request::Parts,
+    body: &'r mut Incoming,
+    request_id: &'r RequestId,
+    identity: &'r mut Option<Identity>,
+}
+
+impl Dispatch {
+    pub(crate) async fn answer(&self, request: http::Request<Body>) -> Response {
+        let (mut head, body) = request.into_parts();
+        let mut body = Incoming::new(body, &head);
+        let request_id = head.extensions.remove().unwrap_or_else(RequestId::generate);
+        let mut facts = Facts::default();
+        let mut response = match self.table.find(&head.method, head.uri.path()) {
+            Found::Nothing => self.decoy.answer(&head.method, head.uri.path()).await,
+            Found::OtherMethods(target, methods) => {
+                facts.target = Some(Arc::clone(target));
+                Failure::method(&methods).into_response(target.surface(), &request_id)
+            }
+            Found::Target(target, values) => {
+                facts.target = Some(Arc::clone(target));
+                let visit = Visit {
+                    head: &head,
+                    body: &mut body,
+                    request_id: &request_id,
+                    identity: &mut facts.identity,
+                };
+                let answered = match target.as_ref() {
+                    Target::Health => Ok(self.health(&head).await),
+                    Target::Document => self.document(visit).await,
+                    Target::Operation(route) => self.operate(visit, route, values).await,
+                };
+                answered
+                    .unwrap_or_else(|failure| failure.into_response(target.surface(), &request_id))
+            }
+        };
+        body.linger();
+        response.extensions_mut().insert(facts);
+        response
+    }
+
+    async fn health(&self, head: &request::Parts) -> Response {
+        let closing = head
+            .extensions
+            .get::<ConnectionInfo>()
+            .map(ConnectionInfo::closing);
+        if closing.is_some_and(CancellationToken::is_cancelled) {
+            answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining")
+        } else if health::check(self.health.as_ref()).await {
+            answer::text(StatusCode::OK, "ok")
+        } else {
+            answer::text(StatusCode::SERVICE_UNAVAILABLE, "unhealthy")
+        }
+    }
+
+    async fn document(&self, visit: Visit<'_>) -> Result<Response, Failure> {
+        let identity = self.identify(visit.head, visit.request_id).await?;
+        *visit.identity = identity.clone();
+        let document = openapi::document(
+            &self.registry,
+            identity.as_ref(),
+            &self.about,
+            &self.credential_headers,
+        );
+        Ok(answer::json(StatusCode::OK, &document))
+    }
+
+    async fn operate(
+        &self,
+        visit: Visit<'_>,
+        route: &Route,
+        values: Vec<std::borrow::Cow<'_, str>>,
+    ) -> Result<Response, Failure> {
+        let Visit {
+            head,
+            body,
+            request_id,
+            identity,
+        } = visit;
+        *identity = self.identify(head, request_id).await?;
+        let known = identity.is_some();
+        let failed = |error: CallError| Failure::call(&error, route.surface, known);
+        if let Err(denied) = route.operation.access().check(identity.as_ref()) {
+            return Err(match known {
+                false => Failure::unauthenticated(),
+                true => failed(CallError::forbidden(denied.to_string())),
+            });
+        }
+        let subscribes = route.operation.kind() == Kind::Subscription;
+        if subscribes && !sse::accepts(&head.headers) {
+            return Err(Failure::only_events());
+        }
+
+        let has_body = ![Method::GET, Method::HEAD].contains(&head.method);
+        let content = if has_body {
+            body.json(&head.headers, &self.limits, &self.budget).await
+        } else {
+            body.nothing(&self.limits, &self.budget)
+                .await
+                .map(|()| None)
+        };
+        let content = content.map_err(|error| Failure::body(&error))?;
+        let fields = route.fields.iter().map(String::as_str).zip(values);
+        let input = input::merge(&route.plan, fields, head.uri.query(), content)
+            .map_err(|error| Failure::input(&error, route.surface))?;
+        let page = route
+            .pages
+            .then(|| Page::new(head.uri.path(), &route.fields, &input));
+
+        let connection = head.extensions.get::<ConnectionInfo>();
+        let request = Request {
+            input,
+            identity: identity.clone(),
+            request_id: request_id.clone(),
+            remote: connection.map(ConnectionInfo::remote),
+            cancelled: CancellationToken::new(),
+        };
+        let name = route.operation.name().as_str();
+        if subscribes {
+            let outputs = self
+                .registry
+                .subscribe(name, request)
+                .await
+                .map_err(failed)?;
+            let closing = connection.map_or_else(CancellationToken::new, |c| c.closing().clone());
+            return Ok(sse::respond(outputs, route.surface, closing));
+        }
+        let reply = self.registry.invoke(name, request).await.map_err(failed)?;
+        Ok(success(route, &reply, page))
+    }
+
+    /// Asks anew for each request, so that what was revoked is revoked at once.
+    async fn identify(
+        &self,
+        head: &request::Parts,
+        request_id: &RequestId,
+    ) -> Result<Option<Identity>, Failure> {
+        let connection = head.extensions.get();
+        let resolved =
+            match Credentials::gather(&head.headers, &self.credential_headers, connection) {
+                Ok(credentials) => self.provider.resolve(&credentials).await,
+                Err(error) => Err(error),
+            };
+        resolved.map_err(|error| {
+            if let AuthError::Unavailable(cause) = &error {
+                tracing::error!(%request_id, cause, "credentials cannot be checked");
+            }
+            Failure::auth(error)
+        })
+    }
+}
+
+fn success(route: &Route, reply: &Reply, page: Option<Page>) -> Response {
+    let mut response = match route.success {
+        StatusCode::NO_CONTENT => answer::no_content(),
+        status => answer::json(status, &reply.output),
+    };
+    let next = reply.next_cursor.as_deref().zip(page);
+    if let Some(link) = next.and_then(|(cursor, page)| page.next(cursor)) {
+        response.headers_mut().insert(LINK, link);
+    }
+    response
+}
+
+/// The dispatch as a tower service, for a router.
+#[derive(Clone)]
+pub(crate) struct DispatchService(pub(crate) Arc<Dispatch>);
+
+impl tower::Service<http::Request<Body>> for DispatchService {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let dispatch = Arc::clone(&self.0);
+        Box::pin(async move { Ok(dispatch.answer(request).await) })
+    }
+}

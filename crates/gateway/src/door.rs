@@ -1,0 +1,165 @@
+//! A door: one TCP listener with TLS, behind which a router answers.
+//!
+//! ALPN chooses between HTTP/2 and HTTP/1.1. Whatever one peer does (stalls, floods, speaks
+//! nonsense, makes a handler panic) ends at most its own connection: each is a task of its own,
+//! with a [`Ledger`](ledger::Ledger) that says when its time is up. Doors for QUIC will end in the
+//! same router.
+
+mod ledger;
+mod serve;
+mod watched;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::limits::DoorLimits;
+use serve::Shared;
+
+/// How long accepting pauses after the first failure in a row, and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A listener with TLS and a router behind it.
+///
+/// A request finds a [`ConnectionInfo`](crate::ConnectionInfo) among its extensions, and a
+/// [`PeerIdentity`](hostler_identity::PeerIdentity) when the peer proved one.
+#[derive(Debug)]
+pub struct Door {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    limits: DoorLimits,
+}
+
+/// Why a door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}; choose a free address of this machine")]
+pub struct DoorError {
+    /// The address that was asked for.
+    pub address: SocketAddr,
+    /// What the system says.
+    #[source]
+    pub source: io::Error,
+}
+
+impl Door {
+    /// Listens on `address`; connections wait until [`Door::serve`].
+    ///
+    /// The configuration decides who gets through the handshake. What it says of ALPN is replaced
+    /// by what a door speaks. Certificates are renewed through its resolver.
+    ///
+    /// # Errors
+    /// [`DoorError`] when the address is taken or not of this machine.
+    pub async fn bind(
+        address: SocketAddr,
+        tls: &ServerConfig,
+        router: Router,
+        limits: DoorLimits,
+    ) -> Result<Self, DoorError> {
+        let failed = |source| DoorError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self {
+            listener,
+            address,
+            tls: Arc::new(tls),
+            router,
+            limits,
+        })
+    }
+
+    /// Where it listens: the port that the system chose, when port 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` is cancelled; then accepts nothing new, lets what is in flight
+    /// finish within [`DoorLimits::drain_time`], cuts the rest, and returns when nothing is left.
+    /// Dropping the future cuts everything at once.
+    pub async fn serve(self, shutdown: CancellationToken) {
+        let cut = CancellationToken::new();
+        let _cut_when_dropped = cut.clone().drop_guard();
+        let tasks = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(self.limits.connections));
+        let shared = Arc::new(Shared {
+            acceptor: TlsAcceptor::from(self.tls),
+            router: self.router,
+            limits: self.limits,
+            shutdown: shutdown.clone(),
+            cut: cut.clone(),
+            tasks: tasks.clone(),
+        });
+        let accepting = accept(&self.listener, &permits, |stream, remote, permit| {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move {
+                shared.connection(stream, remote).await;
+                drop(permit);
+            });
+        });
+        tokio::select! {
+            never = accepting => match never {},
+            () = shutdown.cancelled() => {}
+        }
+        // Closed now, so that a client gets a refusal instead of silence.
+        drop(self.listener);
+        tasks.close();
+        if tokio::time::timeout(shared.limits.drain_time, tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(address = %self.address, left = tasks.len(), "cutting what is left");
+            cut.cancel();
+            tasks.wait().await;
+        }
+    }
+}
+
+/// Takes connections in for ever.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+    mut taken: impl FnMut(TcpStream, SocketAddr, OwnedSemaphorePermit),
+) -> std::convert::Infallible {
+    let mut pause = BACK_OFF.0;
+    loop {
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            // Nobody closes the semaphore; if somebody does, the door is full for ever.
+            std::future::pending().await
+        };
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                pause = BACK_OFF.0;
+                taken(stream, remote, permit);
+            }
+            // The client gave up while it waited; the next one may not have.
+            Err(error) if is_the_clients(&error) => {}
+            // Out of file descriptors or memory: accepting again at once would only spin.
+            Err(error) => {
+                tracing::warn!(%error, ?pause, "cannot accept connections");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+}
+
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}

@@ -1,0 +1,198 @@
+//! One connection, from the handshake to its end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::header::CONTENT_TYPE;
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Service as _;
+
+use super::ledger::{Ledger, Overdue, Patience};
+use super::watched::{Exchange, WatchedBody, WatchedStream};
+use crate::connection::ConnectionInfo;
+use crate::limits::DoorLimits;
+use crate::sse::EVENT_STREAM;
+
+/// How long a connection that was closed politely may take to notice.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What all connections of a door share.
+pub(super) struct Shared {
+    pub(super) acceptor: TlsAcceptor,
+    pub(super) router: Router,
+    pub(super) limits: DoorLimits,
+    /// Finish what is in flight.
+    pub(super) shutdown: CancellationToken,
+    /// Finish nothing.
+    pub(super) cut: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Shared {
+    /// Serves one connection to its end. What goes wrong on it is of interest to those who look
+    /// for it; the internet is full of it.
+    pub(super) async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
+        // Answers are written whole; waiting to fill a packet would only delay them.
+        let _ = stream.set_nodelay(true);
+        let handshake =
+            tokio::time::timeout(self.limits.handshake_time, self.acceptor.accept(stream));
+        let stream = tokio::select! {
+            finished = handshake => match finished {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(%remote, %error, "the handshake failed");
+                    return;
+                }
+                Err(_) => {
+                    tracing::debug!(%remote, "the handshake took too long");
+                    return;
+                }
+            },
+            () = self.shutdown.cancelled() => return,
+        };
+        let tls = stream.get_ref().1;
+        let is_h2 = tls.alpn_protocol() == Some(b"h2");
+        let patience = Patience {
+            head: (!is_h2).then_some(self.limits.head_time),
+            write: self.limits.write_time,
+            idle: self.limits.idle_time,
+        };
+        let ledger = Arc::new(Ledger::new(patience, Instant::now()));
+        let service = ConnectionService {
+            router: self.router.clone(),
+            connection: ConnectionInfo::new(remote, tls, self.shutdown.clone()),
+            ledger: Arc::clone(&ledger),
+        };
+        let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));
+        let ended = if is_h2 {
+            self.drive(self.http2().serve_connection(io, service), &ledger)
+                .await
+        } else {
+            self.drive(self.http1().serve_connection(io, service), &ledger)
+                .await
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%remote, %error, "the connection broke");
+        }
+    }
+
+    fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            // The ledger keeps this time: hyper's would also run while a connection is idle.
+            .header_read_timeout(None)
+            .max_headers(self.limits.headers)
+            .max_header_size(self.limits.head_bytes);
+        builder
+    }
+
+    fn http2(&self) -> http2::Builder<StreamTasks> {
+        let limits = &self.limits;
+        let mut builder = http2::Builder::new(StreamTasks(self.tasks.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.streams)
+            .max_pending_accept_reset_streams(limits.reset_streams)
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_interval);
+        builder
+    }
+
+    /// Runs a connection until it ends by itself or its time is up.
+    async fn drive<C>(&self, connection: C, ledger: &Ledger) -> Result<(), C::Error>
+    where
+        C: GracefulConnection,
+    {
+        let mut connection = pin!(connection);
+        let mut look_at = Instant::now();
+        let mut closing = false;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => return ended,
+                () = self.cut.cancelled() => return Ok(()),
+                () = self.shutdown.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = tokio::time::sleep_until(look_at) => {
+                    let now = Instant::now();
+                    look_at = match ledger.check(now) {
+                        Ok(next) => next,
+                        Err(Overdue::Idle) if !closing => {
+                            closing = true;
+                            connection.as_mut().graceful_shutdown();
+                            now + FAREWELL
+                        }
+                        Err(overdue) => {
+                            tracing::debug!(?overdue, "the connection is cut");
+                            return Ok(());
+                        }
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Runs the streams of HTTP/2 connections where the door can wait for their end.
+#[derive(Clone)]
+struct StreamTasks(TaskTracker);
+
+impl<F> Executor<F> for StreamTasks
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn(stream);
+    }
+}
+
+/// The router, as one connection sees it.
+struct ConnectionService {
+    router: Router,
+    connection: ConnectionInfo,
+    ledger: Arc<Ledger>,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
+    type Response = Response<WatchedBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let exchange = Exchange::begin(&self.ledger);
+        let mut request = request.map(Body::new);
+        if let Some(peer) = self.connection.peer() {
+            request.extensions_mut().insert(peer.clone());
+        }
+        request.extensions_mut().insert(self.connection.clone());
+        // A router is always ready.
+        let answering = self.router.clone().call(request);
+        Box::pin(async move {
+            let response = answering.await?;
+            let is_stream = response
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|kind| kind == EVENT_STREAM);
+            Ok(response.map(|body| WatchedBody::new(body, exchange, is_stream)))
+        })
+    }
+}

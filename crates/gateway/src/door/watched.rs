@@ -1,0 +1,147 @@
+//! The socket and the answers' bodies, telling the ledger what happens to them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::ledger::Ledger;
+
+/// A stream that tells when bytes come in and when it takes no more.
+pub(super) struct WatchedStream<S> {
+    stream: S,
+    ledger: Arc<Ledger>,
+}
+
+impl<S> WatchedStream<S> {
+    pub(super) fn new(stream: S, ledger: Arc<Ledger>) -> Self {
+        Self { stream, ledger }
+    }
+
+    fn told<T>(&self, written: Poll<T>) -> Poll<T> {
+        self.ledger.stuck(written.is_pending(), Instant::now);
+        written
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.ledger.read(Instant::now());
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.told(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.told(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.told(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.told(shut)
+    }
+}
+
+/// One request under way; dropping it says that it is done.
+pub(super) struct Exchange {
+    ledger: Arc<Ledger>,
+    request: u64,
+}
+
+impl Exchange {
+    pub(super) fn begin(ledger: &Arc<Ledger>) -> Self {
+        Self {
+            ledger: Arc::clone(ledger),
+            request: ledger.begin(),
+        }
+    }
+
+    fn write(&self) {
+        self.ledger.write(self.request, Instant::now());
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.ledger.end(self.request, Instant::now());
+    }
+}
+
+/// An answer's body. A stream without a known end may take as long as it likes, as long as it is
+/// asked for its next piece.
+pub(super) struct WatchedBody {
+    body: Body,
+    exchange: Exchange,
+    is_stream: bool,
+}
+
+impl WatchedBody {
+    pub(super) fn new(body: Body, exchange: Exchange, is_stream: bool) -> Self {
+        exchange.write();
+        Self {
+            body,
+            exchange,
+            is_stream,
+        }
+    }
+}
+
+impl http_body::Body for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        if self.is_stream {
+            self.exchange.write();
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,104 @@
+//! What surrounds every answer: its request id, its line in the access log, and `HEAD` without a
+//! body.
+//!
+//! The log says which route was taken and not which path: a path or a query string may hold what
+//! should not be kept, a template cannot.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use hostler_operations::{Identity, RequestId};
+use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, StatusCode};
+
+use crate::connection::ConnectionInfo;
+use crate::target::Target;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the dispatch found out, for the log. It travels among the answer's extensions.
+#[derive(Clone, Default)]
+pub(crate) struct Facts {
+    pub(crate) target: Option<Arc<Target>>,
+    pub(crate) identity: Option<Identity>,
+}
+
+pub(crate) async fn wrap(mut request: Request, next: Next) -> Response {
+    let id = request
+        .headers()
+        .get(X_REQUEST_ID)
+        .and_then(|value| RequestId::from_caller(value.to_str().ok()?))
+        .unwrap_or_else(RequestId::generate);
+    request.extensions_mut().insert(id.clone());
+    let mut line = Line {
+        began: Instant::now(),
+        method: request.method().clone(),
+        id,
+        connection: request.extensions().get().cloned(),
+        outcome: None,
+    };
+    let mut response = next.run(request).await;
+    let facts = response
+        .extensions_mut()
+        .remove::<Facts>()
+        .unwrap_or_default();
+    line.outcome = Some((response.status(), facts));
+    // Every sane id is a header's value; see RequestId.
+    if let Ok(value) = HeaderValue::from_str(line.id.as_str()) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    if line.method == Method::HEAD {
+        without_body(response)
+    } else {
+        response
+    }
+}
+
+/// Leaves the headers as they would be for `GET`, the length among them (RFC 9110, section 9.3.2).
+fn without_body(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact()
+        && !head.headers.contains_key(TRANSFER_ENCODING)
+    {
+        head.headers
+            .entry(CONTENT_LENGTH)
+            .or_insert(HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
+}
+
+/// One line of the access log, written when it is dropped: a request whose client went away has
+/// one too.
+struct Line {
+    began: Instant,
+    method: Method,
+    id: RequestId,
+    connection: Option<ConnectionInfo>,
+    outcome: Option<(StatusCode, Facts)>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let (status, facts) = match self.outcome.take() {
+            Some((status, facts)) => (Some(status.as_u16()), facts),
+            None => (None, Facts::default()),
+        };
+        tracing::info!(
+            target: "hostler::access",
+            method = %self.method,
+            route = facts.target.as_deref().map_or("-", Target::template),
+            operation = facts.target.as_deref().and_then(Target::operation),
+            status,
+            gone = status.is_none().then_some(true),
+            ms = self.began.elapsed().as_secs_f64() * 1e3,
+            request_id = %self.id,
+            subject = facts.identity.as_ref().map(Identity::subject),
+            remote = self.connection.as_ref().map(|c| tracing::field::display(c.remote())),
+            "request"
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! How much, how many, how long. Every number that keeps one caller from hurting the others.
+
+use std::time::Duration;
+
+/// What one request may take, whichever transport brings it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RequestLimits {
+    /// The largest body, in bytes; a larger one is answered 413. Default 1 MiB.
+    pub body_bytes: usize,
+    /// The bytes of all bodies that are being read at one time; above it the answer is 503, so
+    /// that a crowd of large requests costs memory up to here and no further. Default 64 MiB.
+    pub bodies_total_bytes: usize,
+    /// How long a body may take to arrive; a later one is answered 408. Default 30 s.
+    pub body_time: Duration,
+}
+
+impl Default for RequestLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 1 << 20,
+            bodies_total_bytes: 64 << 20,
+            body_time: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What one door and each of its connections may take.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DoorLimits {
+    /// Connections at one time; further ones wait in the kernel's queue. Default 4096.
+    pub connections: usize,
+    /// For the TLS handshake. Default 10 s.
+    pub handshake_time: Duration,
+    /// For the head of an HTTP/1.1 request, from its first byte. Default 30 s.
+    pub head_time: Duration,
+    /// For writing an answer; for each piece of one that is a stream. Default 60 s.
+    pub write_time: Duration,
+    /// How long a connection without a request is kept. Default 120 s.
+    pub idle_time: Duration,
+    /// How long what is in flight may take to finish after the door was told to close. Default
+    /// 30 s.
+    pub drain_time: Duration,
+    /// The size of a request's head (all headers together), in bytes. Default 32 KiB.
+    pub head_bytes: usize,
+    /// The number of headers in an HTTP/1.1 request. Default 100.
+    pub headers: usize,
+    /// Requests at one time on one HTTP/2 connection. Default 128.
+    pub streams: u32,
+    /// Streams that a client opened and reset before they were looked at; more than these end the
+    /// connection (the rapid-reset attack, CVE-2023-44487). Default 32.
+    pub reset_streams: usize,
+    /// How often a silent HTTP/2 client with a request under way is asked whether it still lives;
+    /// it has as long again to answer. Default 20 s.
+    pub ping_interval: Duration,
+}
+
+impl Default for DoorLimits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            handshake_time: Duration::from_secs(10),
+            head_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(60),
+            idle_time: Duration::from_secs(120),
+            drain_time: Duration::from_secs(30),
+            head_bytes: 32 << 10,
+            headers: 100,
+            streams: 128,
+            reset_streams: 32,
+            ping_interval: Duration::from_secs(20),
+        }
+    }
+}

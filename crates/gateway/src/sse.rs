@@ -1,0 +1,136 @@
+//! Subscriptions over HTTP: server-sent events (WHATWG HTML, section 9.2).
+//!
+//! Each output is one event, its `id` counting up from 1, its `data` the output as JSON. A comment
+//! every fifteen seconds keeps proxies from giving up. The end of the stream closes the answer; a
+//! failure comes before it as `event: error`. When the door closes, the stream just ends, and the
+//! client connects again elsewhere. A client that leaves drops the stream, which cancels the call.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures::stream::{BoxStream, Stream, StreamExt, unfold};
+use hostler_operations::{CallError, ErrorObject};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use serde_json::Value;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::Surface;
+
+/// How often a silent stream says that it lives.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The media type of an event stream.
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
+
+/// Whether the caller takes an event stream. One that says nothing takes anything (RFC 9110,
+/// section 12.5.1).
+pub(crate) fn accepts(headers: &HeaderMap) -> bool {
+    let mut accepts = headers.get_all(ACCEPT).iter().peekable();
+    accepts.peek().is_none()
+        || accepts
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|range| range.split(';').next())
+            .any(|range| [EVENT_STREAM, "text/*", "*/*"].contains(&range.trim()))
+}
+
+/// Answers with the outputs of a subscription.
+pub(crate) fn respond(
+    outputs: impl Stream<Item = Result<Value, CallError>> + Send + 'static,
+    surface: Surface,
+    closing: CancellationToken,
+) -> Response {
+    let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+    keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let events = Events {
+        outputs: outputs.boxed(),
+        id: 0,
+        surface,
+        keep_alive,
+        closing,
+    };
+    let frames = unfold(events, |mut events| async {
+        let frame = events.next().await?;
+        Some((Ok::<_, Infallible>(frame), events))
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx buffers answers unless it is told not to.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+struct Events {
+    outputs: BoxStream<'static, Result<Value, CallError>>,
+    id: u64,
+    surface: Surface,
+    keep_alive: Interval,
+    closing: CancellationToken,
+}
+
+impl Events {
+    async fn next(&mut self) -> Option<Bytes> {
+        tokio::select! {
+            biased;
+            () = self.closing.cancelled() => None,
+            output = self.outputs.next() => {
+                self.keep_alive.reset();
+                self.id += 1;
+                Some(event(self.id, output?, self.surface))
+            }
+            _ = self.keep_alive.tick() => Some(Bytes::from_static(b": still here\n\n")),
+        }
+    }
+}
+
+/// One event. JSON holds no line break outside of its strings and escapes those inside, so it is
+/// one `data:` line.
+fn event(id: u64, output: Result<Value, CallError>, surface: Surface) -> Bytes {
+    match output {
+        Ok(output) => Bytes::from(format!("id: {id}\ndata: {output}\n\n")),
+        Err(error) => {
+            let mut told = ErrorObject::from(&error);
+            told.code = surface.code(&told.code).into_owned();
+            // A struct of strings and JSON always serializes; an empty object would still be JSON.
+            let told = serde_json::to_string(&told).unwrap_or_else(|_| "{}".to_owned());
+            Bytes::from(format!("id: {id}\nevent: error\ndata: {told}\n\n"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_accepts_anything_accepts_events() {
+        let accepting = |value: &'static str| {
+            accepts(&HeaderMap::from_iter([(
+                ACCEPT,
+                HeaderValue::from_static(value),
+            )]))
+        };
+        assert!(accepts(&HeaderMap::new()));
+        assert!(accepting("text/event-stream") && accepting("*/*"));
+        assert!(accepting("application/json, text/*;q=0.5"));
+        assert!(!accepting("application/json"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_says_that_it_lives_and_ends_when_the_door_closes() {
+        let closing = CancellationToken::new();
+        let outputs = futures::stream::pending();
+        let response = respond(outputs, Surface::Operation, closing.clone());
+        let mut body = response.into_body().into_data_stream();
+        let first = body.next().await.expect("a frame").expect("no error");
+        assert_eq!(first, ": still here\n\n");
+        closing.cancel();
+        assert!(body.next().await.is_none());
+    }
+}

@@ -1,0 +1,110 @@
+//! What a path can lead to.
+
+use std::sync::Arc;
+
+use hostler_operations::{Kind, Method, Registered, Registry, StatusCode};
+
+use crate::answer::Surface;
+use crate::input::Plan;
+use crate::paging::CURSOR;
+use crate::route::{RouteError, Table};
+
+pub(crate) const HEALTH: &str = "/healthz";
+pub(crate) const DOCUMENT: &str = "/openapi.json";
+
+/// A target of the path table.
+pub(crate) enum Target {
+    /// An operation, on one of its paths.
+    Operation(Route),
+    /// `/healthz`.
+    Health,
+    /// `/openapi.json`.
+    Document,
+}
+
+/// One path of an operation.
+pub(crate) struct Route {
+    pub(crate) operation: Arc<Registered>,
+    pub(crate) surface: Surface,
+    pub(crate) success: StatusCode,
+    pub(crate) template: String,
+    /// The input fields that the path holds, in order.
+    pub(crate) fields: Vec<String>,
+    pub(crate) plan: Arc<Plan>,
+    /// Whether it is a list in pages.
+    pub(crate) pages: bool,
+}
+
+impl Target {
+    /// The path template, for the log.
+    pub(crate) fn template(&self) -> &str {
+        match self {
+            Self::Operation(route) => &route.template,
+            Self::Health => HEALTH,
+            Self::Document => DOCUMENT,
+        }
+    }
+
+    /// The operation's name, for the log.
+    pub(crate) fn operation(&self) -> Option<&str> {
+        match self {
+            Self::Operation(route) => Some(route.operation.name().as_str()),
+            Self::Health | Self::Document => None,
+        }
+    }
+
+    /// In which form its failures are told.
+    pub(crate) fn surface(&self) -> Surface {
+        match self {
+            Self::Operation(route) => route.surface,
+            Self::Health | Self::Document => Surface::Operation,
+        }
+    }
+}
+
+/// The methods under which an operation's own path is served, and the first is the document's.
+pub(crate) fn operation_methods(kind: Kind) -> &'static [Method] {
+    match kind {
+        Kind::Query => &[Method::POST, Method::GET],
+        Kind::Subscription => &[Method::GET],
+        _ => &[Method::POST],
+    }
+}
+
+/// Every path of every external operation, `/healthz` and `/openapi.json`.
+pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteError> {
+    let mut table = Table::new();
+    table.insert(Method::GET, HEALTH, Arc::new(Target::Health))?;
+    table.insert(Method::GET, DOCUMENT, Arc::new(Target::Document))?;
+    for operation in registry.external() {
+        let plan = Arc::new(Plan::new(operation.input_schema()));
+        let pages = plan.has(CURSOR);
+        let path = operation.name().path();
+        let target = Arc::new(Target::Operation(Route {
+            operation: Arc::clone(operation),
+            surface: Surface::Operation,
+            success: StatusCode::OK,
+            template: path.clone(),
+            fields: Vec::new(),
+            plan: Arc::clone(&plan),
+            pages,
+        }));
+        for method in operation_methods(operation.kind()) {
+            table.insert(method.clone(), &path, Arc::clone(&target))?;
+        }
+        for rest in operation.rest() {
+            let route = Route {
+                operation: Arc::clone(operation),
+                surface: Surface::Rest,
+                success: rest.success,
+                template: rest.path.clone(),
+                fields: rest.path_fields().map(str::to_owned).collect(),
+                plan: Arc::clone(&plan),
+                pages,
+            };
+            let target = Arc::new(Target::Operation(route));
+            table.insert(rest.method.clone(), &rest.path, target)?;
+        }
+    }
+    Ok(table)
+}

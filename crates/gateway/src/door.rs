@@ -52,11 +52,47 @@ pub struct DoorError {
     pub source: io::Error,
 }
 
-impl Door {
+/// An address that is listened on, before it is known who may come through. A program takes its
+/// addresses first, and then does what cannot be undone.
+#[derive(Debug)]
+pub struct Doorway {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Doorway {
     /// Listens on `address`; connections wait until [`Door::serve`].
+    ///
+    /// # Errors
+    /// [`DoorError`] when the address is taken or not of this machine.
+    pub async fn bind(address: SocketAddr) -> Result<Self, DoorError> {
+        let failed = |source| DoorError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Where it listens: the port that the system chose, when port 0 was asked for.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Hangs a door in it.
     ///
     /// The configuration decides who gets through the handshake. What it says of ALPN is replaced
     /// by what a door speaks. Certificates are renewed through its resolver.
+    #[must_use]
+    pub fn door(self, tls: &ServerConfig, router: Router, limits: DoorLimits) -> Door {
+        let Self { listener, address } = self;
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Door { listener, address, tls: Arc::new(tls), router, limits }
+    }
+}
+
+impl Door {
+    /// Listens on `address` and hangs a door there; see [`Doorway`].
     ///
     /// # Errors
     /// [`DoorError`] when the address is taken or not of this machine.
@@ -66,18 +102,7 @@ impl Door {
         router: Router,
         limits: DoorLimits,
     ) -> Result<Self, DoorError> {
-        let failed = |source| DoorError { address, source };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let mut tls = tls.clone();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self {
-            listener,
-            address,
-            tls: Arc::new(tls),
-            router,
-            limits,
-        })
+        Ok(Doorway::bind(address).await?.door(tls, router, limits))
     }
 
     /// Where it listens: the port that the system chose, when port 0 was asked for.

@@ -3,7 +3,7 @@
 //! - [`Authority`] is the embedded SPIFFE authority of one trust domain. It turns the certificate
 //!   request of an enrolled host into an X.509-SVID, gives its own process a [`Source`] that
 //!   renews itself, and hands out the trust bundle by which members recognise each other. Its
-//!   roots succeed one another with an overlap ([`succession`](crate) is a core without a clock).
+//!   roots succeed one another with an overlap (`succession.rs`, a core without a clock).
 //! - [`WebAuthority`] is the private authority of the people's door: an ordinary web CA whose
 //!   certificate people trust once, and a server certificate that renews itself.
 //!
@@ -16,11 +16,13 @@
 //! use jiff::Timestamp;
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let authority = Authority::open("/var/lib/hostler/authority".as_ref(), TrustDomain::new("example.org")?)?;
+//! let trust_domain = TrustDomain::new("example.org")?;
+//! let authority = Authority::open("/var/lib/hostler/authority".as_ref(), trust_domain)?;
 //!
 //! // A host sends a request; its key stays with it.
 //! let host = KeyAndCsr::generate(None)?;
-//! let issued = authority.sign_csr(&host.csr_pem, &"spiffe://example.org/host/a".parse()?, Timestamp::now())?;
+//! let id = "spiffe://example.org/host/a".parse()?;
+//! let issued = authority.sign_csr(&host.csr_pem, &id, Timestamp::now())?;
 //!
 //! // This process is someone too, and calls exactly that host.
 //! let me = authority.source(&"spiffe://example.org/control-plane".parse()?)?;

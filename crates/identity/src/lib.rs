@@ -60,4 +60,4 @@ pub use source::{Source, SourceClosed, SourceWriter, Unavailable};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use svid::{Svid, SvidError};
 pub use tls::{PeerRefused, client_config, crypto_provider, server_config};
-pub use workload::WorkloadApiFailure;
+pub use workload::{MaterialError, WorkloadApiFailure};

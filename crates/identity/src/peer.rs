@@ -13,6 +13,11 @@ use crate::rules::{self, SvidRule};
 /// The verified identity of a peer. It comes out of a finished mutual handshake and nowhere else;
 /// there is no constructor that takes an ID.
 ///
+/// It is worth as much as the verifier of the connection's configuration. Those of
+/// [`server_config`](crate::server_config) and [`client_config`](crate::client_config) vouch for
+/// the whole ID; under another one, only the form of the certificate is looked at here, and
+/// whoever that configuration trusts can name any ID.
+///
 /// As an axum extractor it answers 401 where there is no peer, so that a handler cannot be
 /// reached by accident without one; `Option<PeerIdentity>` is for routes that serve both.
 #[derive(Debug, Clone, PartialEq, Eq)]

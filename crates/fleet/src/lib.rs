@@ -1,1 +1,77 @@
-//! Empty room.
+//! Many hosts: which machines there are, whose they are, what runs where, and who may say so.
+//!
+//! A machine becomes a host by a one-time token, proves from then on who it is, and answers a roll
+//! call; VMs are placed on hosts that have room, and every operation on one goes to its host over
+//! mutual TLS, to that host and no other. This room keeps the books. It opens no listening socket:
+//! its operations are mounted in a [`Registry`](hostler_operations::Registry), and whoever carries
+//! requests in asks [`Fleet::identify`] whose they are.
+//!
+//! ```no_run
+//! use hostler_authority::Authority;
+//! use hostler_fleet::{Config, Database, Fleet, mount};
+//! use hostler_operations::Registry;
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let authority = Authority::open("data/authority".as_ref(), "hostler.internal".try_into()?)?;
+//! let source = authority.source(&"spiffe://hostler.internal/control-plane/1".parse()?)?;
+//! let config = Config {
+//!     database: Database::Sqlite("data/fleet.db".into()),
+//!     machines_url: "https://127.0.0.1:8444".into(),
+//! };
+//! let (fleet, first_key) = Fleet::open(config, authority, source).await?;
+//! if let Some(key) = first_key {
+//!     eprintln!("the first admin API key, shown this once: {}", key.reveal());
+//! }
+//! let registry = mount(Registry::builder(), &fleet).build()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The rooms behind the door
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `operations` | what can be asked for, one file for each thing |
+//! | `store` | the tables and their statements |
+//! | `secrets` | registration tokens, host tokens, API keys |
+//! | `enrolment`, `placement`, `reconcile` | rules without clock, socket or storage |
+//! | `identify` | whose a credential is |
+//! | `connector` | the way to a host's door |
+//! | `monitor` | notices who has fallen silent |
+
+#![warn(missing_docs)]
+
+mod codes;
+mod config;
+mod connector;
+mod enrolment;
+mod fault;
+mod fleet;
+mod identify;
+mod ids;
+mod model;
+mod monitor;
+mod operations;
+mod placement;
+mod reach;
+mod reconcile;
+mod scopes;
+mod secrets;
+mod store;
+mod words;
+
+pub use config::{Config, Database, DatabaseRefused};
+pub use enrolment::{Cidr, CidrRefused, REGISTRATION_TOKEN_LIFE};
+pub use fleet::{Fleet, OpenError};
+pub use identify::IdentifyError;
+pub use ids::{HostId, KeyId, TeamId, VmId};
+pub use model::{
+    ApiKeyInfo, Host, HostAddress, HostStatus, HostType, Mount, NameRefused, Observed, PortForward,
+    Protocol, Tag, Team, Vm, VmName, VmSpec, VmState,
+};
+pub use monitor::{LOOK_EVERY, SILENT_AFTER};
+pub use operations::mount;
+pub use placement::CPU_OVERCOMMIT;
+pub use reach::Principal;
+pub use scopes::KeyScope;
+pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken};
+pub use store::{OpenStoreError, StoreError};

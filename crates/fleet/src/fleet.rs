@@ -1,0 +1,153 @@
+//! The fleet's front desk: opens the books and holds what the operations work with.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hostler_authority::Authority;
+use hostler_identity::Source;
+use jiff::Timestamp;
+
+use crate::config::{Config, Database};
+use crate::connector::Connector;
+use crate::identify::KnownKeys;
+use crate::ids::KeyId;
+use crate::model::ApiKeyInfo;
+use crate::scopes::KeyScope;
+use crate::secrets::{ApiKey, HostTokens, KeyUnusable, SigningKey};
+use crate::store::audit::{self, Actor};
+use crate::store::{self, OpenStoreError, Store, StoreError, keys, signing};
+
+/// The fleet. All operations work on one of these.
+pub struct Fleet {
+    pub(crate) store: Store,
+    pub(crate) authority: Authority,
+    pub(crate) connector: Connector,
+    pub(crate) host_tokens: HostTokens,
+    pub(crate) known_keys: KnownKeys,
+    pub(crate) machines_url: String,
+    pub(crate) healthy: AtomicBool,
+}
+
+/// Why the fleet could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] OpenStoreError),
+    /// The database was opened and then failed.
+    #[error("cannot use the database {}: {reason}", path.display())]
+    Store {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        reason: StoreError,
+    },
+    /// A signing key in the database cannot be used.
+    #[error("{0}; restore the database from a backup")]
+    SigningKey(#[from] KeyUnusable),
+}
+
+impl Fleet {
+    /// Opens the books, or begins new ones.
+    ///
+    /// `source` is this replica's own identity, `spiffe://DOMAIN/control-plane/...`, by which hosts
+    /// know it. Where the books hold no API key at all, one with every right is made and returned:
+    /// show it to whoever started the server, because nobody can see it again.
+    ///
+    /// # Errors
+    /// [`OpenError`], which names the file and says what to do.
+    pub async fn open(
+        config: Config,
+        authority: Authority,
+        source: Source,
+    ) -> Result<(Arc<Self>, Option<ApiKey>), OpenError> {
+        let Database::Sqlite(path) = config.database;
+        let store = Store::open(&path).await?;
+        let now = Timestamp::now();
+        let failed = |reason| OpenError::Store {
+            path: path.clone(),
+            reason,
+        };
+        let signing_keys = signing_keys(&store, now)
+            .await
+            .map_err(|error| match error {
+                SigningKeyError::Store(reason) => failed(reason),
+                SigningKeyError::Unusable(reason) => reason.into(),
+            })?;
+        let host_tokens = HostTokens::new(&signing_keys.0, &signing_keys.1)?;
+        let first_key = first_key(&store, now).await.map_err(failed)?;
+        let trust_domain = authority.trust_domain().clone();
+        let fleet = Self {
+            store,
+            authority,
+            connector: Connector::new(source, trust_domain),
+            host_tokens,
+            known_keys: KnownKeys::default(),
+            machines_url: config.machines_url,
+            healthy: AtomicBool::new(true),
+        };
+        Ok((Arc::new(fleet), first_key))
+    }
+
+    /// Whether the books could be read and written when the monitor last looked.
+    pub fn healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Waits for what is under way in the books and closes them. Later operations fail.
+    pub async fn close(&self) {
+        self.healthy.store(false, Ordering::Relaxed);
+        self.store.close().await;
+    }
+}
+
+enum SigningKeyError {
+    Store(StoreError),
+    Unusable(KeyUnusable),
+}
+
+impl From<StoreError> for SigningKeyError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// The key that signs and those that only verify; the first one is made here.
+async fn signing_keys(
+    store: &Store,
+    now: Timestamp,
+) -> Result<(SigningKey, Vec<SigningKey>), SigningKeyError> {
+    let mut tx = store.begin().await?;
+    let mut keys = signing::all(&mut tx).await?.into_iter();
+    if let Some(newest) = keys.next() {
+        return Ok((newest, keys.collect()));
+    }
+    let key = SigningKey::generate().map_err(SigningKeyError::Unusable)?;
+    signing::insert(&mut tx, &key, now).await?;
+    store::commit(tx).await?;
+    Ok((key, Vec::new()))
+}
+
+/// Makes the first admin key where there is no key at all.
+async fn first_key(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+    let mut tx = store.begin().await?;
+    if keys::any(&mut tx).await? {
+        return Ok(None);
+    }
+    let (key, actor) = (ApiKey::generate(), Actor::server(now));
+    let info = ApiKeyInfo {
+        id: KeyId::generate(),
+        name: "first admin".to_owned(),
+        scopes: vec![KeyScope::Admin],
+        team_id: None,
+        created_by: actor.subject.clone(),
+        created_at: now,
+        expires_at: None,
+    };
+    keys::insert(&mut tx, &info, &key.hash()).await?;
+    audit::record(&mut tx, &actor, "api-key.create", &info.id).await?;
+    store::commit(tx).await?;
+    Ok(Some(key))
+}

@@ -1,0 +1,68 @@
+//! The monitor: notices which hosts have fallen silent, and tidies what time has overtaken.
+//!
+//! It writes no states of VMs: a VM on a silent host *is* missing for as long as the host is
+//! silent, and lists show it so. Nothing has to be undone when the host comes back.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::Fleet;
+use crate::store::audit::{self, Actor};
+use crate::store::{self, StoreError, hosts, registration, vms};
+
+/// How often the monitor looks.
+pub const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// After how long without a heartbeat a host is unreachable.
+pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(90);
+/// After how long a VM that is still on its way was certainly abandoned: no request lives so long.
+const ABANDONED_AFTER: SignedDuration = SignedDuration::from_mins(5);
+const ABANDONED: &str =
+    "the control plane stopped while the VM was being created; look again, or delete it";
+
+impl Fleet {
+    /// Looks at once and then every [`LOOK_EVERY`], until it is told to stop.
+    pub async fn run_monitor(&self, stop: CancellationToken) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        // After a pause of the whole machine one look is enough.
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = looks.tick() => {}
+            }
+            if let Err(error) = self.look(Timestamp::now()).await {
+                tracing::error!(%error, "the monitor could not look; it tries again");
+            }
+        }
+    }
+
+    /// One look, as of `now`.
+    pub(crate) async fn look(&self, now: Timestamp) -> Result<(), StoreError> {
+        let looked = self.look_at_everything(now).await;
+        self.healthy.store(looked.is_ok(), Ordering::Relaxed);
+        looked
+    }
+
+    async fn look_at_everything(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.store.begin().await?;
+        let actor = Actor::server(now);
+        for host in hosts::mark_silent(&mut tx, now - SILENT_AFTER, now).await? {
+            audit::record(&mut tx, &actor, "host.unreachable", &host).await?;
+            tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
+        }
+        registration::purge_expired(&mut tx, now).await?;
+        let surfaced =
+            vms::surface_abandoned(&mut tx, now - ABANDONED_AFTER, ABANDONED, now).await?;
+        if surfaced > 0 {
+            tracing::warn!(
+                vms = surfaced,
+                "creations that nobody finished are shown as errors"
+            );
+        }
+        store::commit(tx).await
+    }
+}

@@ -1,0 +1,36 @@
+//! What can be asked of a fleet: a file for each thing, each beginning with the block that defines
+//! its operations.
+
+mod api_keys;
+mod bundle;
+mod enrolment;
+mod errors;
+mod hosts;
+mod page;
+mod relay;
+mod status;
+mod tags;
+mod teams;
+mod vms;
+
+use std::sync::Arc;
+
+use hostler_operations::RegistryBuilder;
+
+use crate::fleet::Fleet;
+
+/// Adds all operations on this fleet to a registry.
+#[must_use]
+pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
+    let hosts = tags::operations(enrolment::operations(hosts::operations()));
+    builder
+        .service(hosts, fleet)
+        .service(vms::operations(), fleet)
+        .service(relay::images(), fleet)
+        .service(relay::kernels(), fleet)
+        .service(relay::host(), fleet)
+        .service(api_keys::operations(), fleet)
+        .service(teams::operations(), fleet)
+        .service(status::operations(), fleet)
+        .service(bundle::operations(), fleet)
+}

@@ -1,0 +1,275 @@
+//! `images/*`, `kernels/*`, `host/*`: operations of one host, passed on to it as they come. Its
+//! answer is passed back; what is in it is the host's affair.
+
+use std::time::Duration;
+
+use hostler_operations::{
+    Call, Method, NOT_FOUND, Service, StatusCode, internal, mutation, query, service,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::errors::read_errors;
+use super::hosts::visible;
+use crate::connector::{Ask, OrHost};
+use crate::fleet::Fleet;
+use crate::ids::HostId;
+use crate::scopes::{HOSTS_READ, IMAGES_READ, IMAGES_WRITE};
+
+/// How long a host may take to say or remove something.
+const SHORT: Duration = Duration::from_secs(10);
+/// How long it may take to fetch or convert gigabytes.
+const LONG: Duration = Duration::from_secs(15 * 60);
+/// What passing on takes beside the host.
+const MARGIN: Duration = Duration::from_secs(10);
+
+pub(super) fn images() -> Service<Fleet> {
+    service("images")
+        .with(
+            query("list", relay::<ListImages>)
+                .requires(IMAGES_READ)
+                .rest(Method::GET, "/v1/hosts/{host}/images", StatusCode::OK),
+        )
+        .with(
+            mutation("pull", relay::<PullImages>)
+                .requires(IMAGES_WRITE)
+                .timeout(LONG + MARGIN)
+                .rest(Method::POST, "/v1/hosts/{host}/images/pull", StatusCode::OK),
+        )
+        .with(
+            mutation("import", relay::<ImportImage>)
+                .requires(IMAGES_WRITE)
+                .timeout(LONG + MARGIN)
+                .rest(
+                    Method::POST,
+                    "/v1/hosts/{host}/images/import",
+                    StatusCode::CREATED,
+                ),
+        )
+        .with(
+            mutation("delete", relay::<DeleteImage>)
+                .requires(IMAGES_WRITE)
+                .rest(
+                    Method::DELETE,
+                    "/v1/hosts/{host}/images/{name}",
+                    StatusCode::OK,
+                ),
+        )
+}
+
+pub(super) fn kernels() -> Service<Fleet> {
+    service("kernels")
+        .with(
+            query("list", relay::<ListKernels>)
+                .requires(IMAGES_READ)
+                .rest(Method::GET, "/v1/hosts/{host}/kernels", StatusCode::OK),
+        )
+        .with(
+            mutation("import", relay::<ImportKernel>)
+                .requires(IMAGES_WRITE)
+                .timeout(LONG + MARGIN)
+                .rest(
+                    Method::POST,
+                    "/v1/hosts/{host}/kernels/import",
+                    StatusCode::CREATED,
+                ),
+        )
+        .with(
+            mutation("delete", relay::<DeleteKernel>)
+                .requires(IMAGES_WRITE)
+                .rest(
+                    Method::DELETE,
+                    "/v1/hosts/{host}/kernels/{name}",
+                    StatusCode::OK,
+                ),
+        )
+}
+
+pub(super) fn host() -> Service<Fleet> {
+    service("host")
+        .with(
+            query("status", relay::<HostStatus>)
+                .requires(HOSTS_READ)
+                .rest(Method::GET, "/v1/hosts/{host}/host/status", StatusCode::OK),
+        )
+        .with(
+            query("config", relay::<HostConfig>)
+                .requires(HOSTS_READ)
+                .rest(Method::GET, "/v1/hosts/{host}/host/config", StatusCode::OK),
+        )
+        .with(
+            query("health", relay::<HostHealth>)
+                .requires(HOSTS_READ)
+                .rest(Method::GET, "/v1/hosts/{host}/health", StatusCode::OK),
+        )
+}
+
+/// An input that is passed on to a host: everything in it but the host's id.
+trait ForHost: Serialize + Send + 'static {
+    /// Which host.
+    fn host(&self) -> &HostId;
+    /// How long the host may take.
+    const TIMEOUT: Duration = SHORT;
+}
+
+macro_rules! for_host {
+    ($($input:ident $(within $timeout:expr)?),* $(,)?) => {
+        $(impl ForHost for $input {
+            fn host(&self) -> &HostId {
+                &self.host
+            }
+
+            $(const TIMEOUT: Duration = $timeout;)?
+        })*
+    };
+}
+
+for_host!(
+    ListImages,
+    PullImages within LONG,
+    ImportImage within LONG,
+    DeleteImage,
+    ListKernels,
+    ImportKernel within LONG,
+    DeleteKernel,
+    HostStatus,
+    HostConfig,
+    HostHealth,
+);
+
+read_errors! {
+    /// Why nothing was passed on to a host.
+    enum RelayError {
+        /// There is no such host, or not for this caller.
+        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+    }
+}
+
+async fn relay<I: ForHost>(
+    fleet: &Fleet,
+    call: Call,
+    input: I,
+) -> Result<Value, OrHost<RelayError>> {
+    let unreadable = |error| OrHost::Own(RelayError::from(error));
+    let mut db = fleet.store.read().await.map_err(unreadable)?;
+    let found = visible(&mut db, &call, input.host())
+        .await
+        .map_err(unreadable)?;
+    let no_such_host = || RelayError::NoSuchHost {
+        id: input.host().clone(),
+    };
+    let host = found.ok_or_else(|| OrHost::Own(no_such_host()))?;
+    // The host may take its time; others need the connection meanwhile.
+    drop(db);
+    let mut passed = serde_json::to_value(&input).map_err(|e| OrHost::Own(internal(e).into()))?;
+    if let Some(fields) = passed.as_object_mut() {
+        fields.remove("host");
+    }
+    let ask = Ask {
+        operation: call.operation().as_str(),
+        input: passed,
+        request_id: call.request_id(),
+        timeout: I::TIMEOUT,
+    };
+    Ok(fleet.connector.ask(&host, ask).await?)
+}
+
+/// Lists the images on a host.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListImages {
+    /// The host's id.
+    host: HostId,
+}
+
+/// Makes the default image and kernel present on a host.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct PullImages {
+    /// The host's id.
+    host: HostId,
+}
+
+/// Makes an image on a host from a source that the host can read.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ImportImage {
+    /// The host's id.
+    host: HostId,
+    /// A path on the host or an OCI reference; the host says which it takes.
+    #[schemars(length(min = 1, max = 4096))]
+    source: String,
+    /// What the image is to be called.
+    #[schemars(length(min = 1, max = 64))]
+    name: String,
+    /// Its size in MiB; absent: what is in it, and some room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size_mb: Option<u64>,
+}
+
+/// Deletes an image from a host. One that a VM uses stays.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DeleteImage {
+    /// The host's id.
+    host: HostId,
+    /// The image's name.
+    name: String,
+}
+
+/// Lists the kernels on a host.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListKernels {
+    /// The host's id.
+    host: HostId,
+}
+
+/// Takes a kernel into a host from a file that the host can read.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ImportKernel {
+    /// The host's id.
+    host: HostId,
+    /// A path on the host.
+    #[schemars(length(min = 1, max = 4096))]
+    source: String,
+    /// What the kernel is to be called.
+    #[schemars(length(min = 1, max = 64))]
+    name: String,
+}
+
+/// Deletes a kernel from a host. One that a VM uses stays.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DeleteKernel {
+    /// The host's id.
+    host: HostId,
+    /// The kernel's name.
+    name: String,
+}
+
+/// Shows how a host is: its drivers, what is used and what is free.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HostStatus {
+    /// The host's id.
+    host: HostId,
+}
+
+/// Shows how a host is configured.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HostConfig {
+    /// The host's id.
+    host: HostId,
+}
+
+/// Shows whether a host is healthy, and if not, why.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HostHealth {
+    /// The host's id.
+    host: HostId,
+}

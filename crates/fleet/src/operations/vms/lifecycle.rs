@@ -1,0 +1,180 @@
+//! Starting, stopping and deleting VMs, and forwarding ports to them: the host does it, the books
+//! follow. All of these may be asked twice; a lost answer is mended by asking again.
+
+use std::num::NonZeroU16;
+use std::time::Duration;
+
+use hostler_operations::Call;
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Asked, WORK_TIMEOUT, ask, find, observed};
+use crate::fleet::Fleet;
+use crate::ids::TeamId;
+use crate::model::{HostVm, PortForward, Protocol, Vm};
+use crate::store::audit::{self, Actor};
+use crate::store::{self, vms};
+
+/// The longest time that a guest may be given to stop by itself.
+pub(super) const LONGEST_STOP: Duration = Duration::from_secs(300);
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Starts a VM. One that runs already stays as it is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StartVm {
+    /// The VM's name, or its id.
+    name: String,
+    /// Whose VM it is; for a key of the platform, which sees the VMs of all teams.
+    #[serde(default)]
+    team_id: Option<TeamId>,
+}
+
+pub(super) async fn start(fleet: &Fleet, call: Call, input: StartVm) -> Asked<Vm> {
+    let target = (input.team_id, input.name.as_str());
+    on_its_host(fleet, &call, target, "vm.start", json!({}), WORK_TIMEOUT).await
+}
+
+/// Stops a VM: asks the guest, waits, and then ends it. One that is stopped stays as it is.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StopVm {
+    /// The VM's name, or its id.
+    name: String,
+    /// Whose VM it is; for a key of the platform, which sees the VMs of all teams.
+    #[serde(default)]
+    team_id: Option<TeamId>,
+    /// How long the guest may take to stop by itself, in seconds; absent: 10.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 300))]
+    timeout_secs: Option<u32>,
+}
+
+pub(super) async fn stop(fleet: &Fleet, call: Call, input: StopVm) -> Asked<Vm> {
+    let target = (input.team_id, input.name.as_str());
+    let (extra, patience) = match input.timeout_secs {
+        Some(secs) => (
+            json!({ "timeout_secs": secs }),
+            Duration::from_secs(secs.into()),
+        ),
+        None => (json!({}), Duration::ZERO),
+    };
+    on_its_host(
+        fleet,
+        &call,
+        target,
+        "vm.stop",
+        extra,
+        patience + WORK_TIMEOUT,
+    )
+    .await
+}
+
+/// Leads a port of the VM's host into the guest. The same one twice changes nothing.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForwardPort {
+    /// The VM's name, or its id.
+    name: String,
+    /// Whose VM it is; for a key of the platform, which sees the VMs of all teams.
+    #[serde(default)]
+    team_id: Option<TeamId>,
+    /// The port on the host.
+    host_port: NonZeroU16,
+    /// The port in the guest.
+    guest_port: NonZeroU16,
+    /// What travels through it.
+    #[serde(default)]
+    protocol: Protocol,
+    /// The host's address to listen on; 127.0.0.1 unless said otherwise.
+    #[serde(default)]
+    bind: Option<String>,
+}
+
+pub(super) async fn port_forward(fleet: &Fleet, call: Call, input: ForwardPort) -> Asked<Vm> {
+    let ForwardPort {
+        name,
+        team_id,
+        host_port,
+        guest_port,
+        protocol,
+        bind,
+    } = input;
+    let forward = PortForward {
+        host_port,
+        guest_port,
+        protocol,
+        bind,
+    };
+    let target = (team_id, name.as_str());
+    on_its_host(
+        fleet,
+        &call,
+        target,
+        "vm.port-forward",
+        json!(forward),
+        FORWARD_TIMEOUT,
+    )
+    .await
+}
+
+/// Has a VM's host do what was called, and notes how the VM is then.
+async fn on_its_host(
+    fleet: &Fleet,
+    call: &Call,
+    (team_id, name): (Option<TeamId>, &str),
+    action: &str,
+    mut input: Value,
+    timeout: Duration,
+) -> Asked<Vm> {
+    let mut db = fleet.store.read().await?;
+    let (vm, host) = find(&mut db, call, team_id, name).await?;
+    drop(db);
+    input["name"] = json!(vm.id);
+    let said: HostVm = ask(fleet, call, (&vm, &host), input, timeout).await?;
+    let vm = observed(fleet, vm, said).await?;
+    let mut tx = fleet.store.begin().await?;
+    audit::record(&mut tx, &Actor::of(call, Timestamp::now()), action, &vm.id).await?;
+    store::commit(tx).await?;
+    Ok(vm)
+}
+
+/// Deletes a VM with its disk. A running one only by force.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteVm {
+    /// The VM's name, or its id.
+    name: String,
+    /// Whose VM it is; for a key of the platform, which sees the VMs of all teams.
+    #[serde(default)]
+    team_id: Option<TeamId>,
+    /// Delete it though it runs.
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn delete(fleet: &Fleet, call: Call, input: DeleteVm) -> Asked<Vm> {
+    let mut db = fleet.store.read().await?;
+    let (vm, host) = find(&mut db, &call, input.team_id, &input.name).await?;
+    drop(db);
+    let about = json!({ "name": vm.id, "force": input.force });
+    match ask::<Value>(fleet, &call, (&vm, &host), about, WORK_TIMEOUT).await {
+        Ok(_) => {}
+        // What the host does not have is deleted.
+        Err(failure) if failure.is_not_found() => {}
+        Err(failure) => return Err(failure.into()),
+    }
+    let mut tx = fleet.store.begin().await?;
+    vms::delete(&mut tx, &vm.id).await?;
+    audit::record(
+        &mut tx,
+        &Actor::of(&call, Timestamp::now()),
+        "vm.delete",
+        &vm.id,
+    )
+    .await?;
+    store::commit(tx).await?;
+    Ok(vm)
+}

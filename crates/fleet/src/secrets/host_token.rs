@@ -1,0 +1,264 @@
+//! Host tokens: JWTs (RFC 7519) that an enrolled host presents in `X-Host-Token`.
+//!
+//! They are signed with ES256 by keys that have names (`kid`), so that a new key can take over
+//! while the tokens of an old one live on. The claim `typ` says what a token is for; a token of
+//! another kind is refused even when one of our own keys signed it.
+
+use std::collections::BTreeMap;
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::{SignedDuration, Timestamp};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::HostId;
+
+/// How long a host token is good for.
+pub const HOST_TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
+const TYPE: &str = "host";
+
+/// A private key that signs tokens, as it is stored.
+#[derive(Debug, Clone)]
+pub(crate) struct SigningKey {
+    /// Its name in the header of what it signs.
+    pub(crate) kid: String,
+    /// PKCS#8, base64.
+    pub(crate) pkcs8: SecretString,
+}
+
+/// A signing key cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+#[error("the signing key {kid} cannot be used: {reason}")]
+pub struct KeyUnusable {
+    kid: String,
+    reason: String,
+}
+
+impl SigningKey {
+    pub(crate) fn generate() -> Result<Self, KeyUnusable> {
+        let kid = super::random_hex::<8>();
+        let made =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
+        match made {
+            Ok(document) => Ok(Self {
+                kid,
+                pkcs8: BASE64.encode(document).into(),
+            }),
+            Err(reason) => Err(KeyUnusable {
+                kid,
+                reason: reason.to_string(),
+            }),
+        }
+    }
+
+    fn load(&self) -> Result<(EncodingKey, DecodingKey), KeyUnusable> {
+        let unusable = |reason: &dyn ToString| KeyUnusable {
+            kid: self.kid.clone(),
+            reason: reason.to_string(),
+        };
+        let der = BASE64
+            .decode(self.pkcs8.expose_secret())
+            .map_err(|error| unusable(&error))?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
+            .map_err(|error| unusable(&error))?;
+        let public = DecodingKey::from_ec_der(pair.public_key().as_ref());
+        Ok((EncodingKey::from_ec_der(&der), public))
+    }
+}
+
+/// Signs host tokens and checks them. A core: the caller says what time it is.
+pub(crate) struct HostTokens {
+    active: (String, EncodingKey),
+    known: BTreeMap<String, DecodingKey>,
+}
+
+/// Why something is not a good host token. The caller is told only that it is not.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostTokenRefused {
+    /// It is no JWT, or its signature is not of the key that it names.
+    #[error("it does not verify: {0}")]
+    Unverified(#[from] jsonwebtoken::errors::Error),
+    /// No key of ours has this name.
+    #[error("no key is called {0:?}")]
+    UnknownKey(String),
+    /// It is a token for something else.
+    #[error("its type is {0:?}, not \"host\"")]
+    OtherType(String),
+    /// Its time is over.
+    #[error("it expired at {0}")]
+    Expired(Timestamp),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    typ: String,
+    sub: String,
+    iat: i64,
+    exp: i64,
+}
+
+impl HostTokens {
+    /// Takes the stored keys, oldest first: the newest signs, all of them verify.
+    pub(crate) fn new(newest: &SigningKey, older: &[SigningKey]) -> Result<Self, KeyUnusable> {
+        let (encoding, decoding) = newest.load()?;
+        let mut known = BTreeMap::from([(newest.kid.clone(), decoding)]);
+        for key in older {
+            known.insert(key.kid.clone(), key.load()?.1);
+        }
+        Ok(Self {
+            active: (newest.kid.clone(), encoding),
+            known,
+        })
+    }
+
+    /// A token that says, from `now` for [`HOST_TOKEN_LIFE`], that its bearer is this host.
+    pub(crate) fn issue(
+        &self,
+        host: &HostId,
+        now: Timestamp,
+    ) -> Result<SecretString, jsonwebtoken::errors::Error> {
+        self.sign(&Claims {
+            typ: TYPE.to_owned(),
+            sub: host.to_string(),
+            iat: now.as_second(),
+            exp: (now + HOST_TOKEN_LIFE).as_second(),
+        })
+    }
+
+    fn sign(&self, claims: &Claims) -> Result<SecretString, jsonwebtoken::errors::Error> {
+        let (kid, key) = &self.active;
+        let header = Header {
+            kid: Some(kid.clone()),
+            ..Header::new(Algorithm::ES256)
+        };
+        jsonwebtoken::encode(&header, claims, key).map(Into::into)
+    }
+
+    /// Whose token it is, if it is a good one at `now`.
+    pub(crate) fn verify(
+        &self,
+        token: &SecretString,
+        now: Timestamp,
+    ) -> Result<HostId, HostTokenRefused> {
+        let token = token.expose_secret();
+        let kid = jsonwebtoken::decode_header(token)?.kid.unwrap_or_default();
+        let key = self
+            .known
+            .get(&kid)
+            .ok_or(HostTokenRefused::UnknownKey(kid))?;
+        let mut rules = Validation::new(Algorithm::ES256);
+        // The library would ask its own clock; ours is `now`, below.
+        rules.validate_exp = false;
+        rules.set_required_spec_claims(&["exp", "sub"]);
+        let claims = jsonwebtoken::decode::<Claims>(token, key, &rules)?.claims;
+        if claims.typ != TYPE {
+            return Err(HostTokenRefused::OtherType(claims.typ));
+        }
+        if claims.exp <= now.as_second() {
+            let expired = Timestamp::from_second(claims.exp).unwrap_or(Timestamp::MIN);
+            return Err(HostTokenRefused::Expired(expired));
+        }
+        Ok(HostId::named(claims.sub))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn tokens() -> HostTokens {
+        HostTokens::new(&SigningKey::generate().expect("a key"), &[]).expect("usable")
+    }
+
+    #[test]
+    fn a_host_token_names_its_host_for_a_year() {
+        let (tokens, host) = (tokens(), HostId::generate());
+        let token = tokens.issue(&host, at(1_000_000)).expect("signed");
+        let year = 365 * 24 * 3600;
+        assert_eq!(
+            tokens
+                .verify(&token, at(1_000_000 + year - 1))
+                .expect("good"),
+            host
+        );
+        let late = tokens.verify(&token, at(1_000_000 + year));
+        assert!(
+            matches!(late, Err(HostTokenRefused::Expired(_))),
+            "{late:?}"
+        );
+    }
+
+    #[test]
+    fn a_token_for_something_else_is_refused_though_our_key_signed_it() {
+        let tokens = tokens();
+        let claims = Claims {
+            typ: "user".into(),
+            sub: "ada".into(),
+            iat: 0,
+            exp: i64::MAX,
+        };
+        let user = tokens.sign(&claims).expect("signed");
+        let refused = tokens.verify(&user, at(1));
+        assert!(
+            matches!(refused, Err(HostTokenRefused::OtherType(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_token_of_a_strangers_key_is_refused() {
+        let token = tokens().issue(&HostId::generate(), at(0)).expect("signed");
+        let refused = tokens().verify(&token, at(1));
+        assert!(
+            matches!(refused, Err(HostTokenRefused::UnknownKey(_))),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_changed_token_is_refused() {
+        let (tokens, host) = (tokens(), HostId::generate());
+        let token = tokens.issue(&host, at(0)).expect("signed");
+        let mut parts: Vec<String> = token
+            .expose_secret()
+            .split('.')
+            .map(str::to_owned)
+            .collect();
+        let other = tokens.issue(&HostId::generate(), at(0)).expect("signed");
+        parts[1] = other
+            .expose_secret()
+            .split('.')
+            .nth(1)
+            .expect("claims")
+            .to_owned();
+        let refused = tokens.verify(&parts.join(".").into(), at(1));
+        assert!(
+            matches!(refused, Err(HostTokenRefused::Unverified(_))),
+            "{refused:?}"
+        );
+        for garbage in ["", "a.b.c", "....", "hst_00000000000000000000000000000000"] {
+            assert!(tokens.verify(&garbage.into(), at(1)).is_err(), "{garbage}");
+        }
+    }
+
+    #[test]
+    fn tokens_outlive_the_rotation_of_their_key() {
+        let old_key = SigningKey::generate().expect("a key");
+        let old = HostTokens::new(&old_key, &[]).expect("usable");
+        let new_key = SigningKey::generate().expect("a key");
+        let rotated = HostTokens::new(&new_key, &[old_key]).expect("usable");
+        let host = HostId::generate();
+        let token = old.issue(&host, at(0)).expect("signed");
+        assert_eq!(rotated.verify(&token, at(1)).expect("still good"), host);
+        let fresh = rotated.issue(&host, at(0)).expect("signed");
+        assert!(old.verify(&fresh, at(1)).is_err(), "the new key signs now");
+    }
+}

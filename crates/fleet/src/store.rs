@@ -1,0 +1,129 @@
+//! What the fleet remembers: SQLite in write-ahead-log mode, one file of mode 0600.
+//!
+//! Every change is a transaction that takes the write lock when it begins (`BEGIN IMMEDIATE`), on
+//! the one connection that writes; so transactions come one after another in a fair queue, what one
+//! read stays true until it commits, and none fails because another was faster. Readers have
+//! connections of their own and wait for nobody. `synchronous=FULL`: what was acknowledged survives
+//! a power cut.
+//!
+//! The modules hold the statements, one module for each table, as functions on a connection; whoever
+//! needs several of them to happen together calls them on one transaction. The statements are those
+//! that SQLite and PostgreSQL share.
+
+pub(crate) mod audit;
+pub(crate) mod hosts;
+pub(crate) mod keys;
+pub(crate) mod registration;
+pub(crate) mod signing;
+pub(crate) mod teams;
+pub(crate) mod vms;
+
+mod error;
+mod file;
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Sqlite, SqliteConnection, Transaction};
+
+pub use error::{OpenStoreError, StoreError};
+
+/// How long a transaction waits for another process (a backup, `sqlite3`) to let go of the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request waits for a connection when all are in use.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+const READERS: u32 = 3;
+/// A reader that nobody needed for this long is closed, and its memory with it.
+const READER_IDLE: Duration = Duration::from_secs(60);
+/// Memory for cached pages, in KiB, of each connection.
+const CACHE_KIB: u32 = 1024;
+
+/// A connection, inside a transaction or not: what the statements run on.
+pub(crate) type Db = SqliteConnection;
+/// A transaction. Dropped without a commit, it never happened.
+pub(crate) type Tx = Transaction<'static, Sqlite>;
+
+/// The database. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens the database, or makes it, and brings its tables up to date.
+    pub(crate) async fn open(path: &Path) -> Result<Self, OpenStoreError> {
+        file::prepare(path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .pragma("cache_size", format!("-{CACHE_KIB}"))
+            .disable_statement_logging();
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .test_before_acquire(false)
+                .max_lifetime(None)
+        };
+        let refused = |error: sqlx::Error| OpenStoreError::Unusable {
+            path: path.to_owned(),
+            reason: StoreError::from(error),
+        };
+        let writer = pool(1)
+            .idle_timeout(None)
+            .connect_with(options.clone())
+            .await;
+        let writer = writer.map_err(refused)?;
+        let migrated = sqlx::migrate!().run(&writer).await;
+        migrated.map_err(|error| OpenStoreError::migration(path, error))?;
+        let readers = pool(READERS)
+            .idle_timeout(READER_IDLE)
+            .connect_lazy_with(options.pragma("query_only", "on"));
+        Ok(Self { writer, readers })
+    }
+
+    /// A connection to read on.
+    pub(crate) async fn read(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        Ok(self.readers.acquire().await?)
+    }
+
+    /// Begins a transaction that may write.
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+
+    /// Lets go of the file once everything under way has ended.
+    pub(crate) async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Commits, with the errors of this room.
+pub(crate) async fn commit(tx: Tx) -> Result<(), StoreError> {
+    Ok(tx.commit().await?)
+}
+
+/// A time as the tables have it: milliseconds since 1970.
+fn millis(time: Timestamp) -> i64 {
+    time.as_millisecond()
+}
+
+/// A time out of a table.
+fn time(millis: i64) -> Result<Timestamp, StoreError> {
+    Timestamp::from_millisecond(millis).map_err(StoreError::unreadable)
+}
+
+/// A number as the tables have it. The inputs' schemas keep all of them far below the limit.
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,256 @@
+//! The table of hosts and that of their tags.
+
+use jiff::Timestamp;
+use sqlx::FromRow;
+
+use super::{Db, StoreError, millis, time};
+use crate::ids::{HostId, TeamId};
+use crate::model::{Host, HostStatus, HostType, Tag};
+
+/// Columns of a host, with its tags joined by commas, which no tag contains.
+macro_rules! select_host {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, kind, team_id, provider, availability_zone, arch, cpu_cores, memory_mb,
+                    disk_gb, address, status, cordoned, last_heartbeat_at, created_by, created_at,
+                    updated_at,
+                    (SELECT string_agg(tag, ',') FROM host_tags t WHERE t.host_id = hosts.id)
+                        AS tags
+             FROM hosts ",
+            $rest
+        )
+    };
+}
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    kind: String,
+    team_id: Option<String>,
+    provider: Option<String>,
+    availability_zone: Option<String>,
+    arch: Option<String>,
+    cpu_cores: Option<i64>,
+    memory_mb: Option<i64>,
+    disk_gb: Option<i64>,
+    address: Option<String>,
+    status: String,
+    cordoned: bool,
+    last_heartbeat_at: Option<i64>,
+    created_by: String,
+    created_at: i64,
+    updated_at: i64,
+    tags: Option<String>,
+}
+
+impl TryFrom<Row> for Host {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let unsigned = |n: Option<i64>| {
+            n.map(u64::try_from)
+                .transpose()
+                .map_err(StoreError::unreadable)
+        };
+        let cpu_cores = row.cpu_cores.map(u32::try_from).transpose();
+        let mut tags = row
+            .tags
+            .iter()
+            .flat_map(|tags| tags.split(','))
+            .map(|tag| Tag::try_from(tag.to_owned()).map_err(StoreError::unreadable))
+            .collect::<Result<Vec<_>, _>>()?;
+        tags.sort_unstable();
+        Ok(Self {
+            id: HostId::named(row.id),
+            kind: HostType::parse(&row.kind).map_err(StoreError::unreadable)?,
+            team_id: row.team_id.map(TeamId::named),
+            provider: row.provider,
+            availability_zone: row.availability_zone,
+            arch: row.arch,
+            cpu_cores: cpu_cores.map_err(StoreError::unreadable)?,
+            memory_mb: unsigned(row.memory_mb)?,
+            disk_gb: unsigned(row.disk_gb)?,
+            address: row.address,
+            status: HostStatus::parse(&row.status).map_err(StoreError::unreadable)?,
+            cordoned: row.cordoned,
+            tags,
+            last_heartbeat_at: row.last_heartbeat_at.map(time).transpose()?,
+            created_by: row.created_by,
+            created_at: time(row.created_at)?,
+            updated_at: time(row.updated_at)?,
+        })
+    }
+}
+
+/// Adds a pending host.
+pub(crate) async fn insert(db: &mut Db, host: &Host) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO hosts (id, kind, team_id, provider, availability_zone, status, cordoned,
+                            created_by, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(host.id.as_str())
+    .bind(host.kind.as_str())
+    .bind(host.team_id.as_ref().map(TeamId::as_str))
+    .bind(&host.provider)
+    .bind(&host.availability_zone)
+    .bind(host.status.as_str())
+    .bind(host.cordoned)
+    .bind(&host.created_by)
+    .bind(millis(host.created_at))
+    .bind(millis(host.updated_at))
+    .execute(&mut *db)
+    .await?;
+    for tag in &host.tags {
+        add_tag(db, &host.id, tag).await?;
+    }
+    Ok(())
+}
+
+/// The host of this id.
+pub(crate) async fn get(db: &mut Db, id: &HostId) -> Result<Option<Host>, StoreError> {
+    let row: Option<Row> = sqlx::query_as(select_host!("WHERE id = $1"))
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Which hosts a list shows. What is absent filters nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) status: Option<HostStatus>,
+    pub(crate) kind: Option<HostType>,
+    pub(crate) tag: Option<Tag>,
+    pub(crate) team: Option<TeamId>,
+    /// The id after which the page begins.
+    pub(crate) after: String,
+    pub(crate) limit: u32,
+}
+
+/// A page of hosts, in the order of their creation.
+pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Host>, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(select_host!(
+        "WHERE id > $1
+           AND (CAST($2 AS TEXT) IS NULL OR status = $2)
+           AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
+           AND (CAST($4 AS TEXT) IS NULL OR team_id = $4)
+           AND (CAST($5 AS TEXT) IS NULL OR EXISTS
+                (SELECT 1 FROM host_tags t WHERE t.host_id = hosts.id AND t.tag = $5))
+         ORDER BY id LIMIT $6"
+    ))
+    .bind(&filter.after)
+    .bind(filter.status.map(HostStatus::as_str))
+    .bind(filter.kind.map(HostType::as_str))
+    .bind(filter.team.as_ref().map(TeamId::as_str))
+    .bind(filter.tag.as_ref().map(Tag::as_str))
+    .bind(i64::from(filter.limit))
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// Removes a host with its tags and registration tokens.
+pub(crate) async fn delete(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM hosts WHERE id = $1")
+        .bind(id.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Opens a host to new VMs or closes it.
+pub(crate) async fn set_cordoned(
+    db: &mut Db,
+    id: &HostId,
+    cordoned: bool,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE hosts SET cordoned = $2, updated_at = $3 WHERE id = $1 AND cordoned <> $2")
+        .bind(id.as_str())
+        .bind(cordoned)
+        .bind(millis(now))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Gives a host a tag; one that it has already stays.
+pub(crate) async fn add_tag(db: &mut Db, id: &HostId, tag: &Tag) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO host_tags (host_id, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(id.as_str())
+        .bind(tag.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Takes a tag from a host, if it has it.
+pub(crate) async fn remove_tag(db: &mut Db, id: &HostId, tag: &str) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM host_tags WHERE host_id = $1 AND tag = $2")
+        .bind(id.as_str())
+        .bind(tag)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Notes that a registered host was heard of, and its status before and after.
+pub(crate) async fn heard_of(
+    db: &mut Db,
+    id: &HostId,
+    status: HostStatus,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE hosts
+         SET last_heartbeat_at = $3, status = $2,
+             updated_at = CASE WHEN status = $2 THEN updated_at ELSE $3 END
+         WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(status.as_str())
+    .bind(millis(now))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Makes those unreachable who are online and were last heard of before `silent_since`; says who.
+pub(crate) async fn mark_silent(
+    db: &mut Db,
+    silent_since: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<HostId>, StoreError> {
+    let ids: Vec<(String,)> = sqlx::query_as(
+        "UPDATE hosts SET status = 'unreachable', updated_at = $2
+         WHERE status = 'online' AND last_heartbeat_at < $1
+         RETURNING id",
+    )
+    .bind(millis(silent_since))
+    .bind(millis(now))
+    .fetch_all(db)
+    .await?;
+    Ok(ids.into_iter().map(|(id,)| HostId::named(id)).collect())
+}
+
+/// How many hosts are in each status, of one team or of all.
+pub(crate) async fn count_by_status(
+    db: &mut Db,
+    team: Option<&TeamId>,
+) -> Result<Vec<(HostStatus, u64)>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT status, COUNT(*) FROM hosts
+         WHERE CAST($1 AS TEXT) IS NULL OR team_id = $1 GROUP BY status",
+    )
+    .bind(team.map(TeamId::as_str))
+    .fetch_all(db)
+    .await?;
+    let counted = rows.into_iter().map(|(status, count)| {
+        Ok((
+            HostStatus::parse(&status).map_err(StoreError::unreadable)?,
+            count.unsigned_abs(),
+        ))
+    });
+    counted.collect()
+}

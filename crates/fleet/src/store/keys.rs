@@ -1,0 +1,118 @@
+//! The table of API keys. It holds their hashes; the keys themselves are kept nowhere.
+
+use sqlx::FromRow;
+
+use super::{Db, StoreError, millis, time};
+use crate::ids::{KeyId, TeamId};
+use crate::model::ApiKeyInfo;
+use crate::scopes::KeyScope;
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    name: String,
+    scopes: String,
+    team_id: Option<String>,
+    created_by: String,
+    created_at: i64,
+    expires_at: Option<i64>,
+}
+
+impl TryFrom<Row> for ApiKeyInfo {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let scopes = row
+            .scopes
+            .split(' ')
+            .map(KeyScope::parse)
+            .collect::<Result<_, _>>();
+        Ok(Self {
+            id: KeyId::named(row.id),
+            name: row.name,
+            scopes: scopes.map_err(StoreError::unreadable)?,
+            team_id: row.team_id.map(TeamId::named),
+            created_by: row.created_by,
+            created_at: time(row.created_at)?,
+            expires_at: row.expires_at.map(time).transpose()?,
+        })
+    }
+}
+
+/// Adds a key.
+pub(crate) async fn insert(db: &mut Db, key: &ApiKeyInfo, hash: &str) -> Result<(), StoreError> {
+    let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+    sqlx::query(
+        "INSERT INTO api_keys
+             (id, hash, name, scopes, team_id, created_by, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(key.id.as_str())
+    .bind(hash)
+    .bind(&key.name)
+    .bind(scopes.join(" "))
+    .bind(key.team_id.as_ref().map(TeamId::as_str))
+    .bind(&key.created_by)
+    .bind(millis(key.created_at))
+    .bind(key.expires_at.map(millis))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The key with this hash, expired or not.
+pub(crate) async fn by_hash(db: &mut Db, hash: &str) -> Result<Option<ApiKeyInfo>, StoreError> {
+    let row: Option<Row> = sqlx::query_as(
+        "SELECT id, name, scopes, team_id, created_by, created_at, expires_at
+         FROM api_keys WHERE hash = $1",
+    )
+    .bind(hash)
+    .fetch_optional(db)
+    .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Whether there is any key.
+pub(crate) async fn any(db: &mut Db) -> Result<bool, StoreError> {
+    let found: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM api_keys LIMIT 1")
+        .fetch_optional(db)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// The keys after this id, of one team or of all, in the order of their creation.
+pub(crate) async fn list(
+    db: &mut Db,
+    team: Option<&TeamId>,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<ApiKeyInfo>, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT id, name, scopes, team_id, created_by, created_at, expires_at
+         FROM api_keys
+         WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR team_id = $2)
+         ORDER BY id LIMIT $3",
+    )
+    .bind(after)
+    .bind(team.map(TeamId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(TryInto::try_into).collect()
+}
+
+/// Removes a key, of one team or of any; says whether it was there.
+pub(crate) async fn delete(
+    db: &mut Db,
+    id: &KeyId,
+    team: Option<&TeamId>,
+) -> Result<bool, StoreError> {
+    let done = sqlx::query(
+        "DELETE FROM api_keys WHERE id = $1 AND (CAST($2 AS TEXT) IS NULL OR team_id = $2)",
+    )
+    .bind(id.as_str())
+    .bind(team.map(TeamId::as_str))
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

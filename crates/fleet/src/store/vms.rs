@@ -1,0 +1,379 @@
+//! The table of VMs, which is also the book of what is reserved on each host.
+
+use jiff::Timestamp;
+use sqlx::FromRow;
+
+use super::{Db, StoreError, hosts, millis, number, time};
+use crate::ids::{HostId, TeamId, VmId};
+use crate::model::{HostVm, Observed, Vm, VmName, VmSpec, VmState};
+use crate::placement::{Candidate, Resources};
+use crate::reconcile::Known;
+
+/// A VM with what only the fleet needs to know of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    /// As last known; `missing` hosts are not considered here.
+    pub(crate) vm: Vm,
+    /// Whether its host has said that it made it.
+    pub(crate) placed: bool,
+    /// The hash of the request that created it.
+    pub(crate) request_hash: String,
+}
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    team_id: Option<String>,
+    name: String,
+    host_id: String,
+    spec: String,
+    placed: bool,
+    state: String,
+    state_reason: Option<String>,
+    observed: Option<String>,
+    request_hash: String,
+    created_at: i64,
+}
+
+impl TryFrom<Row> for Record {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let spec: VmSpec = serde_json::from_str(&row.spec).map_err(StoreError::unreadable)?;
+        let observed: Observed = match &row.observed {
+            Some(json) => serde_json::from_str(json).map_err(StoreError::unreadable)?,
+            None => Observed::default(),
+        };
+        let vm = Vm {
+            name: VmName::try_from(row.name).map_err(StoreError::unreadable)?,
+            id: VmId::named(row.id),
+            host: HostId::named(row.host_id),
+            team_id: row.team_id.map(TeamId::named),
+            state: VmState::parse(&row.state).map_err(StoreError::unreadable)?,
+            state_reason: row.state_reason,
+            spec,
+            observed,
+            created_at: time(row.created_at)?,
+        };
+        Ok(Self {
+            vm,
+            placed: row.placed,
+            request_hash: row.request_hash,
+        })
+    }
+}
+
+macro_rules! select_vm {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, team_id, name, host_id, spec, placed, state, state_reason, observed,
+                    request_hash, created_at
+             FROM vms ",
+            $rest
+        )
+    };
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(StoreError::unreadable)
+}
+
+/// Who asked for a VM, and with which idempotency key.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    pub(crate) by: &'a str,
+    pub(crate) idempotency_key: Option<&'a str>,
+}
+
+/// Adds a VM, and with it the reservation on its host; [`StoreError::Duplicate`] when its team has
+/// a VM of this name or has used this idempotency key.
+pub(crate) async fn insert(
+    db: &mut Db,
+    record: &Record,
+    asked: Asked<'_>,
+) -> Result<(), StoreError> {
+    let vm = &record.vm;
+    sqlx::query(
+        "INSERT INTO vms (id, team_id, name, host_id, cpus, memory_mb, disk_size_mb, spec, placed,
+                          state, idempotency_key, request_hash, created_by, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
+    )
+    .bind(vm.id.as_str())
+    .bind(vm.team_id.as_ref().map(TeamId::as_str))
+    .bind(vm.name.as_str())
+    .bind(vm.host.as_str())
+    .bind(i64::from(vm.spec.cpus))
+    .bind(number(vm.spec.memory_mb))
+    .bind(number(vm.spec.disk_size_mb))
+    .bind(json(&vm.spec)?)
+    .bind(record.placed)
+    .bind(vm.state.as_str())
+    .bind(asked.idempotency_key)
+    .bind(&record.request_hash)
+    .bind(asked.by)
+    .bind(millis(vm.created_at))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Removes a VM and its reservation.
+pub(crate) async fn delete(db: &mut Db, id: &VmId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM vms WHERE id = $1")
+        .bind(id.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Notes what the host says of a VM.
+pub(crate) async fn observe(
+    db: &mut Db,
+    id: &VmId,
+    said: &HostVm,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE vms SET placed = TRUE, state = $2, state_reason = $3, spec = $4, observed = $5,
+                        updated_at = $6
+         WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(said.state.as_str())
+    .bind(&said.state_reason)
+    .bind(json(&said.spec)?)
+    .bind(json(&said.observed)?)
+    .bind(millis(now))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Sets the state of a VM when no more than that is known.
+pub(crate) async fn set_state(
+    db: &mut Db,
+    id: &VmId,
+    state: VmState,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "UPDATE vms SET placed = TRUE, state = $2, state_reason = $3, updated_at = $4
+         WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .bind(state.as_str())
+    .bind(reason)
+    .bind(millis(now))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The VM of this name in a team (absent: the platform's own).
+pub(crate) async fn by_name(
+    db: &mut Db,
+    team: Option<&TeamId>,
+    name: &str,
+) -> Result<Option<Record>, StoreError> {
+    let row: Option<Row> =
+        sqlx::query_as(select_vm!("WHERE COALESCE(team_id, '') = $1 AND name = $2"))
+            .bind(team.map_or("", TeamId::as_str))
+            .bind(name)
+            .fetch_optional(db)
+            .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// The VM of this id.
+pub(crate) async fn get(db: &mut Db, id: &VmId) -> Result<Option<Record>, StoreError> {
+    let row: Option<Row> = sqlx::query_as(select_vm!("WHERE id = $1"))
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// The VM that a team created under this idempotency key.
+pub(crate) async fn by_idempotency_key(
+    db: &mut Db,
+    team: Option<&TeamId>,
+    key: &str,
+) -> Result<Option<Record>, StoreError> {
+    let row: Option<Row> = sqlx::query_as(select_vm!(
+        "WHERE COALESCE(team_id, '') = $1 AND idempotency_key = $2"
+    ))
+    .bind(team.map_or("", TeamId::as_str))
+    .bind(key)
+    .fetch_optional(db)
+    .await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Which VMs a list shows. What is absent filters nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Filter {
+    pub(crate) team: Option<TeamId>,
+    pub(crate) host: Option<HostId>,
+    pub(crate) after: String,
+    pub(crate) limit: u32,
+}
+
+/// A page of placed VMs, in the order of their creation. Those on hosts that are not heard of are
+/// `missing`.
+pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Vm>, StoreError> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT v.id, v.team_id, v.name, v.host_id, v.spec, v.placed,
+                CASE WHEN h.status IN ('unreachable', 'offline') THEN 'missing' ELSE v.state END
+                    AS state,
+                CASE WHEN h.status IN ('unreachable', 'offline') THEN 'its host is ' || h.status
+                     ELSE v.state_reason END AS state_reason,
+                v.observed, v.request_hash, v.created_at
+         FROM vms v JOIN hosts h ON h.id = v.host_id
+         WHERE v.placed AND v.id > $1
+           AND (CAST($2 AS TEXT) IS NULL OR v.team_id = $2)
+           AND (CAST($3 AS TEXT) IS NULL OR v.host_id = $3)
+         ORDER BY v.id LIMIT $4",
+    )
+    .bind(&filter.after)
+    .bind(filter.team.as_ref().map(TeamId::as_str))
+    .bind(filter.host.as_ref().map(HostId::as_str))
+    .bind(i64::from(filter.limit))
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|row| Ok(Record::try_from(row)?.vm))
+        .collect()
+}
+
+/// The ids and names of all VMs on a host, placed or on their way.
+pub(crate) async fn on_host(db: &mut Db, host: &HostId) -> Result<Vec<(VmId, String)>, StoreError> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("SELECT id, name FROM vms WHERE host_id = $1 ORDER BY id")
+            .bind(host.as_str())
+            .fetch_all(db)
+            .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, name)| (VmId::named(id), name))
+        .collect())
+}
+
+/// Removes all VMs of a host, which is about to be removed itself.
+pub(crate) async fn delete_on_host(db: &mut Db, host: &HostId) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM vms WHERE host_id = $1")
+        .bind(host.as_str())
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+#[derive(FromRow)]
+struct Reserved {
+    host_id: String,
+    cpus: i64,
+    memory_mb: i64,
+    disk_size_mb: i64,
+}
+
+/// Every registered host with what is reserved on it. Inside a transaction that writes, nobody
+/// else reserves anything until it ends.
+pub(crate) async fn candidates(db: &mut Db) -> Result<Vec<Candidate>, StoreError> {
+    let everything = hosts::Filter {
+        limit: u32::MAX,
+        ..hosts::Filter::default()
+    };
+    let hosts = hosts::list(db, &everything).await?;
+    // SUM of BIGINT is wider than BIGINT in PostgreSQL.
+    let reserved: Vec<Reserved> = sqlx::query_as(
+        "SELECT host_id, CAST(SUM(cpus) AS BIGINT) AS cpus,
+                CAST(SUM(memory_mb) AS BIGINT) AS memory_mb,
+                CAST(SUM(disk_size_mb) AS BIGINT) AS disk_size_mb
+         FROM vms GROUP BY host_id",
+    )
+    .fetch_all(db)
+    .await?;
+    let mut reserved: std::collections::HashMap<String, Resources> = reserved
+        .into_iter()
+        .map(|row| {
+            let resources = Resources {
+                cpus: row.cpus.unsigned_abs(),
+                memory_mb: row.memory_mb.unsigned_abs(),
+                disk_mb: row.disk_size_mb.unsigned_abs(),
+            };
+            (row.host_id, resources)
+        })
+        .collect();
+    let with_reservation = |host: crate::model::Host| {
+        let reserved = reserved.remove(host.id.as_str()).unwrap_or_default();
+        Candidate { host, reserved }
+    };
+    Ok(hosts.into_iter().map(with_reservation).collect())
+}
+
+/// The placed VMs of a host, to be compared with what it reports. Those that have changed after
+/// `settled` are too fresh for a report to know of.
+pub(crate) async fn known_on_host(
+    db: &mut Db,
+    host: &HostId,
+    settled: Timestamp,
+) -> Result<Vec<Known>, StoreError> {
+    let rows: Vec<(String, String, i64)> =
+        sqlx::query_as("SELECT id, state, updated_at FROM vms WHERE host_id = $1 AND placed")
+            .bind(host.as_str())
+            .fetch_all(db)
+            .await?;
+    let known = rows.into_iter().map(|(id, state, updated_at)| {
+        Ok(Known {
+            id: VmId::named(id),
+            state: VmState::parse(&state).map_err(StoreError::unreadable)?,
+            settled: updated_at <= millis(settled),
+        })
+    });
+    known.collect()
+}
+
+/// Gives the VMs whose creation nobody finished since `abandoned` a state of their own, so that
+/// they are seen.
+pub(crate) async fn surface_abandoned(
+    db: &mut Db,
+    abandoned: Timestamp,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let done = sqlx::query(
+        "UPDATE vms SET placed = TRUE, state = 'error', state_reason = $2, updated_at = $3
+         WHERE NOT placed AND created_at <= $1",
+    )
+    .bind(millis(abandoned))
+    .bind(reason)
+    .bind(millis(now))
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// How many placed VMs are in each state, of one team or of all.
+pub(crate) async fn count_by_state(
+    db: &mut Db,
+    team: Option<&TeamId>,
+) -> Result<Vec<(VmState, u64)>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT CASE WHEN h.status IN ('unreachable', 'offline') THEN 'missing' ELSE v.state END
+                    AS state, COUNT(*)
+         FROM vms v JOIN hosts h ON h.id = v.host_id
+         WHERE v.placed AND (CAST($1 AS TEXT) IS NULL OR v.team_id = $1)
+         GROUP BY 1",
+    )
+    .bind(team.map(TeamId::as_str))
+    .fetch_all(db)
+    .await?;
+    rows.into_iter()
+        .map(|(state, count)| {
+            Ok((
+                VmState::parse(&state).map_err(StoreError::unreadable)?,
+                count.unsigned_abs(),
+            ))
+        })
+        .collect()
+}

@@ -1,1 +1,93 @@
-//! Empty room.
+//! MicroVMs on one host.
+//!
+//! Everything comes in through one desk: [`Machines`] creates, starts, stops, shows and deletes
+//! VMs, and leads to the host's [`Images`] and [`Kernels`]. Behind it:
+//!
+//! ```text
+//! Machines ── Slot (one per VM: its lock, its record, its keeper)
+//!    │          ├─ lifecycle   what a VM may become: a core without I/O
+//!    │          ├─ record      vm.json, whole or not there
+//!    │          └─ keeper      watches the process and the guest
+//!    ├─ registry, capacity, ports     what is taken, and by whom
+//!    ├─ driver ── QEMU                processes, and the conversation with them
+//!    ├─ guest                         the conversation with our program inside the VM
+//!    └─ images, kernels, disk         what VMs start from
+//! ```
+//!
+//! VMs outlive the daemon: each is a process of its own, and [`Machines::open`] finds those again
+//! that an earlier daemon left running. The crate knows nothing of HTTP, certificates or fleets.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use hostler_vmm::{Config, CreateVm, Machines};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let machines = Machines::open(Config::new("/var/lib/hostler")).await?;
+//! machines.images().pull(&|step| println!("{}", step.message)).await?;
+//! machines.create(CreateVm::named("web-1".parse()?)).await?;
+//! machines.start("web-1").await?;
+//! machines.stop("web-1", Duration::from_secs(10)).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod blocking;
+mod capacity;
+mod config;
+mod console;
+mod cpio;
+mod dialogue;
+mod disk;
+mod driver;
+mod errors;
+mod files;
+mod guest;
+mod images;
+mod initrd;
+mod kernel_file;
+mod kernels;
+mod layout;
+mod lifecycle;
+mod lz4;
+mod machines;
+mod model;
+mod name;
+mod ports;
+mod process;
+mod record;
+mod registry;
+mod shelf;
+mod slot;
+mod spec;
+mod status;
+mod tool;
+
+pub use capacity::{InsufficientCapacity, Resource, Resources};
+pub use config::{Config, DriverChoice};
+pub use dialogue::Broken;
+pub use driver::{Bus, Capabilities, LaunchError, LinkError};
+pub use errors::{
+    CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
+    UnknownImage, UnknownKernel, Unsupported,
+};
+pub use files::StorageError;
+pub use images::{
+    BuildError, Ext4Error, Image, Images, ImportImage, ImportImageError, PackageError, Progress,
+    ProgressSink, Pulled,
+};
+pub use kernel_file::{KernelFormat, NotBootable};
+pub use kernels::{ImportKernel, ImportKernelError, Kernel, Kernels};
+pub use machines::{Machines, OpenError};
+pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
+pub use name::{InvalidName, ItemName, VmName};
+pub use ports::PortError;
+pub use shelf::RemoveError;
+pub use spec::InvalidField;
+pub use status::{DriverStatus, Health, HostStatus};
+pub use tool::ToolError;
+
+/// The image that a VM gets when it names none, and that [`Images::pull`] makes present.
+pub const DEFAULT_IMAGE: &str = "debian-minimal";
+
+/// The kernel that a VM gets when it names none, and that [`Images::pull`] makes present.
+pub const DEFAULT_KERNEL: &str = "debian-cloud";

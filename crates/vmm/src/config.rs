@@ -1,0 +1,67 @@
+//! What the room is told when it opens.
+
+use std::env;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where things are kept, and which driver to use.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where VMs, images and kernels live. One daemon at a time.
+    pub data_dir: PathBuf,
+    /// Downloads and finished images that any number of data directories share; may be removed at
+    /// any time.
+    pub cache_dir: PathBuf,
+    /// What runs VMs.
+    pub driver: DriverChoice,
+    /// The QEMU to run: a path, or a name to look up in `PATH`.
+    pub qemu_binary: PathBuf,
+    /// How many virtual CPUs may be reserved for each CPU of the host. Memory is never
+    /// overcommitted.
+    pub cpu_overcommit: u32,
+}
+
+/// What runs VMs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DriverChoice {
+    /// Whichever works here; the host's status says which, and why.
+    #[default]
+    Auto,
+    /// Firecracker.
+    Firecracker,
+    /// QEMU.
+    Qemu,
+}
+
+impl Config {
+    /// The defaults around a data directory.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        Self {
+            cache_dir: user_cache_dir().unwrap_or_else(|| data_dir.join("cache")),
+            data_dir,
+            driver: DriverChoice::Auto,
+            qemu_binary: PathBuf::from("qemu-system-x86_64"),
+            // Most guests idle; four to one lets a laptop of two cores hold a handful of them.
+            cpu_overcommit: 4,
+        }
+    }
+}
+
+/// `$XDG_CACHE_HOME/hostler`, by default `~/.cache/hostler` (XDG Base Directory Specification);
+/// `None` for a user without a home.
+fn user_cache_dir() -> Option<PathBuf> {
+    let absolute = |name| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(cache.join("hostler"))
+}

@@ -1,0 +1,295 @@
+//! Conversations over a Unix socket, one line at a time: questions with answers, and news between.
+//!
+//! QEMU's monitor and our program in the guest speak different words in the same manner: each
+//! message is a line, each answer carries its question's number, and news may come at any time. A
+//! [`Language`] knows the words; a [`Dialogue`] keeps questions and answers together. Nothing here
+//! waits without a limit, because the far side of such a socket may accept and then say nothing.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The longest line that is read; a longer one ends the conversation. QMP's longest answers, of
+/// the commands that we use, have a few kilobytes.
+const MAX_LINE: u64 = 256 * 1024;
+
+/// The words of a conversation.
+pub(crate) trait Language: 'static {
+    /// What a question is answered with.
+    type Answer: Send + 'static;
+    /// What is told without a question.
+    type News: Send + 'static;
+
+    /// Understands a line; `None` for one that means nothing to us.
+    fn understand(line: &str) -> Option<Heard<Self::Answer, Self::News>>;
+}
+
+/// A line that was understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard<A, N> {
+    Answer { id: u64, answer: A },
+    News(N),
+}
+
+/// A conversation that cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// The socket failed.
+    #[error("{}: {source}", path.display())]
+    #[allow(missing_docs)]
+    Socket { path: PathBuf, source: io::Error },
+    /// The far side hung up.
+    #[error("{} was closed by the other side", path.display())]
+    #[allow(missing_docs)]
+    Closed { path: PathBuf },
+    /// The far side kept silent.
+    #[error("{} gave no answer within {} s", path.display(), limit.as_secs_f32())]
+    #[allow(missing_docs)]
+    Silent { path: PathBuf, limit: Duration },
+}
+
+/// Who waits for which answer; none once no answer can come any more.
+type Pending<A> = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<A>>>>>;
+
+/// A conversation over a socket.
+pub(crate) struct Dialogue<L: Language> {
+    path: PathBuf,
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    next_id: std::sync::atomic::AtomicU64,
+    pending: Pending<L::Answer>,
+    news: tokio::sync::Mutex<mpsc::Receiver<L::News>>,
+    _reader: AbortOnDropHandle<()>,
+}
+
+impl<L: Language> Dialogue<L> {
+    /// Begins a conversation.
+    pub(crate) async fn begin(path: &Path) -> Result<Self, Broken> {
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| Broken::Socket {
+                path: path.to_owned(),
+                source,
+            })?;
+        let (reader, writer) = stream.into_split();
+        let pending: Pending<L::Answer> = Arc::new(Mutex::new(Some(HashMap::new())));
+        let (news_sender, news) = mpsc::channel(64);
+        let reader = tokio::spawn(listen::<L>(reader, pending.clone(), news_sender));
+        Ok(Self {
+            path: path.to_owned(),
+            writer: writer.into(),
+            next_id: 1.into(),
+            pending,
+            news: news.into(),
+            _reader: AbortOnDropHandle::new(reader),
+        })
+    }
+
+    /// Asks a question, made from its number, and waits for the answer.
+    pub(crate) async fn ask(
+        &self,
+        limit: Duration,
+        question: impl FnOnce(u64) -> String,
+    ) -> Result<L::Answer, Broken> {
+        tokio::time::timeout(limit, self.ask_patiently(question))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Broken::Silent {
+                    path: self.path.clone(),
+                    limit,
+                })
+            })
+    }
+
+    /// Asks a question whose answer may take any time: the caller sets the limit.
+    pub(crate) async fn ask_patiently(
+        &self,
+        question: impl FnOnce(u64) -> String,
+    ) -> Result<L::Answer, Broken> {
+        let id = self
+            .next_id
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        let _forget = ForgetOnDrop {
+            id,
+            pending: &self.pending,
+        };
+        if let Some(pending) = lock(&self.pending).as_mut() {
+            pending.insert(id, sender);
+        }
+
+        let mut line = question(id);
+        line.push('\n');
+        let written = self.writer.lock().await.write_all(line.as_bytes()).await;
+        written.map_err(|source| Broken::Socket {
+            path: self.path.clone(),
+            source,
+        })?;
+        answer.await.map_err(|_| Broken::Closed {
+            path: self.path.clone(),
+        })
+    }
+
+    /// The next news; `None` once the conversation has ended.
+    pub(crate) async fn news(&self) -> Option<L::News> {
+        self.news.lock().await.recv().await
+    }
+}
+
+/// A question that nobody waits for any more is struck out, so that a silent far side cannot make
+/// us collect them.
+struct ForgetOnDrop<'a, A> {
+    id: u64,
+    pending: &'a Pending<A>,
+}
+
+impl<A> Drop for ForgetOnDrop<'_, A> {
+    fn drop(&mut self) {
+        if let Some(pending) = lock(self.pending).as_mut() {
+            pending.remove(&self.id);
+        }
+    }
+}
+
+async fn listen<L: Language>(
+    reader: OwnedReadHalf,
+    pending: Pending<L::Answer>,
+    news: mpsc::Sender<L::News>,
+) {
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut reader)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .await;
+        if !matches!(read, Ok(1..)) || line.last() != Some(&b'\n') {
+            break;
+        }
+        match L::understand(String::from_utf8_lossy(&line).trim()) {
+            Some(Heard::Answer { id, answer }) => {
+                let waiting = lock(&pending)
+                    .as_mut()
+                    .and_then(|pending| pending.remove(&id));
+                // An answer that nobody waits for came too late, or to an earlier conversation.
+                if let Some(sender) = waiting {
+                    let _ = sender.send(answer);
+                }
+            }
+            // Whoever does not listen must not stop the answers: beyond the room for them, news
+            // are lost.
+            Some(Heard::News(item)) => drop(news.try_send(item)),
+            None => {}
+        }
+    }
+    // Whoever still waits, and whoever comes later, learns at once that no answer will come.
+    lock(&pending).take();
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Words for tests: `7 text` answers question 7, `!text` is news.
+    struct Plain;
+
+    impl Language for Plain {
+        type Answer = String;
+        type News = String;
+
+        fn understand(line: &str) -> Option<Heard<String, String>> {
+            if let Some(news) = line.strip_prefix('!') {
+                return Some(Heard::News(news.to_owned()));
+            }
+            let (id, answer) = line.split_once(' ')?;
+            Some(Heard::Answer {
+                id: id.parse().ok()?,
+                answer: answer.to_owned(),
+            })
+        }
+    }
+
+    async fn pair() -> (tempfile::TempDir, Dialogue<Plain>, UnixStream) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let dialogue = Dialogue::begin(&path).await.unwrap();
+        let (far, _) = listener.accept().await.unwrap();
+        (dir, dialogue, far)
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn answers_find_their_questions_in_any_order_and_news_come_through() {
+        let (_dir, dialogue, mut far) = pair().await;
+        let answers = async {
+            tokio::join!(
+                dialogue.ask(LONG, |id| format!("first {id}")),
+                dialogue.ask(LONG, |id| format!("second {id}")),
+            )
+        };
+        let far_side = async {
+            let mut heard = vec![0; "first 1\nsecond 2\n".len()];
+            far.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard, b"first 1\nsecond 2\n");
+            far.write_all(b"nonsense\n99 stale\n!hello\n2 two\n1 one\n")
+                .await
+                .unwrap();
+        };
+        let ((one, two), ()) = tokio::join!(answers, far_side);
+        assert_eq!(
+            (one.unwrap().as_str(), two.unwrap().as_str()),
+            ("one", "two")
+        );
+        assert_eq!(dialogue.news().await.as_deref(), Some("hello"));
+    }
+
+    #[tokio::test]
+    async fn silence_is_an_error_and_leaves_nothing_to_wait_for() {
+        let (_dir, dialogue, _far) = pair().await;
+        let answer = dialogue
+            .ask(Duration::from_millis(20), |id| id.to_string())
+            .await;
+        assert!(matches!(answer, Err(Broken::Silent { .. })));
+        assert!(lock(&dialogue.pending).as_ref().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_closed_socket_ends_every_question_and_the_news() {
+        let (_dir, dialogue, mut far) = pair().await;
+        let close = async {
+            let mut byte = [0; 2];
+            far.read_exact(&mut byte).await.unwrap();
+            drop(far);
+        };
+        let (answer, ()) = tokio::join!(dialogue.ask(LONG, |id| id.to_string()), close);
+        assert!(answer.is_err());
+        assert_eq!(dialogue.news().await, None);
+        let late = dialogue.ask_patiently(|id| id.to_string());
+        assert!(tokio::time::timeout(LONG, late).await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_not_collected_for_ever() {
+        let (_dir, dialogue, mut far) = pair().await;
+        let chunk = vec![b'x'; 64 * 1024];
+        while far.write_all(&chunk).await.is_ok() {}
+        assert_eq!(dialogue.news().await, None);
+    }
+}

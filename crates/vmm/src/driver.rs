@@ -1,0 +1,187 @@
+//! The drivers' common face: what the house asks of a program that runs VMs.
+//!
+//! A [`Driver`] makes processes and finds them again; a [`Link`] is the conversation with one of
+//! them. Neither knows of states, records or locks, and nobody outside knows whether the
+//! conversation is QMP or HTTP. Ending a process is not here, because that is the same for all of
+//! them: see [`crate::process`].
+
+pub(crate) mod qemu;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::files::StorageError;
+use crate::lifecycle::Ending;
+use crate::model::{DriverKind, PortForward, VmId};
+use crate::ports::PortError;
+use crate::process::Process;
+
+/// Everything that a driver needs to know to run a VM.
+#[derive(Debug, Clone)]
+pub(crate) struct Blueprint {
+    pub(crate) id: VmId,
+    pub(crate) name: String,
+    pub(crate) cpus: u32,
+    pub(crate) memory_mb: u64,
+    pub(crate) mac_address: String,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    pub(crate) disk: PathBuf,
+    pub(crate) console: PathBuf,
+    pub(crate) pid_file: PathBuf,
+    pub(crate) control_socket: PathBuf,
+    pub(crate) guest_socket: PathBuf,
+    pub(crate) port_forwards: Vec<PortForward>,
+}
+
+/// A program that runs VMs.
+#[async_trait]
+pub(crate) trait Driver: Send + Sync {
+    fn kind(&self) -> DriverKind;
+
+    fn capabilities(&self) -> Capabilities;
+
+    /// What the guest finds its devices on.
+    fn bus(&self) -> Bus;
+
+    /// Files that a start reads, besides the VM's own.
+    fn files(&self) -> Vec<PathBuf>;
+
+    /// The command that runs the VM in the foreground and without anybody to talk to it: what the
+    /// driver adds to this is what it costs.
+    fn bare_command(&self, blueprint: &Blueprint) -> Vec<OsString>;
+
+    /// Makes the VM's process, which outlives us. On an error there is none.
+    async fn launch(&self, blueprint: &Blueprint) -> Result<Launched, LaunchError>;
+
+    /// Speaks again to a process that an earlier life of ours launched.
+    async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError>;
+}
+
+/// A VM that was just launched.
+pub(crate) struct Launched {
+    pub(crate) process: Process,
+    pub(crate) link: Box<dyn Link>,
+}
+
+/// The conversation with a VM's process.
+#[async_trait]
+pub(crate) trait Link: Send + Sync {
+    /// Lets a port of the host lead into the guest, from now on.
+    async fn add_forward(&self, forward: &PortForward) -> Result<(), LinkError>;
+
+    /// Takes such a port back.
+    async fn remove_forward(&self, forward: &PortForward) -> Result<(), LinkError>;
+
+    /// The ports that lead into the guest.
+    async fn forwards(&self) -> Result<Vec<PortForward>, LinkError>;
+
+    /// Lets processors run that stand still.
+    async fn resume(&self) -> Result<(), LinkError>;
+
+    /// Whether the processors stand still now, and why.
+    async fn standstill(&self) -> Result<Option<String>, LinkError>;
+
+    /// The next thing that happens. Never returns again once the conversation has ended.
+    async fn event(&self) -> Event;
+}
+
+/// Something that happened to a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Paused {
+        reason: String,
+    },
+    Resumed,
+    /// The process is about to end.
+    Ending(Ending),
+}
+
+/// What a guest finds its devices on, which decides the modules that it needs.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Bus {
+    /// Virtio over memory-mapped registers.
+    Mmio,
+    /// Virtio over PCI.
+    Pci,
+}
+
+/// What a driver can do beyond running VMs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Ports of the host that lead into the guest.
+    pub port_forwards: bool,
+    /// Directories of the host that the guest shares.
+    pub mounts: bool,
+    /// Memory snapshots.
+    pub snapshots: bool,
+    /// Hardware virtualisation; without it the guest's processor is emulated, several times slower.
+    pub hardware_acceleration: bool,
+}
+
+/// A VM's process could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// A port that the VM needs is not free.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// The process could not be given its files.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The program could not be run.
+    #[error("cannot run {}: {source}; install it, or configure its path", program.display())]
+    #[allow(missing_docs)]
+    Spawn { program: PathBuf, source: io::Error },
+    /// The program ran and refused.
+    #[error("{} refused to start the VM: {message}", program.display())]
+    #[allow(missing_docs)]
+    Refused { program: PathBuf, message: String },
+    /// The program did not come up.
+    #[error(
+        "{} did not come up within {} s; the host may be overloaded: look at its load, then try \
+         again", program.display(), limit.as_secs()
+    )]
+    #[allow(missing_docs)]
+    Slow { program: PathBuf, limit: Duration },
+    /// The program came up and cannot be spoken to.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// A VM's process could not be spoken to, or did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// No conversation.
+    #[error("cannot talk to the VM's process: {0}; stop and start the VM to mend that")]
+    Broken(#[from] crate::dialogue::Broken),
+    /// It is not the process that it should be.
+    #[error("the process behind {} is another VM's ({found})", socket.display())]
+    #[allow(missing_docs)]
+    Stranger { socket: PathBuf, found: String },
+    /// It refused a command.
+    #[error("the VM's process refused {command}: {message}")]
+    #[allow(missing_docs)]
+    Refused {
+        command: &'static str,
+        message: String,
+    },
+    /// It said something that makes no sense here.
+    #[error("the VM's process gave an unknown answer to {command}: {answer:?}")]
+    #[allow(missing_docs)]
+    Unknown {
+        command: &'static str,
+        answer: String,
+    },
+}

@@ -1,0 +1,119 @@
+//! QEMU's command line for a VM.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::hostfwd::{self, NETDEV};
+use super::machine::Machine;
+use crate::driver::Blueprint;
+use crate::guest::protocol::PORT_NAME;
+
+/// Everything that makes the VM what it is: its machine, its devices, what it boots.
+pub(super) fn machine_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsString> {
+    let mut line = Line(machine.arguments());
+    line.flag("-nodefaults")
+        .flag("-no-user-config")
+        .flag("-no-reboot");
+    line.option("-display", "none");
+    line.option("-name", &vm.name);
+    line.option("-uuid", vm.id.to_string());
+    line.option("-smp", vm.cpus.to_string());
+    line.option("-m", format!("{}M", vm.memory_mb));
+    line.option("-kernel", &vm.kernel);
+    line.option("-initrd", &vm.initrd);
+    line.option("-append", machine.kernel_command_line());
+    line.option(
+        "-drive",
+        with_path("if=none,id=d0,format=raw,discard=unmap,file=", &vm.disk),
+    );
+    line.option("-device", format!("{},drive=d0", machine.device("blk")));
+    line.option("-netdev", network(vm));
+    let mac = &vm.mac_address;
+    line.option(
+        "-device",
+        format!("{},netdev={NETDEV},mac={mac}", machine.device("net")),
+    );
+    line.option(
+        "-chardev",
+        with_path("file,id=console,append=on,path=", &vm.console),
+    );
+    line.option("-serial", "chardev:console");
+    line.0
+}
+
+/// How the host talks to the VM and finds it again.
+pub(super) fn control_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsString> {
+    let mut line = Line(Vec::new());
+    line.option("-pidfile", &vm.pid_file);
+    line.option(
+        "-qmp",
+        with_path_then("unix:", &vm.control_socket, ",server=on,wait=off"),
+    );
+    line.option("-device", machine.device("serial"));
+    let port = format!("virtserialport,id=guest,chardev=guest,name={PORT_NAME}");
+    let channel = with_path("socket,id=guest,server=on,wait=off,path=", &vm.guest_socket);
+    line.option("-chardev", channel);
+    line.option("-device", port);
+    // What a guest that broke out of its VM would reach for first.
+    line.option(
+        "-sandbox",
+        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    );
+    line.0
+}
+
+fn network(vm: &Blueprint) -> String {
+    let mut network = format!("user,id={NETDEV}");
+    for forward in &vm.port_forwards {
+        network.push_str(",hostfwd=");
+        network.push_str(&hostfwd::rule(forward));
+    }
+    network
+}
+
+/// A command line in the making.
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Self {
+        self.0.push(name.into());
+        self.0.push(value.as_ref().to_owned());
+        self
+    }
+}
+
+/// A list of properties that ends with a path.
+fn with_path(properties: &str, path: &Path) -> OsString {
+    with_path_then(properties, path, "")
+}
+
+/// A list of properties with a path in it. A comma would end the path, so it is doubled, as
+/// QEMU wants it.
+fn with_path_then(before: &str, path: &Path, after: &str) -> OsString {
+    let mut value = before.as_bytes().to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        value.extend(std::iter::repeat_n(
+            *byte,
+            if *byte == b',' { 2 } else { 1 },
+        ));
+    }
+    value.extend(after.as_bytes());
+    OsString::from_vec(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_in_a_path_cannot_add_a_property() {
+        let value = with_path("if=none,file=", Path::new("/data,readonly=on/disk"));
+        assert_eq!(value, "if=none,file=/data,,readonly=on/disk");
+    }
+}

@@ -1,0 +1,176 @@
+//! QMP, QEMU's monitor: commands and events, one JSON object per line (QEMU's `qmp-spec`).
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::dialogue::{Broken, Dialogue, Heard, Language};
+use crate::driver::LinkError;
+
+/// How long QEMU may take for a command. It answers in milliseconds, unless the host is stuck.
+const ANSWER: Duration = Duration::from_secs(10);
+
+struct QmpLanguage;
+
+/// A command's result, or QEMU's description of why not.
+type Answer = Result<Value, String>;
+
+/// Something that QEMU tells by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct QmpEvent {
+    pub(crate) event: String,
+    #[serde(default)]
+    pub(crate) data: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Message {
+    Return {
+        id: u64,
+        #[serde(rename = "return")]
+        value: Value,
+    },
+    Error {
+        id: u64,
+        error: ErrorBody,
+    },
+    Event(QmpEvent),
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    desc: String,
+}
+
+impl Language for QmpLanguage {
+    type Answer = Answer;
+    type News = QmpEvent;
+
+    fn understand(line: &str) -> Option<Heard<Answer, QmpEvent>> {
+        Some(match serde_json::from_str(line).ok()? {
+            Message::Return { id, value } => Heard::Answer {
+                id,
+                answer: Ok(value),
+            },
+            Message::Error { id, error } => Heard::Answer {
+                id,
+                answer: Err(error.desc),
+            },
+            Message::Event(event) => Heard::News(event),
+        })
+    }
+}
+
+/// The conversation with one QEMU. QEMU speaks with one client at a time; others wait in silence.
+pub(crate) struct Qmp {
+    dialogue: Dialogue<QmpLanguage>,
+}
+
+impl Qmp {
+    /// Connects and agrees on the version, so that commands are accepted.
+    pub(crate) async fn connect(socket: &Path, limit: Duration) -> Result<Self, LinkError> {
+        let qmp = Self {
+            dialogue: Dialogue::begin(socket).await?,
+        };
+        qmp.execute_within(limit, "qmp_capabilities", Value::Null)
+            .await?;
+        Ok(qmp)
+    }
+
+    pub(crate) async fn execute(
+        &self,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, LinkError> {
+        self.execute_within(ANSWER, command, arguments).await
+    }
+
+    async fn execute_within(
+        &self,
+        limit: Duration,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, LinkError> {
+        let question = |id: u64| match arguments {
+            Value::Null => json!({ "execute": command, "id": id }).to_string(),
+            arguments => {
+                json!({ "execute": command, "arguments": arguments, "id": id }).to_string()
+            }
+        };
+        let answer = self.dialogue.ask(limit, question).await?;
+        answer.map_err(|message| LinkError::Refused { command, message })
+    }
+
+    /// Runs a command of the human monitor. Its answer is text, and failures are text too.
+    pub(crate) async fn human(&self, line: &str) -> Result<String, LinkError> {
+        const COMMAND: &str = "human-monitor-command";
+        match self
+            .execute(COMMAND, json!({ "command-line": line }))
+            .await?
+        {
+            Value::String(text) => Ok(text),
+            other => Err(LinkError::Unknown {
+                command: COMMAND,
+                answer: other.to_string(),
+            }),
+        }
+    }
+
+    /// The next event; `None` once the conversation has ended.
+    pub(crate) async fn event(&self) -> Option<QmpEvent> {
+        self.dialogue.news().await
+    }
+}
+
+/// Errors of the socket are errors of the link.
+impl From<Broken> for crate::driver::LaunchError {
+    fn from(broken: Broken) -> Self {
+        Self::Link(broken.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn greetings_answers_errors_and_events_are_told_apart() {
+        let heard = QmpLanguage::understand;
+        assert_eq!(
+            heard(r#"{"QMP": {"version": {}, "capabilities": []}}"#),
+            None
+        );
+        assert_eq!(
+            heard(r#"{"return": {}, "id": 3}"#),
+            Some(Heard::Answer {
+                id: 3,
+                answer: Ok(json!({}))
+            })
+        );
+        assert_eq!(
+            heard(r#"{"id": 4, "error": {"class": "GenericError", "desc": "no"}}"#),
+            Some(Heard::Answer {
+                id: 4,
+                answer: Err("no".into())
+            })
+        );
+        let event = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#;
+        let expected = QmpEvent {
+            event: "STOP".into(),
+            data: Value::Null,
+        };
+        assert_eq!(heard(event), Some(Heard::News(expected)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_is_too_strange_to_be_ignored(line in "\\PC*") {
+            QmpLanguage::understand(&line);
+        }
+    }
+}

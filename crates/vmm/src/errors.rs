@@ -1,0 +1,181 @@
+//! What can go wrong with each operation: one enum per operation, for the caller who decides.
+
+use crate::capacity::InsufficientCapacity;
+use crate::driver::{LaunchError, LinkError};
+use crate::files::StorageError;
+use crate::model::DriverKind;
+use crate::name::{ItemName, VmName};
+use crate::ports::PortError;
+use crate::spec::InvalidField;
+use crate::tool::ToolError;
+
+/// There is no such VM.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no VM named {name:?} on this host; list the VMs to see those that are")]
+pub struct NotFound {
+    /// The name that was asked for.
+    pub name: String,
+}
+
+/// There is no such image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no image {name:?} on this host; {}",
+    or_known("pull the default image, or import one", known)
+)]
+pub struct UnknownImage {
+    /// The name that was asked for.
+    pub name: String,
+    /// The images that are there.
+    pub known: Vec<ItemName>,
+}
+
+/// There is no such kernel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there is no kernel {name:?} on this host; {}",
+    or_known("pull the default image with its kernel, or import one", known)
+)]
+pub struct UnknownKernel {
+    /// The name that was asked for.
+    pub name: String,
+    /// The kernels that are there.
+    pub known: Vec<ItemName>,
+}
+
+fn or_known(advice: &str, known: &[ItemName]) -> String {
+    if known.is_empty() {
+        return advice.to_owned();
+    }
+    let known: Vec<&str> = known.iter().map(ItemName::as_str).collect();
+    format!("there are: {}", known.join(", "))
+}
+
+/// The chosen driver cannot do what was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{feature} is not supported by driver {driver} on this host; leave it out, or use another host"
+)]
+pub struct Unsupported {
+    /// What was asked for.
+    pub feature: String,
+    /// The driver that this host uses.
+    pub driver: DriverKind,
+}
+
+/// No driver works on this host, so nothing can run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no VM can run on this host: {reason}")]
+pub struct NoDriver {
+    /// Why not, and what to do.
+    pub reason: String,
+}
+
+/// A VM was not created, and nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum CreateError {
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    #[error(transparent)]
+    UnknownImage(#[from] UnknownImage),
+    #[error(transparent)]
+    UnknownKernel(#[from] UnknownKernel),
+    /// A VM of that name is there.
+    #[error("a VM named {name} is on this host already; choose another name, or delete that VM")]
+    Exists { name: VmName },
+    #[error(transparent)]
+    Capacity(#[from] InsufficientCapacity),
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    #[error(transparent)]
+    NoDriver(#[from] NoDriver),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+}
+
+/// A VM was not started, and is what it was before.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum StartError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error(transparent)]
+    NoDriver(#[from] NoDriver),
+    #[error(transparent)]
+    UnknownKernel(#[from] UnknownKernel),
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// It was paused and does not go on.
+    #[error(transparent)]
+    Resume(#[from] LinkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A VM was not stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum StopError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// Its process outlived SIGKILL for a while, as one does that waits for a broken disk.
+    #[error(
+        "the process of VM {name} does not end, not even when killed; the host's disk may hang: \
+         look at the kernel's log"
+    )]
+    Stubborn { name: VmName },
+}
+
+/// A VM was not deleted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum DeleteError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// It runs, and it was not said that it should be deleted all the same.
+    #[error("VM {name} is running; stop it first, or delete it with force")]
+    Running { name: VmName },
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A port was not forwarded, and all forwards are as they were.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum PortForwardError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error(transparent)]
+    Port(#[from] PortError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}

@@ -1,0 +1,367 @@
+//! The default image and its kernel: built once per set of packages, then taken from the cache.
+//!
+//! A finished build is kept under a key made of the recipe's version and every package's checksum.
+//! A second data directory on the same machine, or a fresh one tomorrow, takes a second instead of
+//! a download.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::packages::{self, Package, PackageError};
+use super::recipe::{self, RecipeError};
+use super::{Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4};
+use crate::cpio::Archive;
+use crate::driver::Bus;
+use crate::files::{self, Context as _, DraftDir, StorageError};
+use crate::kernel_file::{self, KernelFormat, NotBootable};
+use crate::kernels::{KERNEL_FILE, Kernel, Kernels, MODULES_FILE, write_flushed};
+use crate::name::ItemName;
+use crate::shelf::{Shelf, sha256};
+use crate::tool::{Tool, ToolError};
+use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, blocking, disk};
+
+/// The default image was not built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum BuildError {
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+    /// A package is not as the recipe expects.
+    #[error(
+        "the default image does not fit this version of Debian: {problem}; import an image and a kernel instead"
+    )]
+    Recipe { problem: String },
+    /// The packaged kernel does not boot here.
+    #[error("the kernel of package {package} cannot be used: {problem}")]
+    Kernel {
+        package: String,
+        problem: NotBootable,
+    },
+    #[error(transparent)]
+    Ext4(#[from] ext4::Ext4Error),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<RecipeError> for BuildError {
+    fn from(error: RecipeError) -> Self {
+        Self::Recipe {
+            problem: error.to_string(),
+        }
+    }
+}
+
+/// The steps of a build from scratch, for progress.
+const STEPS: u32 = 5;
+
+/// What is known of a finished build; beside its files in the cache.
+#[derive(Debug, Serialize, Deserialize)]
+struct Build {
+    image_sha256: String,
+    image_source: String,
+    kernel_sha256: String,
+    kernel_source: String,
+    kernel_format: KernelFormat,
+    modules: BTreeMap<Bus, Vec<String>>,
+}
+
+const BUILD: &str = "build.json";
+
+/// Makes the default image and kernel present.
+pub(super) async fn default_image(
+    images: &Shelf<Image>,
+    kernels: &Kernels,
+    cache: &Path,
+    progress: ProgressSink<'_>,
+) -> Result<Pulled, BuildError> {
+    let (image_name, kernel_name) = (
+        ItemName::literal(DEFAULT_IMAGE),
+        ItemName::literal(DEFAULT_KERNEL),
+    );
+    if let (Some(image), Some(kernel)) = (images.get(&image_name), kernels.get(&kernel_name)) {
+        return Ok(Pulled { image, kernel });
+    }
+    let report = |step, message: String| {
+        progress(Progress {
+            step,
+            steps: STEPS,
+            message,
+        })
+    };
+    report(1, "asking apt which packages are current".to_owned());
+    let ingredients = ingredients().await?;
+    let place = cache.join("builds").join(key(&ingredients));
+    let build = match finished(&place).await? {
+        Some(build) => build,
+        None => build(&ingredients, cache, &place, &report).await?,
+    };
+    report(
+        STEPS,
+        format!("placing image {image_name} and kernel {kernel_name}"),
+    );
+    let kernel = match kernels.get(&kernel_name) {
+        Some(kernel) => kernel,
+        None => put_kernel(kernels, kernel_name, &build, &place)?,
+    };
+    let image = match images.get(&image_name) {
+        Some(image) => image,
+        None => put_image(images, image_name, &build, &place)?,
+    };
+    Ok(Pulled { image, kernel })
+}
+
+/// The packages that a build is made from; the kernel's is the last.
+async fn ingredients() -> Result<Vec<Package>, PackageError> {
+    let mut names: Vec<&str> = recipe::INGREDIENTS
+        .iter()
+        .map(|(package, _)| *package)
+        .collect();
+    names.push(recipe::KERNEL_PACKAGE);
+    let mut packages = packages::describe(&names).await?;
+    let unknown = || PackageError::Unknown {
+        names: vec![recipe::KERNEL_PACKAGE.to_owned()],
+    };
+    let meta = packages.pop().ok_or_else(unknown)?;
+    let kernel = meta
+        .depends
+        .iter()
+        .find(|name| name.starts_with("linux-image-"));
+    packages.extend(packages::describe(&[kernel.ok_or_else(unknown)?]).await?);
+    Ok(packages)
+}
+
+fn key(ingredients: &[Package]) -> String {
+    let mut digest = Sha256::new();
+    digest.update(format!("recipe {}\n", recipe::VERSION));
+    for Package {
+        name,
+        version,
+        sha256,
+        ..
+    } in ingredients
+    {
+        digest.update(format!("{name} {version} {sha256}\n"));
+    }
+    hex::encode(digest.finalize())
+}
+
+/// A finished build in the cache, if it is there and whole.
+async fn finished(place: &Path) -> Result<Option<Build>, StorageError> {
+    let place = place.to_owned();
+    blocking::run(move || {
+        let Ok(bytes) = fs::read(place.join(BUILD)) else {
+            return Ok(None);
+        };
+        let whole = serde_json::from_slice(&bytes).ok().filter(|build: &Build| {
+            sha256(&place.join(ROOT_DISK)).is_ok_and(|sum| sum == build.image_sha256)
+                && sha256(&place.join(KERNEL_FILE)).is_ok_and(|sum| sum == build.kernel_sha256)
+        });
+        if whole.is_none() {
+            tracing::warn!(path = %place.display(), "a damaged build in the cache is made anew");
+            files::remove_dir_atomic(&place)?;
+        }
+        Ok(whole)
+    })
+    .await
+}
+
+/// Builds the image and the kernel and leaves them at `place`.
+async fn build(
+    ingredients: &[Package],
+    cache: &Path,
+    place: &Path,
+    report: &(impl Fn(u32, String) + Sync),
+) -> Result<Build, BuildError> {
+    let missing = packages::missing(ingredients, cache).await;
+    report(
+        2,
+        format!("fetching {} packages from Debian", missing.len()),
+    );
+    packages::fetch(&missing, cache).await?;
+
+    report(3, "unpacking packages".to_owned());
+    let builds = cache.join("builds");
+    files::make_private_dir(&builds)?;
+    let work = DraftDir::begin(&builds)?;
+    for package in ingredients {
+        packages::unpack(package, cache, &work.path().join(&package.name)).await?;
+    }
+
+    report(4, "making the image and the kernel".to_owned());
+    let draft = DraftDir::begin(&builds)?;
+    let disk = draft.path().join(ROOT_DISK);
+    make_image(work.path(), &disk).await?;
+    let (unpacked, target) = (work.path().to_owned(), draft.path().to_owned());
+    let kernel_package = ingredients
+        .last()
+        .map(|package| package.name.clone())
+        .unwrap_or_default();
+    let (kernel_format, modules) = blocking::run(move || {
+        make_kernel(&unpacked.join(&kernel_package), &target, kernel_package)
+    })
+    .await?;
+
+    let source = |packages: &[Package]| {
+        let named = packages
+            .iter()
+            .map(|package| format!("{} {}", package.name, package.version));
+        format!("Debian: {}", named.collect::<Vec<_>>().join(", "))
+    };
+    let (userland, kernel) = ingredients.split_at(ingredients.len().saturating_sub(1));
+    let build = Build {
+        image_sha256: sha256(&disk)?,
+        image_source: source(userland),
+        kernel_sha256: sha256(&draft.path().join(KERNEL_FILE))?,
+        kernel_source: source(kernel),
+        kernel_format,
+        modules,
+    };
+    let bytes = serde_json::to_vec_pretty(&build)
+        .map_err(io::Error::from)
+        .context("write", place)?;
+    files::write_atomic(&draft.path().join(BUILD), &bytes)?;
+    match draft.appear_as(place) {
+        // Another daemon that shares the cache was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        appeared => appeared?,
+    }
+    Ok(build)
+}
+
+async fn make_image(unpacked: &Path, disk: &Path) -> Result<(), BuildError> {
+    let missing = || {
+        BuildError::from(RecipeError::Missing {
+            package: "busybox-static",
+            file: "busybox",
+        })
+    };
+    let busybox = recipe::find(&unpacked.join("busybox-static"), "busybox").ok_or_else(missing)?;
+    let applets = Tool::new(busybox).arg("--list").run().await?;
+    let tree = unpacked.join("tree");
+    let (from, to) = (unpacked.to_owned(), tree.clone());
+    blocking::run(move || recipe::assemble(&from, &to, &applets)).await?;
+    Ok(ext4::make(&tree, disk, recipe::SIZE_MB).await?)
+}
+
+/// Puts the kernel and its modules into `target`.
+fn make_kernel(
+    unpacked: &Path,
+    target: &Path,
+    package: String,
+) -> Result<(KernelFormat, BTreeMap<Bus, Vec<String>>), BuildError> {
+    let boot = unpacked.join("boot");
+    let entries = fs::read_dir(&boot).context("read", &boot)?;
+    let image = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|n| n.as_encoded_bytes().starts_with(b"vmlinuz"))
+        })
+        .ok_or_else(|| BuildError::Recipe {
+            problem: format!("package {package} has no vmlinuz"),
+        })?;
+    let bytes = fs::read(&image).context("read", &image)?;
+    let bootable =
+        kernel_file::prepare(&bytes).map_err(|problem| BuildError::Kernel { package, problem })?;
+    write_flushed(&target.join(KERNEL_FILE), &bootable.bytes)?;
+
+    let mut archive = Archive::default();
+    archive.directory("modules");
+    let mut packed = Vec::new();
+    let mut lists = BTreeMap::new();
+    for bus in [Bus::Mmio, Bus::Pci] {
+        let mut list = Vec::new();
+        for module in recipe::modules(bus) {
+            let Some(path) = find_module(unpacked, module)? else {
+                continue;
+            };
+            let file = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if !packed.contains(&file) {
+                let content = fs::read(&path).context("read", &path)?;
+                archive.file(&format!("modules/{file}"), 0o644, &content);
+                packed.push(file.clone());
+            }
+            list.push(file);
+        }
+        lists.insert(bus, list);
+    }
+    write_flushed(&target.join(MODULES_FILE), &archive.finish())?;
+    Ok((bootable.format, lists))
+}
+
+/// Finds a module, packed or not; `None` when it is built into the kernel.
+fn find_module(unpacked: &Path, module: &str) -> Result<Option<PathBuf>, BuildError> {
+    let forms = ["ko", "ko.xz", "ko.zst", "ko.gz"];
+    let files = forms.map(|form| format!("{module}.{form}"));
+    if let Some(path) = files.iter().find_map(|file| recipe::find(unpacked, file)) {
+        return Ok(Some(path));
+    }
+    let built_in = recipe::find(unpacked, "modules.builtin");
+    let built_in = built_in
+        .and_then(|path| fs::read_to_string(path).ok())
+        .unwrap_or_default();
+    let suffix = format!("/{module}.ko");
+    if built_in.lines().any(|line| line.ends_with(&suffix)) {
+        return Ok(None);
+    }
+    Err(BuildError::Recipe {
+        problem: format!("its kernel has no module {module}"),
+    })
+}
+
+fn put_kernel(
+    kernels: &Kernels,
+    name: ItemName,
+    build: &Build,
+    place: &Path,
+) -> Result<Kernel, StorageError> {
+    let draft = kernels.shelf().draft()?;
+    let path = draft.path().join(KERNEL_FILE);
+    disk::place(&place.join(KERNEL_FILE), path.clone())?;
+    disk::place(&place.join(MODULES_FILE), draft.path().join(MODULES_FILE))?;
+    let kernel = Kernel {
+        name,
+        format: build.kernel_format,
+        arch: "x86_64".to_owned(),
+        size_bytes: path.metadata().context("read", &path)?.len(),
+        sha256: build.kernel_sha256.clone(),
+        source: build.kernel_source.clone(),
+        created_at: Timestamp::now(),
+        modules: build.modules.clone(),
+    };
+    kernels.shelf().put(draft, &kernel).map(|()| kernel)
+}
+
+fn put_image(
+    images: &Shelf<Image>,
+    name: ItemName,
+    build: &Build,
+    place: &Path,
+) -> Result<Image, StorageError> {
+    let draft = images.draft()?;
+    disk::place(&place.join(ROOT_DISK), draft.path().join(ROOT_DISK))?;
+    let image = Image {
+        name,
+        size_mb: recipe::SIZE_MB,
+        sha256: build.image_sha256.clone(),
+        source: build.image_source.clone(),
+        created_at: Timestamp::now(),
+    };
+    images.put(draft, &image).map(|()| image)
+}

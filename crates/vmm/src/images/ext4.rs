@@ -1,0 +1,173 @@
+//! A directory becomes an ext4 file system in a file, without a mount and without privileges.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use crate::blocking;
+use crate::files::{self, Context as _, StorageError};
+use crate::tool::{Tool, ToolError};
+
+/// A directory did not become a file system.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(
+    missing_docs,
+    reason = "each variant's error is documented where it is defined"
+)]
+pub enum Ext4Error {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// Without root's rights, owners are set by a program that takes one command per line.
+    #[error("{path:?} has a quote or a line break in its name; build this image as root")]
+    Name { path: String },
+}
+
+/// Makes a file system of `size_mb` MiB at `image` with the content of `tree`.
+pub(crate) async fn make(tree: &Path, image: &Path, size_mb: u64) -> Result<(), Ext4Error> {
+    // Blocks of 4 KiB and one inode per 16 KiB whatever the size, because disks grow from it.
+    Tool::new("mke2fs")
+        .args([
+            "-q", "-t", "ext4", "-b", "4096", "-i", "16384", "-J", "size=16", "-m", "0",
+        ])
+        .args(["-E", "root_owner=0:0", "-d"])
+        .arg(tree)
+        .arg(image)
+        .arg(format!("{size_mb}m"))
+        .run()
+        .await?;
+    if !rustix::process::geteuid().is_root() {
+        give_to_root(tree, image).await?;
+    }
+    let image = image.to_owned();
+    let flush = move || {
+        fs::File::open(&image)
+            .and_then(|f| f.sync_all())
+            .context("write", &image)
+    };
+    Ok(blocking::run(flush).await?)
+}
+
+/// Makes root the owner of every file. They carry over from the directory, whose files
+/// belong to whoever builds the image; SSH servers, for one, refuse a home that is not root's.
+async fn give_to_root(tree: &Path, image: &Path) -> Result<(), Ext4Error> {
+    let mut script = String::new();
+    visit(tree, Path::new("/"), &mut |path| {
+        let text = path
+            .to_str()
+            .filter(|text| !text.contains(['"', '\n', '\r']));
+        let text = text.ok_or_else(|| Ext4Error::Name {
+            path: path.display().to_string(),
+        })?;
+        for field in ["uid", "gid"] {
+            script.push_str(&format!("set_inode_field \"{text}\" {field} 0\n"));
+        }
+        Ok(())
+    })?;
+    let commands = image.with_extension("owners");
+    files::write_atomic(&commands, script.as_bytes())?;
+    Tool::new("debugfs")
+        .args(["-w", "-f"])
+        .arg(&commands)
+        .arg(image)
+        .run()
+        .await?;
+    Ok(fs::remove_file(&commands).context("remove", &commands)?)
+}
+
+/// Calls for everything in a directory, with its path from there.
+fn visit(
+    directory: &Path,
+    place: &Path,
+    call: &mut impl FnMut(&Path) -> Result<(), Ext4Error>,
+) -> Result<(), Ext4Error> {
+    for entry in fs::read_dir(directory).context("read", directory)? {
+        let entry = entry.context("read", directory)?;
+        let path = place.join(entry.file_name());
+        call(&path)?;
+        if entry.file_type().context("read", directory)?.is_dir() {
+            visit(&entry.path(), &path, call)?;
+        }
+    }
+    Ok(())
+}
+
+/// So many MiB hold the content of a directory with some room to work in.
+pub(crate) fn size_for(tree: &Path) -> Result<u64, StorageError> {
+    const MIB: u64 = 1024 * 1024;
+    let content = content_size(tree).context("read", tree)?;
+    // A quarter for the file system's own needs and its journal, and some space that is free.
+    Ok((content + content / 4).div_ceil(MIB) + 96)
+}
+
+fn content_size(directory: &Path) -> io::Result<u64> {
+    let mut total = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        // Small files and links take a block all the same.
+        total += metadata.len().next_multiple_of(4096) + 4096;
+        if metadata.is_dir() {
+            total += content_size(&entry.path())?;
+        }
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn debugfs(image: &Path, command: &str) -> String {
+        Tool::new("debugfs")
+            .args(["-R", command])
+            .arg(image)
+            .run()
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_directory_becomes_a_file_system_that_is_all_roots() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir_all(tree.join("etc/with space")).unwrap();
+        fs::write(tree.join("etc/with space/file"), "content").unwrap();
+        // As if built by an ordinary user.
+        if rustix::process::geteuid().is_root() {
+            for path in ["etc", "etc/with space", "etc/with space/file"] {
+                std::os::unix::fs::chown(tree.join(path), Some(1234), Some(1234)).unwrap();
+            }
+        }
+        let image = dir.path().join("root.ext4");
+        make(&tree, &image, 64).await.unwrap();
+        give_to_root(&tree, &image).await.unwrap();
+        let file = "\"/etc/with space/file\"";
+        assert_eq!(debugfs(&image, &format!("cat {file}")).await, "content");
+        let stat = debugfs(&image, &format!("stat {file}")).await;
+        let owners = stat.lines().find(|line| line.starts_with("User:")).unwrap();
+        let words: Vec<_> = owners.split_whitespace().collect();
+        assert_eq!(words[..4], ["User:", "0", "Group:", "0"]);
+        Tool::new("e2fsck")
+            .arg("-fn")
+            .arg(&image)
+            .run()
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("large"), vec![1; 60 << 20]).unwrap();
+        let error = make(&tree, &dir.path().join("root.ext4"), 32)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, Ext4Error::Tool(_)), "{error}");
+        assert!(size_for(&tree).unwrap() > 60 + 16);
+    }
+}

@@ -1,0 +1,148 @@
+//! The initial RAM file system of a VM: three archives, one after the other.
+//!
+//! 1. our program, which is all that runs in there: `/init`;
+//! 2. the kernel's modules: `/modules/*`, as the kernel's import packed them;
+//! 3. this VM's configuration: `/config/*`, one value per file.
+//!
+//! It works the same for every driver, because every driver can load such a file, and it needs
+//! neither a network nor a device to bring the configuration in.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use crate::cpio::Archive;
+use crate::files::{Context as _, StorageError};
+use crate::spec::Spec;
+
+/// The program for the guest, built for it by this crate's build script.
+const GUEST_PROGRAM: &[u8] = include_bytes!(env!("HOSTLER_GUEST_PROGRAM"));
+
+/// The guest's address. Each VM has a network of its own, so all can have the same.
+pub(crate) const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const PREFIX_LENGTH: u8 = 24;
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+/// Passes questions on to the host's own name servers.
+const GATEWAY_DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
+/// What a guest is told about itself.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestConfig {
+    hostname: String,
+    modules: Vec<String>,
+    dns_servers: Vec<IpAddr>,
+    authorized_key: Option<String>,
+}
+
+impl GuestConfig {
+    /// The configuration of this VM; `modules` are file names in load order.
+    pub(crate) fn of(spec: &Spec, modules: &[String]) -> Self {
+        Self {
+            hostname: spec.name.to_string(),
+            modules: modules.to_vec(),
+            dns_servers: match spec.dns_servers.as_slice() {
+                [] => vec![GATEWAY_DNS.into()],
+                servers => servers.to_vec(),
+            },
+            authorized_key: spec
+                .ssh_public_key
+                .as_ref()
+                .map(|key| key.as_str().to_owned()),
+        }
+    }
+
+    fn archive(&self) -> Vec<u8> {
+        let lines = |values: &mut dyn Iterator<Item = String>| {
+            values.map(|value| value + "\n").collect::<String>()
+        };
+        let mut archive = Archive::default();
+        archive.directory("config");
+        let mut value = |name: &str, content: String| {
+            archive.file(&format!("config/{name}"), 0o600, content.as_bytes());
+        };
+        value("hostname", format!("{}\n", self.hostname));
+        value("address", format!("{GUEST_ADDRESS}/{PREFIX_LENGTH}\n"));
+        value("gateway", format!("{GATEWAY}\n"));
+        value("modules", lines(&mut self.modules.iter().cloned()));
+        let servers = self
+            .dns_servers
+            .iter()
+            .map(|server| format!("nameserver {server}"));
+        value("resolv.conf", lines(&mut servers.into_iter()));
+        if let Some(key) = &self.authorized_key {
+            value("authorized_key", format!("{key}\n"));
+        }
+        archive.finish()
+    }
+}
+
+/// Writes the initial RAM file system of a VM. It is made anew for each start, so nothing depends
+/// on how whole an old one is.
+pub(crate) fn write(
+    path: &Path,
+    modules_archive: &Path,
+    config: &GuestConfig,
+) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("replace", path);
+        }
+        _ => {}
+    }
+    let mut modules = File::open(modules_archive).context("read", modules_archive)?;
+    let mut file = crate::files::create_private(path)?;
+    let mut write = || {
+        file.write_all(&program_archive())?;
+        io::copy(&mut modules, &mut file)?;
+        file.write_all(&config.archive())
+    };
+    write().context("write", path)
+}
+
+fn program_archive() -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.directory("dev");
+    // The kernel opens it for its first process, before that could mount anything.
+    archive.character_device("dev/console", 0o600, (5, 1));
+    archive.file("init", 0o755, GUEST_PROGRAM);
+    archive.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_program_needs_no_library() {
+        // A dynamic program names its interpreter, which would not be there.
+        assert_eq!(&GUEST_PROGRAM[..4], b"\x7fELF");
+        let interpreter = b"ld-linux";
+        let found = GUEST_PROGRAM
+            .windows(interpreter.len())
+            .any(|window| window == interpreter);
+        assert!(!found, "the guest program is not static");
+    }
+
+    #[test]
+    fn the_archives_follow_each_other_and_the_last_has_the_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("modules.cpio");
+        fs::write(&modules, Archive::default().finish()).unwrap();
+        let config = GuestConfig {
+            hostname: "web-1".into(),
+            modules: vec!["virtio.ko".into(), "virtio_blk.ko".into()],
+            dns_servers: vec!["9.9.9.9".parse().unwrap()],
+            authorized_key: None,
+        };
+        let path = dir.path().join("initrd");
+        write(&path, &modules, &config).unwrap();
+        write(&path, &modules, &config).unwrap();
+        let bytes = fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes[GUEST_PROGRAM.len()..]);
+        assert!(text.contains("nameserver 9.9.9.9\n"));
+        assert!(text.contains("virtio.ko\nvirtio_blk.ko\n"));
+        assert!(!text.contains("authorized_key"));
+        assert_eq!(text.matches("TRAILER!!!").count(), 3);
+    }
+}

@@ -1,0 +1,166 @@
+//! Where things are: the only place that knows the names of files in the data directory.
+//!
+//! ```text
+//! DATA/lock                    held by the daemon that uses the directory
+//! DATA/vms/NAME/vm.json        what is known of the VM
+//!               disk.ext4      its root disk, sparse
+//!               initrd         what its kernel starts with: guest program, modules, configuration
+//!               console.log    what its kernel and init said, the last of it
+//!               vmm.pid        the process id, written by the driver's process
+//!               *.sock         to the driver (control) and to the guest
+//! DATA/images/NAME/            image.json, root.ext4
+//! DATA/kernels/NAME/           kernel.json, kernel, modules.cpio
+//! ```
+
+use std::env;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::name::VmName;
+
+/// The longest path that a Unix socket can have (unix(7): `sun_path` holds 108 bytes with the
+/// final zero).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// A data directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// `root` must be absolute: it goes to programs that run in another directory.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        debug_assert!(root.is_absolute());
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    pub(crate) fn vms(&self) -> PathBuf {
+        self.root.join("vms")
+    }
+
+    pub(crate) fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    pub(crate) fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
+    pub(crate) fn vm(&self, name: &VmName) -> VmDir {
+        let path = self.vms().join(name.as_str());
+        let sockets = self.sockets_of(&path);
+        VmDir { path, sockets }
+    }
+
+    /// Where the sockets of the VM in `directory` are: there, or in a short place that is named
+    /// after it when their paths would be too long.
+    fn sockets_of(&self, directory: &Path) -> PathBuf {
+        if directory.as_os_str().len() + "/control.sock".len() <= MAX_SOCKET_PATH {
+            return directory.to_owned();
+        }
+        let digest = Sha256::digest(directory.as_os_str().as_bytes());
+        runtime_dir().join(format!("hostler-{}", hex::encode(&digest[..8])))
+    }
+}
+
+/// Where short-lived things of this user go.
+pub(crate) fn runtime_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/run");
+    }
+    env::var_os("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from)
+}
+
+/// The directory of one VM.
+#[derive(Debug, Clone)]
+pub(crate) struct VmDir {
+    path: PathBuf,
+    sockets: PathBuf,
+}
+
+impl VmDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory that holds the sockets, which may be another one.
+    pub(crate) fn sockets(&self) -> &Path {
+        &self.sockets
+    }
+
+    pub(crate) fn has_own_sockets(&self) -> bool {
+        self.sockets == self.path
+    }
+
+    pub(crate) fn disk(&self) -> PathBuf {
+        disk_in(&self.path)
+    }
+
+    pub(crate) fn initrd(&self) -> PathBuf {
+        self.path.join("initrd")
+    }
+
+    pub(crate) fn console(&self) -> PathBuf {
+        self.path.join("console.log")
+    }
+
+    pub(crate) fn pid_file(&self) -> PathBuf {
+        self.path.join("vmm.pid")
+    }
+
+    pub(crate) fn control_socket(&self) -> PathBuf {
+        self.sockets.join("control.sock")
+    }
+
+    pub(crate) fn guest_socket(&self) -> PathBuf {
+        self.sockets.join("guest.sock")
+    }
+}
+
+/// The root disk in a VM's directory, wherever that is while it is being made.
+pub(crate) fn disk_in(directory: &Path) -> PathBuf {
+    directory.join("disk.ext4")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_never_exceed_what_the_kernel_takes() {
+        let name: VmName = "n".repeat(63).parse().unwrap();
+        for depth in 0..30 {
+            let root = PathBuf::from(format!("/{}", "0123456789/".repeat(depth)));
+            let dir = Layout::new(root).vm(&name);
+            for socket in [dir.control_socket(), dir.guest_socket()] {
+                assert!(
+                    socket.as_os_str().len() <= MAX_SOCKET_PATH,
+                    "{}",
+                    socket.display()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn two_vms_never_share_sockets() {
+        let layout = Layout::new(PathBuf::from(format!("/{}", "0123456789/".repeat(20))));
+        let (one, two) = (
+            layout.vm(&"a".parse().unwrap()),
+            layout.vm(&"b".parse().unwrap()),
+        );
+        assert_ne!(one.control_socket(), two.control_socket());
+        assert!(!one.has_own_sockets());
+    }
+}

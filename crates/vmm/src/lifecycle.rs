@@ -1,0 +1,431 @@
+//! The life of a VM, as a core without processes, files or clocks.
+//!
+//! ```text
+//!               start                launched
+//!   Idle ────────────────▶ Starting ──────────▶ Live ◀───────────┐ paused, resumed,
+//!   (created, stopped, ◀────────────┐            │  └────────────┘ guest ready, stopping
+//!    failed)   ▲        launch failed            │
+//!              └─────────────────────────────────┘ process ended
+//! ```
+//!
+//! A [`Live`] VM has a process and an idle one cannot have any: the types leave no room for it.
+//! Who drives this core asks it what a command means now ([`Phase::start`], [`Phase::stop`]) and
+//! tells it what happened, with the time when it happened.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::model::VmState;
+use crate::process::Process;
+
+/// Where a VM is in its life, and what belongs to that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    /// No process.
+    Idle(Idle),
+    /// A process is being made; should that fail, the VM is again what it was.
+    Starting { since: Timestamp, was: Idle },
+    /// A process exists.
+    Live(Live),
+}
+
+/// How a VM without a process came to have none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Idle {
+    /// It never had one.
+    Created,
+    /// It was stopped by request, or its guest shut down.
+    Stopped { at: Timestamp, by_request: bool },
+    /// It ended without anybody asking.
+    Failed { at: Timestamp, reason: String },
+}
+
+/// A VM with a process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Live {
+    pub(crate) process: Process,
+    pub(crate) started_at: Timestamp,
+    pub(crate) ready_at: Option<Timestamp>,
+    pub(crate) mode: Mode,
+}
+
+/// What a live VM is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Mode {
+    Running,
+    /// Its processors stand still.
+    Paused {
+        reason: String,
+    },
+    /// It was asked to end.
+    Stopping,
+    /// The process is there and does not answer.
+    Unresponsive {
+        reason: String,
+    },
+}
+
+/// How a process came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// The guest shut itself down.
+    GuestShutdown,
+    /// The guest rebooted, which ends a microVM.
+    GuestReset,
+    /// It was gone when the daemon came back.
+    Unwatched,
+    /// It disappeared under the daemon's eyes.
+    Unexpected { reason: String },
+}
+
+/// What a request to start means now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StartStep {
+    /// Make a process.
+    Launch,
+    /// Let the processors run again.
+    Resume,
+    /// Nothing to do.
+    AlreadyRunning,
+}
+
+/// What a request to stop means now.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum StopStep {
+    /// End this process.
+    End(Process),
+    /// Nothing to do.
+    AlreadyStopped,
+}
+
+const NEVER_UP: &str = "the guest ended before it was up; its console log says why";
+
+impl Phase {
+    /// The life of a new VM.
+    pub(crate) const NEW: Self = Self::Idle(Idle::Created);
+
+    pub(crate) fn state(&self) -> VmState {
+        match self {
+            Self::Idle(Idle::Created) => VmState::Created,
+            Self::Idle(Idle::Stopped { .. }) => VmState::Stopped,
+            Self::Idle(Idle::Failed { .. }) => VmState::Error,
+            Self::Starting { .. } => VmState::Starting,
+            Self::Live(live) => match live.mode {
+                Mode::Running => VmState::Running,
+                Mode::Paused { .. } => VmState::Paused,
+                Mode::Stopping => VmState::Stopping,
+                Mode::Unresponsive { .. } => VmState::Error,
+            },
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Idle(Idle::Failed { reason, .. })
+            | Self::Live(Live {
+                mode: Mode::Paused { reason } | Mode::Unresponsive { reason },
+                ..
+            }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn live(&self) -> Option<&Live> {
+        match self {
+            Self::Live(live) => Some(live),
+            Self::Idle(_) | Self::Starting { .. } => None,
+        }
+    }
+
+    /// Whether the daemon should start an `auto_start` VM that it finds like this: it should,
+    /// unless the VM runs or somebody stopped it.
+    pub(crate) fn wants_auto_start(&self) -> bool {
+        match self {
+            Self::Idle(Idle::Stopped { by_request, .. }) => !by_request,
+            Self::Idle(Idle::Created | Idle::Failed { .. }) => true,
+            Self::Starting { .. } | Self::Live(_) => false,
+        }
+    }
+
+    /// A request to start. Moves an idle VM to `Starting`.
+    pub(crate) fn start(&mut self, now: Timestamp) -> StartStep {
+        match self {
+            Self::Idle(was) => {
+                *self = Self::Starting {
+                    since: now,
+                    was: was.clone(),
+                };
+                StartStep::Launch
+            }
+            Self::Live(Live {
+                mode: Mode::Paused { .. },
+                ..
+            }) => StartStep::Resume,
+            Self::Live(_) | Self::Starting { .. } => StartStep::AlreadyRunning,
+        }
+    }
+
+    /// The process was made.
+    pub(crate) fn launched(&mut self, process: Process, now: Timestamp) {
+        debug_assert!(matches!(self, Self::Starting { .. }));
+        *self = Self::Live(Live {
+            process,
+            started_at: now,
+            ready_at: None,
+            mode: Mode::Running,
+        });
+    }
+
+    /// The process could not be made: as if nobody had asked.
+    pub(crate) fn launch_failed(&mut self) {
+        if let Self::Starting { was, .. } = self {
+            *self = Self::Idle(was.clone());
+        }
+    }
+
+    /// A request to stop. Moves a live VM to `Stopping`.
+    pub(crate) fn stop(&mut self, now: Timestamp) -> StopStep {
+        match self {
+            Self::Live(live) => {
+                live.mode = Mode::Stopping;
+                StopStep::End(live.process.clone())
+            }
+            // Whoever stops a VM that lies there in error has seen the error.
+            Self::Idle(
+                idle @ (Idle::Failed { .. }
+                | Idle::Stopped {
+                    by_request: false, ..
+                }),
+            ) => {
+                *idle = Idle::Stopped {
+                    at: now,
+                    by_request: true,
+                };
+                StopStep::AlreadyStopped
+            }
+            Self::Idle(_) | Self::Starting { .. } => StopStep::AlreadyStopped,
+        }
+    }
+
+    /// The guest answered. Only its first answer counts; true when this was it.
+    pub(crate) fn ready(&mut self, now: Timestamp) -> bool {
+        match self {
+            Self::Live(live) if live.ready_at.is_none() => {
+                live.ready_at = Some(now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The processors stand still. A VM that is on its way out stays on its way out.
+    pub(crate) fn paused(&mut self, reason: String) -> bool {
+        self.change_mode(Mode::Paused { reason })
+    }
+
+    /// The processors run again, or the process answers again.
+    pub(crate) fn resumed(&mut self) -> bool {
+        self.change_mode(Mode::Running)
+    }
+
+    /// The process is there and does not answer.
+    pub(crate) fn unresponsive(&mut self, reason: String) -> bool {
+        self.change_mode(Mode::Unresponsive { reason })
+    }
+
+    fn change_mode(&mut self, mode: Mode) -> bool {
+        match self {
+            Self::Live(live) if live.mode != Mode::Stopping && live.mode != mode => {
+                live.mode = mode;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The process is gone. What that means depends on whether somebody had asked for it.
+    pub(crate) fn ended(&mut self, ending: Ending, now: Timestamp) {
+        let Self::Live(live) = self else { return };
+        let was_ready = live.ready_at.is_some();
+        *self = Self::Idle(match ending {
+            _ if live.mode == Mode::Stopping => Idle::Stopped {
+                at: now,
+                by_request: true,
+            },
+            // A guest that ends itself before it was up has found no root disk, or no init.
+            Ending::GuestShutdown | Ending::GuestReset if !was_ready => Idle::Failed {
+                at: now,
+                reason: NEVER_UP.to_owned(),
+            },
+            Ending::GuestShutdown | Ending::GuestReset | Ending::Unwatched => Idle::Stopped {
+                at: now,
+                by_request: false,
+            },
+            Ending::Unexpected { reason } => Idle::Failed { at: now, reason },
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::process::Birth;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn process() -> Process {
+        Process {
+            birth: Birth::of(1).unwrap(),
+            control_socket: PathBuf::from("/c"),
+            guest_socket: PathBuf::from("/g"),
+        }
+    }
+
+    fn running() -> Phase {
+        let mut phase = Phase::NEW;
+        assert_eq!(phase.start(at(1)), StartStep::Launch);
+        phase.launched(process(), at(2));
+        phase
+    }
+
+    #[test]
+    fn a_start_of_a_running_vm_changes_nothing() {
+        let mut phase = running();
+        let before = phase.clone();
+        assert_eq!(phase.start(at(9)), StartStep::AlreadyRunning);
+        assert_eq!(phase, before);
+    }
+
+    #[test]
+    fn a_stop_of_a_stopped_vm_changes_nothing() {
+        let mut phase = running();
+        assert_eq!(phase.stop(at(3)), StopStep::End(process()));
+        phase.ended(Ending::GuestShutdown, at(4));
+        let before = phase.clone();
+        assert_eq!(phase.stop(at(5)), StopStep::AlreadyStopped);
+        assert_eq!(phase, before);
+        assert_eq!(phase.state(), VmState::Stopped);
+    }
+
+    #[test]
+    fn a_failed_launch_leaves_the_vm_as_it_was() {
+        let mut phase = Phase::NEW;
+        phase.start(at(1));
+        assert_eq!(phase.state(), VmState::Starting);
+        phase.launch_failed();
+        assert_eq!(phase, Phase::NEW);
+    }
+
+    #[test]
+    fn a_process_that_dies_unasked_is_an_error_with_a_reason() {
+        let mut phase = running();
+        phase.ended(
+            Ending::Unexpected {
+                reason: "killed".into(),
+            },
+            at(3),
+        );
+        assert_eq!(
+            (phase.state(), phase.reason()),
+            (VmState::Error, Some("killed"))
+        );
+    }
+
+    #[test]
+    fn a_guest_that_ends_itself_was_stopped_if_it_had_been_up_and_is_an_error_otherwise() {
+        for ending in [Ending::GuestShutdown, Ending::GuestReset] {
+            let mut phase = running();
+            phase.ended(ending.clone(), at(3));
+            assert_eq!(
+                (phase.state(), phase.reason()),
+                (VmState::Error, Some(NEVER_UP))
+            );
+            let mut phase = running();
+            phase.ready(at(3));
+            phase.ended(ending, at(4));
+            assert_eq!(
+                phase,
+                Phase::Idle(Idle::Stopped {
+                    at: at(4),
+                    by_request: false
+                })
+            );
+        }
+    }
+
+    #[test]
+    fn a_process_that_dies_while_stopping_was_stopped_by_request() {
+        let mut phase = running();
+        phase.stop(at(3));
+        phase.ended(
+            Ending::Unexpected {
+                reason: "killed".into(),
+            },
+            at(4),
+        );
+        assert_eq!(
+            phase,
+            Phase::Idle(Idle::Stopped {
+                at: at(4),
+                by_request: true
+            })
+        );
+    }
+
+    #[test]
+    fn only_the_guests_first_answer_counts() {
+        let mut phase = running();
+        assert!(phase.ready(at(3)));
+        assert!(!phase.ready(at(4)));
+        assert_eq!(phase.live().unwrap().ready_at, Some(at(3)));
+    }
+
+    #[test]
+    fn a_paused_vm_is_resumed_by_a_start() {
+        let mut phase = running();
+        assert!(phase.paused("disk full".into()));
+        assert_eq!(phase.state(), VmState::Paused);
+        assert_eq!(phase.start(at(3)), StartStep::Resume);
+        assert!(phase.resumed());
+        assert_eq!(phase.state(), VmState::Running);
+    }
+
+    #[test]
+    fn nothing_turns_a_stopping_vm_back() {
+        let mut phase = running();
+        phase.stop(at(3));
+        assert!(!phase.paused("x".into()));
+        assert!(!phase.resumed());
+        assert!(!phase.unresponsive("x".into()));
+        assert_eq!(phase.state(), VmState::Stopping);
+    }
+
+    #[test]
+    fn a_vm_that_somebody_stopped_does_not_start_by_itself() {
+        let mut phase = running();
+        assert!(!phase.wants_auto_start());
+        phase.ended(Ending::Unwatched, at(3));
+        assert!(phase.wants_auto_start());
+        phase.stop(at(4));
+        assert!(!phase.wants_auto_start());
+    }
+
+    #[test]
+    fn every_phase_survives_a_round_trip_through_json() {
+        let mut starting = Phase::NEW;
+        starting.start(at(1));
+        let mut failed = running();
+        failed.ended(Ending::Unexpected { reason: "x".into() }, at(3));
+        for phase in [Phase::NEW, starting, running(), failed] {
+            let json = serde_json::to_string(&phase).unwrap();
+            assert_eq!(serde_json::from_str::<Phase>(&json).unwrap(), phase);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The desk: every request about VMs comes in here, finds its VM, and waits for its turn with it.
+//!
+//! Requests for different VMs never wait for each other, and a look at a VM never waits at all.
+//! Whatever changes a VM is carried to its end even if the one who asked loses interest.
+
+mod create;
+mod forward;
+mod keeper;
+mod open;
+mod power;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::MutexGuard;
+
+use crate::blocking::finish;
+use crate::capacity::Capacity;
+use crate::config::Config;
+use crate::driver::Driver;
+use crate::errors::{
+    CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
+};
+use crate::files::StorageError;
+use crate::images::Images;
+use crate::kernels::Kernels;
+use crate::layout::Layout;
+use crate::model::{CreateVm, PortForward, Vm, VmState};
+use crate::ports::PortBook;
+use crate::registry::Registry;
+use crate::slot::{Presence, Slot};
+use crate::status::{self, DriverStatus, Health, HostStatus};
+
+pub use self::open::OpenError;
+use self::power::remove_traces;
+
+/// The link, beside a VM's sockets, to the VM's directory.
+const OWNER: &str = "owner";
+
+/// The VMs of this host. Clones are one and the same.
+#[derive(Clone)]
+pub struct Machines {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    layout: Layout,
+    registry: Arc<Registry>,
+    ports: Arc<PortBook>,
+    images: Images,
+    kernels: Kernels,
+    driver: Result<Arc<dyn Driver>, NoDriver>,
+    drivers: Vec<DriverStatus>,
+    /// VMs whose records could not be read.
+    damaged: Vec<String>,
+    /// Held for as long as this lives: a second daemon is refused.
+    _lock: File,
+}
+
+impl Inner {
+    fn driver(&self) -> Result<Arc<dyn Driver>, NoDriver> {
+        self.driver.clone()
+    }
+
+    fn capacity(&self) -> Result<Capacity, StorageError> {
+        status::capacity(self.layout.root(), self.config.cpu_overcommit)
+    }
+
+    fn slot(&self, name: &str) -> Result<Arc<Slot>, NotFound> {
+        self.registry.get(name).ok_or_else(|| NotFound {
+            name: name.to_owned(),
+        })
+    }
+}
+
+/// Waits for the turn with a VM that may be deleted in the meantime.
+async fn turn<'a>(slot: &'a Slot, name: &str) -> Result<MutexGuard<'a, Presence>, NotFound> {
+    let turn = slot.turn.lock().await;
+    match *turn {
+        Presence::Here => Ok(turn),
+        Presence::Deleted => Err(NotFound {
+            name: name.to_owned(),
+        }),
+    }
+}
+
+impl Machines {
+    /// Opens a data directory: takes its lock, reads what is there, connects to the VMs that run,
+    /// removes what interrupted work has left, and chooses a driver.
+    ///
+    /// That no driver works is no error: VMs can be looked at and deleted, and
+    /// [`Machines::status`] says why none can run.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or another daemon uses it.
+    pub async fn open(config: Config) -> Result<Self, OpenError> {
+        open::open(config).await
+    }
+
+    /// Creates a VM, which does not run yet.
+    ///
+    /// # Errors
+    /// When the request is unsound, the name is taken, or something that it needs is not there or
+    /// not free; nothing is left behind.
+    pub async fn create(&self, request: CreateVm) -> Result<Vm, CreateError> {
+        let inner = self.inner.clone();
+        finish(async move { create::create(&inner, request).await }).await
+    }
+
+    /// All VMs, by name.
+    pub async fn list(&self) -> Vec<Vm> {
+        self.inner
+            .registry
+            .all()
+            .iter()
+            .map(|slot| slot.view())
+            .collect()
+    }
+
+    /// A VM.
+    ///
+    /// # Errors
+    /// When there is no VM of that name.
+    pub async fn get(&self, name: &str) -> Result<Vm, NotFound> {
+        Ok(self.inner.slot(name)?.view())
+    }
+
+    /// Starts a VM, and returns as soon as its process runs; its guest is up when `ready_at` is
+    /// set. A VM that runs is left as it is; one that is paused goes on.
+    ///
+    /// # Errors
+    /// When it cannot be started; it then is what it was before.
+    pub async fn start(&self, name: &str) -> Result<Vm, StartError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            power::start(&inner, &slot).await
+        })
+        .await
+    }
+
+    /// Stops a VM: asks its guest, waits for `timeout`, then ends its process. A VM that does not
+    /// run is left as it is.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, or its process cannot be ended.
+    pub async fn stop(&self, name: &str, timeout: Duration) -> Result<Vm, StopError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            power::stop(&slot, timeout).await
+        })
+        .await
+    }
+
+    /// Deletes a VM with its disk; one that runs only with `force`. Returns what it was last.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, it runs, or the disk refuses.
+    pub async fn delete(&self, name: &str, force: bool) -> Result<Vm, DeleteError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let mut turn = turn(&slot, &name).await?;
+            create::delete(&inner, &slot, &mut turn, force).await
+        })
+        .await
+    }
+
+    /// Lets a port of the host lead into a VM, now if it runs and whenever it will. The same
+    /// forward again changes nothing.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, or the port is not free; nothing has changed then.
+    pub async fn port_forward(
+        &self,
+        name: &str,
+        forward: PortForward,
+    ) -> Result<Vm, PortForwardError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            forward::add(&inner, &slot, forward).await
+        })
+        .await
+    }
+
+    /// The host's images.
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
+    /// The host's kernels.
+    pub fn kernels(&self) -> &Kernels {
+        &self.inner.kernels
+    }
+
+    /// What this was opened with; paths are absolute.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The state of the host.
+    ///
+    /// # Errors
+    /// When the data directory cannot be looked at.
+    pub async fn status(&self) -> Result<HostStatus, StorageError> {
+        let inner = &self.inner;
+        let capacity = inner.capacity()?;
+        let used = inner.registry.used();
+        let vms = self.list().await;
+        let running = vms.iter().filter(|vm| vm.state == VmState::Running).count();
+        Ok(HostStatus {
+            hostname: status::hostname(),
+            arch: std::env::consts::ARCH.to_owned(),
+            drivers: inner.drivers.clone(),
+            total: capacity.total,
+            used,
+            available: capacity.available(used),
+            running_vms: running as u64,
+            total_vms: vms.len() as u64,
+            uptime_seconds: status::uptime_seconds(),
+            load_average: status::load_average(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        })
+    }
+
+    /// Whether the host works. Takes no lock and no time.
+    pub fn health(&self) -> Health {
+        let inner = &self.inner;
+        let mut reasons = Vec::new();
+        reasons.extend(status::data_dir_problem(inner.layout.root()));
+        reasons.extend(inner.driver.as_ref().err().map(ToString::to_string));
+        reasons.extend(inner.damaged.iter().cloned());
+        if reasons.is_empty() {
+            Health::Healthy
+        } else {
+            Health::Degraded { reasons }
+        }
+    }
+
+    /// The bare command that boots a VM's disk, kernel and configuration in the foreground, without
+    /// anything of ours around it: what a start costs beyond this is our own doing. Run it only
+    /// while the VM is stopped.
+    ///
+    /// # Errors
+    /// As [`Machines::start`].
+    pub async fn boot_command(&self, name: &str) -> Result<Vec<OsString>, StartError> {
+        let inner = &self.inner;
+        let slot = inner.slot(name)?;
+        let _turn = turn(&slot, name).await?;
+        let driver = inner.driver()?;
+        let blueprint = power::blueprint(inner, &*driver, &slot).await?;
+        Ok(driver.bare_command(&blueprint))
+    }
+}

@@ -1,0 +1,145 @@
+//! Making and unmaking VMs.
+//!
+//! A new VM is put together in a draft directory and appears by a rename, so there never is half
+//! of one. Everything that it reserves on the way (its name, its share of the host, its ports) is
+//! held by a guard that gives it back when anything fails.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::{Inner, power};
+use crate::disk;
+use crate::driver::{Capabilities, Driver};
+use crate::errors::{CreateError, DeleteError, Unsupported};
+use crate::files::{self, DraftDir};
+use crate::layout;
+use crate::model::{CreateVm, DriverKind, Vm, VmId, VmState};
+use crate::name::ItemName;
+use crate::record::Record;
+use crate::registry::{ReserveError, Share};
+use crate::slot::{Presence, Slot};
+use crate::spec::{self, MacAddress, Spec};
+use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, initrd};
+
+pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
+    spec::check(&request)?;
+    let driver = inner.driver()?;
+    check_supported(&request, driver.kind(), driver.capabilities())?;
+    let forwards = request.port_forwards.clone();
+    let spec = decide(request, &*driver)?;
+
+    let share = Share {
+        resources: spec.resources(),
+        image: spec.image.clone(),
+        kernel: spec.kernel.clone(),
+    };
+    let reservation = inner
+        .registry
+        .reserve(&spec.name, share, inner.capacity()?)
+        .map_err(|refused| match refused {
+            ReserveError::Exists => CreateError::Exists {
+                name: spec.name.clone(),
+            },
+            ReserveError::Capacity(short) => short.into(),
+        })?;
+    // From here on the image and the kernel are in use: if they are there now, they stay.
+    let image = inner.images.root_disk(&spec.image)?;
+    inner.kernels.files(&spec.kernel)?;
+    let ports = inner.ports.claim(&spec.name, &forwards)?;
+
+    let record = Record::new(spec, forwards);
+    let dir = inner.layout.vm(&record.spec.name);
+    let draft = DraftDir::begin(&inner.layout.vms())?;
+    disk::make(
+        &image,
+        &layout::disk_in(draft.path()),
+        record.spec.disk_size_mb,
+    )
+    .await?;
+    let place = dir.path().to_owned();
+    let record = crate::blocking::run(move || {
+        record.save(draft.path())?;
+        draft.appear_as(&place)?;
+        Ok::<_, files::StorageError>(record)
+    })
+    .await?;
+
+    let slot = Arc::new(Slot::new(dir, record));
+    let view = slot.view();
+    reservation.settle(slot);
+    ports.keep();
+    Ok(view)
+}
+
+/// Refuses what the driver cannot do, before anything is touched.
+fn check_supported(
+    request: &CreateVm,
+    driver: DriverKind,
+    can: Capabilities,
+) -> Result<(), Unsupported> {
+    let unsupported = |feature: &str| Unsupported {
+        feature: feature.to_owned(),
+        driver,
+    };
+    if let Some(wanted) = request.driver.filter(|wanted| *wanted != driver) {
+        return Err(unsupported(&format!("driver {wanted}")));
+    }
+    if !request.mounts.is_empty() && !can.mounts {
+        return Err(unsupported("sharing directories (mounts)"));
+    }
+    if !request.port_forwards.is_empty() && !can.port_forwards {
+        return Err(unsupported("forwarding ports (port_forwards)"));
+    }
+    Ok(())
+}
+
+/// Fills in everything that the request left open.
+fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
+    Ok(Spec {
+        id: VmId::generate(),
+        cpus: request.cpus,
+        memory_mb: request.memory_mb,
+        disk_size_mb: request.disk_size_mb,
+        image: request
+            .image
+            .unwrap_or_else(|| ItemName::literal(DEFAULT_IMAGE)),
+        kernel: request
+            .kernel
+            .unwrap_or_else(|| ItemName::literal(DEFAULT_KERNEL)),
+        driver: driver.kind(),
+        ip_address: initrd::GUEST_ADDRESS,
+        mac_address: MacAddress::generate(),
+        ssh_public_key: request.ssh_public_key.map(|key| key.parse()).transpose()?,
+        dns_servers: request.dns_servers,
+        auto_start: request.auto_start,
+        created_at: Timestamp::now(),
+        name: request.name,
+    })
+}
+
+/// Deletes a VM whose turn the caller has.
+pub(super) async fn delete(
+    inner: &Inner,
+    slot: &Slot,
+    presence: &mut Presence,
+    force: bool,
+) -> Result<Vm, DeleteError> {
+    let record = slot.record();
+    let name = record.spec.name;
+    if record.phase.live().is_some() {
+        if !force {
+            return Err(DeleteError::Running { name });
+        }
+        power::kill(slot).await?;
+    }
+    let place = slot.dir.path().to_owned();
+    crate::blocking::run(move || files::remove_dir_atomic(&place)).await?;
+    *presence = Presence::Deleted;
+    inner.ports.release(&name);
+    inner.registry.remove(&name);
+    let mut last = slot.view();
+    debug_assert_ne!(last.state, VmState::Running);
+    last.port_forwards.clear();
+    Ok(last)
+}

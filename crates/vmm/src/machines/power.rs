@@ -1,0 +1,245 @@
+//! Starting and stopping.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rustix::process::Signal;
+use tokio::time::timeout;
+
+use super::{Inner, keeper};
+use crate::driver::{Blueprint, Driver, LinkError};
+use crate::errors::{StartError, StopError};
+use crate::files::{self, Context as _, StorageError};
+use crate::initrd::{self, GuestConfig};
+use crate::layout::VmDir;
+use crate::lifecycle::{Mode, StartStep, StopStep};
+use crate::model::Vm;
+use crate::name::VmName;
+use crate::process::{Process, Watched};
+use crate::record::Record;
+use crate::slot::{Attachment, Slot};
+
+/// How long a process may take to end after SIGTERM, and again after SIGKILL.
+const AFTER_TERM: Duration = Duration::from_secs(5);
+const AFTER_KILL: Duration = Duration::from_secs(30);
+
+/// The most that the guest's own processes get to finish.
+const GUEST_GRACE: Duration = Duration::from_secs(5);
+
+/// Starts a VM whose turn the caller has.
+pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartError> {
+    let driver = inner.driver()?;
+    let blueprint = blueprint(inner, &*driver, slot).await?;
+    match slot
+        .commit(|record| record.phase.start(Timestamp::now()))
+        .await?
+    {
+        StartStep::AlreadyRunning => {}
+        StartStep::Resume => resume(slot).await?,
+        StartStep::Launch => {
+            if let Err(error) = launch(&*driver, slot, &blueprint).await {
+                slot.note(|record| record.phase.launch_failed()).await;
+                remove_traces(&slot.dir);
+                return Err(error);
+            }
+        }
+    }
+    Ok(slot.view())
+}
+
+async fn launch(
+    driver: &dyn Driver,
+    slot: &Arc<Slot>,
+    blueprint: &Blueprint,
+) -> Result<(), StartError> {
+    prepare_sockets(&slot.dir)?;
+    let launched = driver.launch(blueprint).await?;
+    let process = launched.process;
+    let attached = adopt_newborn(slot, process).await;
+    match attached {
+        Ok(Some(watched)) => {
+            keeper::attach(slot, watched, Some(launched.link)).await;
+            Ok(())
+        }
+        // It has ended already; what it said last is in its log.
+        Ok(None) => Err(LinkError::Unknown {
+            command: "start",
+            answer: "the VM's process ended as soon as it had started".to_owned(),
+        }
+        .into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes hold of a process that was just made and writes it down. A process that cannot be written
+/// down is ended: nobody would find it again.
+async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>, StorageError> {
+    let Some(watched) = Watched::open(&process.birth).context("watch", slot.dir.path())? else {
+        return Ok(None);
+    };
+    let noted = slot
+        .commit(|record| record.phase.launched(process, Timestamp::now()))
+        .await;
+    if let Err(error) = noted {
+        let _ = watched.signal(Signal::KILL);
+        watched.ended().await;
+        return Err(error);
+    }
+    Ok(Some(watched))
+}
+
+async fn resume(slot: &Slot) -> Result<(), StartError> {
+    // Without a link the VM would be unresponsive, not paused.
+    if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
+        link.resume().await?;
+        slot.note(|record| record.phase.resumed()).await;
+    }
+    Ok(())
+}
+
+/// What the driver needs to know, with the initial RAM disk written.
+pub(super) async fn blueprint(
+    inner: &Inner,
+    driver: &dyn Driver,
+    slot: &Slot,
+) -> Result<Blueprint, StartError> {
+    let Record {
+        spec,
+        port_forwards,
+        ..
+    } = slot.record();
+    let kernel = inner.kernels.files(&spec.kernel)?;
+    let dir = slot.dir.clone();
+    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
+    let modules = kernel.modules_archive.clone();
+    let initrd = dir.initrd();
+    crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
+    Ok(Blueprint {
+        id: spec.id,
+        name: spec.name.to_string(),
+        cpus: spec.cpus,
+        memory_mb: spec.memory_mb,
+        mac_address: spec.mac_address.as_str().to_owned(),
+        kernel: kernel.kernel,
+        initrd: dir.initrd(),
+        disk: dir.disk(),
+        console: dir.console(),
+        pid_file: dir.pid_file(),
+        control_socket: dir.control_socket(),
+        guest_socket: dir.guest_socket(),
+        port_forwards,
+    })
+}
+
+/// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there
+/// whose it is, so that a sweep can tell.
+fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
+    if dir.has_own_sockets() {
+        return Ok(());
+    }
+    files::make_private_dir(dir.sockets())?;
+    let mark = dir.sockets().join(super::OWNER);
+    match std::os::unix::fs::symlink(dir.path(), &mark) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).context("create", &mark)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Stops a VM whose turn the caller has: its guest is asked, then its process, then nobody.
+pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopError> {
+    let before = slot.record();
+    let answers = before
+        .phase
+        .live()
+        .is_some_and(|live| live.mode == Mode::Running);
+    // Noted, not committed: a full disk must not keep anybody from stopping a VM.
+    let step = slot
+        .note(|record| record.phase.stop(Timestamp::now()))
+        .await;
+    if let StopStep::End(_) = step
+        && let Some(attachment) = slot.attachment()
+    {
+        let patience = if answers { patience } else { Duration::ZERO };
+        end(&before.spec.name, attachment, patience).await?;
+    }
+    Ok(slot.view())
+}
+
+/// Ends a process, and returns once its end is written down.
+async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), StopError> {
+    let watched = &at.watched;
+    let asked = ask_guest(&at, patience);
+    let gone = timeout(patience, async {
+        asked.await && {
+            watched.ended().await;
+            true
+        }
+    })
+    .await;
+    if gone != Ok(true)
+        && !ends_after(watched, Signal::TERM, AFTER_TERM).await
+        && !ends_after(watched, Signal::KILL, AFTER_KILL).await
+    {
+        return Err(StopError::Stubborn { name: name.clone() });
+    }
+    let mut kept = at.kept.clone();
+    // The keeper never sends; it closes the channel when it is done.
+    while kept.changed().await.is_ok() {}
+    Ok(())
+}
+
+/// Asks the guest to end itself; true when it said that it would, or was faster than its answer.
+async fn ask_guest(at: &Attachment, patience: Duration) -> bool {
+    let Some(guest) = at.guest.as_ref().filter(|_| !patience.is_zero()) else {
+        return false;
+    };
+    let grace = GUEST_GRACE.min(patience / 2);
+    tokio::select! {
+        asked = guest.power_off(grace) => match asked {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(%error, "the guest could not be asked to end");
+                false
+            }
+        },
+        () = at.watched.ended() => true,
+    }
+}
+
+async fn ends_after(watched: &Watched, signal: Signal, limit: Duration) -> bool {
+    if let Err(error) = watched.signal(signal) {
+        tracing::warn!(%error, "a VM's process could not be signalled");
+    }
+    timeout(limit, watched.ended()).await.is_ok()
+}
+
+/// Ends a VM that is about to be deleted: what its guest has not written does not matter.
+pub(super) async fn kill(slot: &Slot) -> Result<(), StopError> {
+    stop(slot, Duration::ZERO).await.map(drop)
+}
+
+/// Removes what a process leaves behind when it cannot do so itself.
+pub(super) fn remove_traces(dir: &VmDir) {
+    for path in [dir.control_socket(), dir.guest_socket(), dir.pid_file()] {
+        remove_trace(&path);
+    }
+    if !dir.has_own_sockets() {
+        remove_trace(&dir.sockets().join(super::OWNER));
+        let _ = fs::remove_dir(dir.sockets());
+    }
+}
+
+fn remove_trace(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "a VM's leftover could not be removed");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,177 @@
+//! Processes that outlive us: how a VM's process is recognised again, watched and ended.
+//!
+//! A pid alone proves nothing, because the kernel hands it out again. A [`Process`] is a pid with
+//! the time of its start and the boot it started in, and a [`Watched`] holds a pidfd, which stays
+//! with one process for ever: a signal sent through it cannot hit a stranger, and it reports
+//! the end of a process that is not our child, as an adopted one is not.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A VM's process, so described that it can be found again after a restart of the daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    pub(crate) birth: Birth,
+    /// Where the driver is spoken to.
+    pub(crate) control_socket: PathBuf,
+    /// Where the guest is spoken to.
+    pub(crate) guest_socket: PathBuf,
+}
+
+/// What tells one process from every other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Birth {
+    pid: i32,
+    /// Clock ticks from boot to the start of the process (proc(5), `/proc/PID/stat` field 22).
+    start_time: u64,
+    /// The boot it started in (`/proc/sys/kernel/random/boot_id`).
+    boot_id: String,
+}
+
+impl Birth {
+    /// The process that has this pid now; none when there is no such process.
+    pub(crate) fn of(pid: i32) -> Option<Self> {
+        let start_time = start_time_of_living(pid)?;
+        Some(Self {
+            pid,
+            start_time,
+            boot_id: boot_id()?,
+        })
+    }
+
+    fn is_alive(&self) -> bool {
+        start_time_of_living(self.pid) == Some(self.start_time)
+            && boot_id().as_ref() == Some(&self.boot_id)
+    }
+}
+
+/// A living process that is being watched.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pidfd: AsyncFd<OwnedFd>,
+}
+
+impl Watched {
+    /// Takes hold of the process; `None` when it has ended (or its pid is somebody else's now).
+    pub(crate) fn open(birth: &Birth) -> io::Result<Option<Self>> {
+        let Some(pid) = Pid::from_raw(birth.pid) else {
+            return Ok(None);
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Looked at only now: the pidfd holds whoever has the pid, and this says who that is.
+        if !birth.is_alive() {
+            return Ok(None);
+        }
+        #[allow(
+            deprecated,
+            reason = "deprecated for types whose descriptor may change or close under it, which an \
+                      OwnedFd's cannot; the other constructor is unsafe to call for any type"
+        )]
+        let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+        Ok(Some(Self { pidfd }))
+    }
+
+    /// Waits until the process has ended.
+    pub(crate) async fn ended(&self) {
+        // A pidfd is readable once its process has ended, and stays so (pidfd_open(2)). The wait
+        // itself only fails when the runtime shuts down; then nobody needs the answer.
+        if self.pidfd.readable().await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Sends a signal. That the process has ended already is no error.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// The start time of a process that runs; a zombie does not.
+fn start_time_of_living(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&stat)
+}
+
+/// Reads `/proc/PID/stat`. The second field is the command in parentheses and may itself hold
+/// spaces and parentheses, so fields are counted from the last closing one.
+fn parse_stat(stat: &str) -> Option<u64> {
+    const STATE: usize = 3;
+    const START_TIME: usize = 22;
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(START_TIME - STATE - 1)?.parse().ok()
+}
+
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_command_with_parentheses_does_not_shift_the_fields() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
+        assert_eq!(parse_stat(stat), Some(98765));
+    }
+
+    #[test]
+    fn a_zombie_counts_as_dead() {
+        let stat = "42 (x) Z 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 10";
+        assert_eq!(parse_stat(stat), None);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_noticed_and_its_pid_no_longer_opens() {
+        let mut child = Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let birth = Birth::of(child.id().try_into().unwrap()).unwrap();
+        let watched = Watched::open(&birth).unwrap().unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(50), watched.ended()).await;
+        assert!(early.is_err(), "it was said to have ended while it ran");
+
+        watched.signal(Signal::KILL).unwrap();
+        tokio::time::timeout(Duration::from_secs(30), watched.ended())
+            .await
+            .unwrap();
+        child.wait().unwrap();
+        watched.signal(Signal::KILL).unwrap();
+        assert!(Watched::open(&birth).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_pid_that_was_handed_out_again_is_not_ours() {
+        let mut birth = Birth::of(std::process::id().try_into().unwrap()).unwrap();
+        assert!(Watched::open(&birth).unwrap().is_some());
+        birth.start_time += 1;
+        assert!(Watched::open(&birth).unwrap().is_none());
+        birth.start_time -= 1;
+        birth.boot_id = "another boot".to_owned();
+        assert!(Watched::open(&birth).unwrap().is_none());
+    }
+}

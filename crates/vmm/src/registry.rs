@@ -1,0 +1,236 @@
+//! All VMs of the host by name, and what they have reserved.
+//!
+//! The lock inside is held for a look-up or an insertion, never for work. A VM that is being made
+//! has its name, its share of the host, its image and its kernel reserved, so two requests cannot
+//! both get the last of anything; it is listed once it is whole.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::capacity::{Capacity, InsufficientCapacity, Resources};
+use crate::name::{ItemName, VmName};
+use crate::slot::Slot;
+
+#[derive(Default)]
+pub(crate) struct Registry {
+    entries: RwLock<BTreeMap<VmName, Entry>>,
+}
+
+enum Entry {
+    Reserved(Share),
+    Present { share: Share, slot: Arc<Slot> },
+}
+
+/// What a VM takes of the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Share {
+    pub(crate) resources: Resources,
+    pub(crate) image: ItemName,
+    pub(crate) kernel: ItemName,
+}
+
+/// Why a share cannot be had.
+#[derive(Debug)]
+pub(crate) enum ReserveError {
+    Exists,
+    Capacity(InsufficientCapacity),
+}
+
+impl Registry {
+    /// Enters a VM that was there before.
+    pub(crate) fn enter(&self, slot: Arc<Slot>) {
+        let spec = slot.record().spec;
+        let share = Share {
+            resources: spec.resources(),
+            image: spec.image,
+            kernel: spec.kernel,
+        };
+        self.write()
+            .insert(spec.name, Entry::Present { share, slot });
+    }
+
+    /// Reserves a name and a share of the host for a VM in the making.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        name: &VmName,
+        share: Share,
+        capacity: Capacity,
+    ) -> Result<Reservation, ReserveError> {
+        let mut entries = self.write();
+        if entries.contains_key(name) {
+            return Err(ReserveError::Exists);
+        }
+        let used = entries.values().map(|entry| entry.share().resources).sum();
+        capacity
+            .admit(used, share.resources)
+            .map_err(ReserveError::Capacity)?;
+        entries.insert(name.clone(), Entry::Reserved(share));
+        Ok(Reservation {
+            registry: self.clone(),
+            name: Some(name.clone()),
+        })
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Slot>> {
+        let name: VmName = name.parse().ok()?;
+        match self.read().get(&name)? {
+            Entry::Present { slot, .. } => Some(slot.clone()),
+            Entry::Reserved(_) => None,
+        }
+    }
+
+    /// All VMs, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<Slot>> {
+        let present = |entry: &Entry| match entry {
+            Entry::Present { slot, .. } => Some(slot.clone()),
+            Entry::Reserved(_) => None,
+        };
+        self.read().values().filter_map(present).collect()
+    }
+
+    pub(crate) fn remove(&self, name: &VmName) {
+        self.write().remove(name);
+    }
+
+    /// What all VMs have reserved.
+    pub(crate) fn used(&self) -> Resources {
+        self.read()
+            .values()
+            .map(|entry| entry.share().resources)
+            .sum()
+    }
+
+    /// Runs a short piece of work that no VM may interfere with which is just being created: it is
+    /// told who uses the thing that `uses` recognises.
+    pub(crate) fn with_users<T>(
+        &self,
+        uses: impl Fn(&Share) -> bool,
+        work: impl FnOnce(Vec<VmName>) -> T,
+    ) -> T {
+        let entries = self.read();
+        let users = entries.iter().filter(|(_, entry)| uses(entry.share()));
+        work(users.map(|(name, _)| name.clone()).collect())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<VmName, Entry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<VmName, Entry>> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn share(&self) -> &Share {
+        match self {
+            Self::Reserved(share) | Self::Present { share, .. } => share,
+        }
+    }
+}
+
+/// A name and a share of the host that are held for a VM in the making; given back unless the VM
+/// comes to be.
+pub(crate) struct Reservation {
+    registry: Arc<Registry>,
+    /// Taken once the VM is there.
+    name: Option<VmName>,
+}
+
+impl Reservation {
+    /// The VM is there.
+    pub(crate) fn settle(mut self, slot: Arc<Slot>) {
+        self.registry.enter(slot);
+        self.name = None;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            self.registry.remove(name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn share(memory_mb: u64) -> Share {
+        Share {
+            resources: Resources {
+                cpus: 1,
+                memory_mb,
+                disk_mb: 256,
+            },
+            image: "an-image".parse().unwrap(),
+            kernel: "a-kernel".parse().unwrap(),
+        }
+    }
+
+    const HOST: Capacity = Capacity {
+        total: Resources {
+            cpus: 4,
+            memory_mb: 1000,
+            disk_mb: 10_000,
+        },
+        disk_free_mb: 10_000,
+        cpu_overcommit: 1,
+    };
+
+    fn name(name: &str) -> VmName {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_vm_in_the_making_holds_its_name_and_share_until_it_is_given_up() {
+        let registry = Arc::new(Registry::default());
+        let first = registry.reserve(&name("a"), share(600), HOST).unwrap();
+        let again = registry.reserve(&name("a"), share(1), HOST);
+        assert!(matches!(again, Err(ReserveError::Exists)));
+        let second = registry.reserve(&name("b"), share(600), HOST);
+        assert!(matches!(second, Err(ReserveError::Capacity(_))));
+        assert!(
+            registry.get("a").is_none(),
+            "it was listed before it was whole"
+        );
+        drop(first);
+        registry.reserve(&name("b"), share(600), HOST).unwrap();
+    }
+
+    #[test]
+    fn an_image_is_in_use_from_the_moment_a_vm_with_it_is_asked_for() {
+        let registry = Arc::new(Registry::default());
+        let users = |registry: &Registry| {
+            registry.with_users(|share| share.image.as_str() == "an-image", |users| users)
+        };
+        let _making = registry.reserve(&name("a"), share(1), HOST).unwrap();
+        assert_eq!(users(&registry), [name("a")]);
+    }
+
+    #[test]
+    fn of_many_racing_requests_exactly_as_many_as_fit_get_a_share() {
+        let registry = Arc::new(Registry::default());
+        let won: usize = std::thread::scope(|scope| {
+            let racers: Vec<_> = (0..16)
+                .map(|number| {
+                    let registry = &registry;
+                    scope.spawn(move || {
+                        let name = name(&format!("vm-{number}"));
+                        registry
+                            .reserve(&name, share(300), HOST)
+                            .map(std::mem::forget)
+                            .is_ok()
+                    })
+                })
+                .collect();
+            racers
+                .into_iter()
+                .map(|racer| usize::from(racer.join().unwrap()))
+                .sum()
+        });
+        assert_eq!(won, 3);
+        assert_eq!(registry.used().memory_mb, 900);
+    }
+}

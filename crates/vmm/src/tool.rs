@@ -1,0 +1,147 @@
+//! Programs of the system that do a piece of work for us: run, waited for, and listened to.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::Command;
+
+/// How long a program may take. The longest work, fetching packages over a slow line, takes
+/// minutes.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// A program of the system did not do its work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ToolError {
+    /// It could not be run.
+    #[error("cannot run {program}: {source}; {}", install(program))]
+    #[allow(missing_docs)]
+    Missing { program: String, source: io::Error },
+    /// It failed.
+    #[error("{program} failed ({status}): {message}")]
+    #[allow(missing_docs)]
+    Failed {
+        program: String,
+        status: ExitStatus,
+        message: String,
+    },
+    /// It did not end.
+    #[error("{program} did not end within {} minutes; try again, and look at the host's load and network", LIMIT.as_secs() / 60)]
+    #[allow(missing_docs)]
+    Slow { program: String },
+}
+
+fn install(program: &str) -> String {
+    let package = match program {
+        "mke2fs" | "resize2fs" | "debugfs" => "e2fsprogs",
+        "dpkg-deb" => "dpkg",
+        "apt-get" | "apt-cache" => {
+            return "the default image is made from Debian's packages: use a Debian host, or \
+                    import an image and a kernel"
+                .to_owned();
+        }
+        other => other,
+    };
+    format!("install it (Debian: apt-get install {package})")
+}
+
+/// A program that is about to run.
+pub(crate) struct Tool {
+    program: String,
+    command: Command,
+}
+
+impl Tool {
+    pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(&program);
+        let program = program.as_ref().to_string_lossy().into_owned();
+        // The tools' messages are shown to people and partly read: one language for all. The file
+        // system's tools are in directories that an ordinary user's PATH may lack.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command
+            .env("LC_ALL", "C.UTF-8")
+            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        Self { program, command }
+    }
+
+    pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    pub(crate) fn current_dir(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    /// Runs the program to its end; returns what it printed.
+    pub(crate) async fn run(mut self) -> Result<String, ToolError> {
+        let program = || self.program.clone();
+        let output = tokio::time::timeout(LIMIT, self.command.output())
+            .await
+            .map_err(|_| ToolError::Slow { program: program() })?
+            .map_err(|source| ToolError::Missing {
+                program: program(),
+                source,
+            })?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let message = last_lines(&String::from_utf8_lossy(&output.stderr));
+        Err(ToolError::Failed {
+            program: program(),
+            status: output.status,
+            message,
+        })
+    }
+}
+
+/// The end of what a program complained about, on one line.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(3)..].join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_carries_the_programs_last_words() {
+        let error = Tool::new("ls")
+            .arg("/nowhere at all")
+            .run()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("ls failed (exit status: 2): "), "{error}");
+        assert!(error.contains("/nowhere at all"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_is_reported_with_the_package_that_has_it() {
+        let error = Tool::new("a-tool-that-is-not-there")
+            .run()
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("apt-get install a-tool-that-is-not-there"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,447 @@
+//! When to send a heartbeat, when to renew the identity, when to stop taking work: the rules of
+//! an agent's life, without a socket or a clock.
+//!
+//! The caller asks [`Pulse::next`] what to do now, does it, and reports how it went. Heartbeats
+//! and retries follow the steady clock, so a corrected wall clock neither delays nor floods them;
+//! renewal follows the wall clock, because that is the one certificates are dated by.
+//!
+//! A refused heartbeat makes the agent doubt its identity: it renews, with its certificate or else
+//! with its host token, and tries again. Refused once more, it stops taking work, and keeps trying
+//! at a slower pace: somebody may set things right at the control plane.
+
+use std::time::{Duration, Instant};
+
+use hostler_identity::renewal_due;
+use jiff::Timestamp;
+
+use super::backoff::Backoff;
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    pub(crate) steady: Instant,
+    pub(crate) wall: Timestamp,
+}
+
+impl Now {
+    /// This moment.
+    pub(crate) fn read() -> Self {
+        Self {
+            steady: Instant::now(),
+            wall: Timestamp::now(),
+        }
+    }
+}
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing for this long; then ask again.
+    Wait(Duration),
+    /// Send a heartbeat.
+    Heartbeat,
+    /// Renew the identity, proving who we are this way.
+    Renew(Proof),
+}
+
+/// How a renewal proves who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// By the present certificate, on the machines' door.
+    Svid,
+    /// By the host token, on the people's door: for when the certificate has lapsed or is not
+    /// accepted any more.
+    HostToken,
+}
+
+/// How an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// No answer, or one that says nothing about us.
+    Unreachable,
+    /// The other end does not accept who we are, or we do not accept who it is.
+    Refused,
+}
+
+/// From when until when a certificate is valid.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Validity {
+    pub(crate) not_before: Timestamp,
+    pub(crate) not_after: Timestamp,
+}
+
+/// What the control plane thinks of us, as far as we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Nothing speaks against us.
+    Good,
+    /// A heartbeat was refused; a renewal may mend it.
+    Doubted,
+    /// Renewed after a doubt; the next heartbeat tells.
+    OnTrial,
+    /// Refused although renewed, or not renewable.
+    Refused,
+}
+
+/// An attempt that is repeated: from when on, and how often it has failed in a row.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    at: Instant,
+    failures: u32,
+}
+
+impl Attempt {
+    fn fail(&mut self, backoff: Backoff, now: Now, draw: f64) {
+        self.failures = self.failures.saturating_add(1);
+        self.at = now.steady + backoff.delay(self.failures, draw);
+    }
+
+    fn succeed(&mut self, next: Instant) {
+        *self = Self {
+            at: next,
+            failures: 0,
+        };
+    }
+}
+
+/// The state of an agent's life. Each `draw` is a random number in -1.0..=1.0.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    interval: Duration,
+    backoff: Backoff,
+    standing: Standing,
+    heartbeat: Attempt,
+    renewal: Attempt,
+    renewal_due: Timestamp,
+    not_after: Timestamp,
+    svid_refused: bool,
+}
+
+impl Pulse {
+    /// Begins with a heartbeat at once, or a renewal when it is due.
+    pub(crate) fn new(interval: Duration, svid: Validity, now: Now, draw: f64) -> Self {
+        let at_once = Attempt {
+            at: now.steady,
+            failures: 0,
+        };
+        Self {
+            interval,
+            // With the usual 30 s: about 1 s after the first failure, 30 s after many.
+            backoff: Backoff::new(interval / 30, interval),
+            standing: Standing::Good,
+            heartbeat: at_once,
+            renewal: at_once,
+            renewal_due: renewal_due(svid.not_before, svid.not_after, now.wall, draw),
+            not_after: svid.not_after,
+            svid_refused: false,
+        }
+    }
+
+    /// Whether new work may be accepted.
+    pub(crate) fn takes_work(&self) -> bool {
+        self.standing != Standing::Refused
+    }
+
+    /// Failures in a row of what fails at present.
+    pub(crate) fn failures(&self) -> u32 {
+        self.heartbeat.failures.max(self.renewal.failures)
+    }
+
+    /// What to do now.
+    pub(crate) fn next(&self, now: Now) -> Next {
+        let lapsed = now.wall >= self.not_after;
+        let renew = self.standing == Standing::Doubted
+            || self.renewal.failures > 0
+            || now.wall >= self.renewal_due;
+        if renew && now.steady >= self.renewal.at {
+            return Next::Renew(if lapsed || self.svid_refused {
+                Proof::HostToken
+            } else {
+                Proof::Svid
+            });
+        }
+        // Without a valid certificate there is nothing to send a heartbeat with.
+        let may_beat = !lapsed && self.standing != Standing::Doubted;
+        if may_beat && now.steady >= self.heartbeat.at {
+            return Next::Heartbeat;
+        }
+        let until_renewal = if renew {
+            self.renewal.at.saturating_duration_since(now.steady)
+        } else {
+            let wait = self.renewal_due.duration_since(now.wall);
+            Duration::try_from(wait).unwrap_or_default()
+        };
+        let until_heartbeat = if may_beat {
+            self.heartbeat.at.saturating_duration_since(now.steady)
+        } else {
+            self.interval
+        };
+        // At most an interval, because the wall clock may be set meanwhile.
+        Next::Wait(until_renewal.min(until_heartbeat).min(self.interval))
+    }
+
+    /// A heartbeat was accepted: the next one comes after the interval ±10 %.
+    pub(crate) fn heartbeat_accepted(&mut self, now: Now, draw: f64) {
+        self.standing = Standing::Good;
+        let pause = self.interval.mul_f64(1.0 + 0.1 * draw.clamp(-1.0, 1.0));
+        self.heartbeat.succeed(now.steady + pause);
+    }
+
+    /// A heartbeat was not accepted.
+    pub(crate) fn heartbeat_failed(&mut self, failure: Failure, now: Now, draw: f64) {
+        self.heartbeat.fail(self.backoff, now, draw);
+        if failure == Failure::Refused {
+            self.standing = match self.standing {
+                Standing::Good | Standing::Doubted => {
+                    self.renewal.succeed(now.steady);
+                    Standing::Doubted
+                }
+                Standing::OnTrial | Standing::Refused => Standing::Refused,
+            };
+        }
+    }
+
+    /// The identity was renewed.
+    pub(crate) fn renewed(&mut self, svid: Validity, now: Now, draw: f64) {
+        // Not again at once, even if by our clock the new certificate is old already.
+        self.renewal.succeed(now.steady + self.interval);
+        self.renewal_due = renewal_due(svid.not_before, svid.not_after, now.wall, draw);
+        self.not_after = svid.not_after;
+        self.svid_refused = false;
+        if self.standing != Standing::Good {
+            self.heartbeat.at = now.steady;
+        }
+        if self.standing == Standing::Doubted {
+            self.standing = Standing::OnTrial;
+        }
+    }
+
+    /// The renewal with this proof failed.
+    pub(crate) fn renewal_failed(&mut self, proof: Proof, failure: Failure, now: Now, draw: f64) {
+        match (failure, proof) {
+            (Failure::Refused, Proof::Svid) => {
+                // There is a second proof: try it at once.
+                self.svid_refused = true;
+                self.renewal.at = now.steady;
+                return;
+            }
+            (Failure::Refused, Proof::HostToken) => {
+                self.svid_refused = false;
+                if self.standing == Standing::Doubted || now.wall >= self.not_after {
+                    self.standing = Standing::Refused;
+                }
+            }
+            (Failure::Unreachable, _) => {}
+        }
+        self.renewal.fail(self.backoff, now, draw);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// An agent with a certificate of an hour, in a time of its own.
+    struct Life {
+        pulse: Pulse,
+        now: Now,
+    }
+
+    impl Life {
+        fn begin() -> Self {
+            let now = Now {
+                steady: Instant::now(),
+                wall: Timestamp::from_second(1_800_000_000).unwrap(),
+            };
+            let pulse = Pulse::new(INTERVAL, hour_from(now.wall), now, 0.0);
+            Self { pulse, now }
+        }
+
+        fn next(&self) -> Next {
+            self.pulse.next(self.now)
+        }
+
+        fn pass(&mut self, time: Duration) {
+            self.now.steady += time;
+            self.now.wall += time;
+        }
+
+        /// Lets time pass to the next thing to do.
+        fn wait(&mut self) -> Next {
+            for _ in 0..10_000 {
+                match self.next() {
+                    Next::Wait(time) => self.pass(time),
+                    step => return step,
+                }
+            }
+            panic!("nothing to do for ever: {:?}", self.pulse);
+        }
+
+        fn beat(&mut self, outcome: Result<(), Failure>) {
+            assert_eq!(self.wait(), Next::Heartbeat);
+            match outcome {
+                Ok(()) => self.pulse.heartbeat_accepted(self.now, 0.0),
+                Err(failure) => self.pulse.heartbeat_failed(failure, self.now, 0.0),
+            }
+        }
+
+        fn renew(&mut self, proof: Proof, outcome: Result<(), Failure>) {
+            assert_eq!(self.wait(), Next::Renew(proof));
+            match outcome {
+                Ok(()) => self.pulse.renewed(hour_from(self.now.wall), self.now, 0.0),
+                Err(failure) => self.pulse.renewal_failed(proof, failure, self.now, 0.0),
+            }
+        }
+    }
+
+    fn hour_from(wall: Timestamp) -> Validity {
+        Validity {
+            not_before: wall,
+            not_after: wall + HOUR,
+        }
+    }
+
+    #[test]
+    fn heartbeats_keep_their_interval_and_renewal_comes_at_half_life() {
+        let mut life = Life::begin();
+        let born = life.now;
+        life.beat(Ok(()));
+        for _ in 0..59 {
+            life.beat(Ok(()));
+        }
+        let lived = life.now.steady - born.steady;
+        assert_eq!(lived, INTERVAL * 59);
+        life.renew(Proof::Svid, Ok(()));
+        assert_eq!(life.now.steady - born.steady, HOUR / 2);
+        life.beat(Ok(()));
+        assert!(life.pulse.takes_work());
+    }
+
+    #[test]
+    fn the_first_retry_comes_soon_and_later_ones_at_the_pace_of_heartbeats() {
+        let mut life = Life::begin();
+        life.beat(Err(Failure::Unreachable));
+        let Next::Wait(first) = life.next() else {
+            panic!("it retries without a pause")
+        };
+        assert!(first <= Duration::from_secs(1), "{first:?}");
+        for _ in 0..10 {
+            life.beat(Err(Failure::Unreachable));
+        }
+        let Next::Wait(later) = life.next() else {
+            panic!("it retries without a pause")
+        };
+        assert!(later > INTERVAL / 2 && later <= INTERVAL, "{later:?}");
+        assert!(
+            life.pulse.takes_work(),
+            "an absent control plane stops no work"
+        );
+    }
+
+    #[test]
+    fn a_refused_heartbeat_renews_and_refused_again_stops_the_work() {
+        let mut life = Life::begin();
+        life.beat(Err(Failure::Refused));
+        assert!(life.pulse.takes_work());
+        life.renew(Proof::Svid, Ok(()));
+        life.beat(Err(Failure::Refused));
+        assert!(!life.pulse.takes_work());
+        life.beat(Err(Failure::Refused));
+        assert!(!life.pulse.takes_work());
+        life.beat(Ok(()));
+        assert!(
+            life.pulse.takes_work(),
+            "an accepted heartbeat sets it right"
+        );
+    }
+
+    #[test]
+    fn a_refused_certificate_is_renewed_by_the_host_token() {
+        let mut life = Life::begin();
+        life.beat(Err(Failure::Refused));
+        life.renew(Proof::Svid, Err(Failure::Refused));
+        life.renew(Proof::HostToken, Ok(()));
+        life.beat(Ok(()));
+        assert!(life.pulse.takes_work());
+    }
+
+    #[test]
+    fn refused_with_both_proofs_the_work_stops_and_both_are_tried_on() {
+        let mut life = Life::begin();
+        life.beat(Err(Failure::Refused));
+        life.renew(Proof::Svid, Err(Failure::Refused));
+        life.renew(Proof::HostToken, Err(Failure::Refused));
+        assert!(!life.pulse.takes_work());
+        life.renew(Proof::Svid, Ok(()));
+        life.beat(Ok(()));
+        assert!(life.pulse.takes_work());
+    }
+
+    #[test]
+    fn a_lapsed_certificate_is_renewed_by_the_host_token_before_any_heartbeat() {
+        let mut life = Life::begin();
+        life.pass(HOUR * 2);
+        life.renew(Proof::HostToken, Err(Failure::Unreachable));
+        assert!(life.pulse.takes_work());
+        life.renew(Proof::HostToken, Ok(()));
+        life.beat(Ok(()));
+    }
+
+    #[test]
+    fn a_clock_set_back_does_not_silence_the_heartbeats() {
+        let mut life = Life::begin();
+        life.beat(Ok(()));
+        life.now.wall -= SignedDuration::from_hours(24);
+        let before = life.now.steady;
+        life.beat(Ok(()));
+        assert_eq!(life.now.steady - before, INTERVAL);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_it_never_spins_and_never_beats_with_a_lapsed_certificate(
+            events in prop::collection::vec((0_u8..3, 0_u64..3000, -1.0_f64..1.0), 1..200),
+            life_secs in 0_u64..7200,
+        ) {
+            let mut life = Life::begin();
+            let mut expires = life.now.wall + HOUR;
+            let mut moment = (life.now.steady, 0);
+            for (outcome, idle, draw) in events {
+                life.pass(Duration::from_secs(idle / 10 * u64::from(idle % 10 == 0)));
+                let step = life.wait();
+                let steps = if moment.0 == life.now.steady { moment.1 + 1 } else { 1 };
+                moment = (life.now.steady, steps);
+                // At most: both renewals, a heartbeat, and once more for the doubt it raised.
+                prop_assert!(steps <= 6, "{:?}", life.pulse);
+                let failure = if outcome == 1 { Failure::Refused } else { Failure::Unreachable };
+                match (step, outcome) {
+                    (Next::Heartbeat, _) if life.now.wall >= expires => {
+                        prop_assert!(false, "a heartbeat with a lapsed certificate");
+                    }
+                    (Next::Heartbeat, 0) => life.pulse.heartbeat_accepted(life.now, draw),
+                    (Next::Heartbeat, _) => {
+                        life.pulse.heartbeat_failed(failure, life.now, draw);
+                    }
+                    (Next::Renew(_), 0) => {
+                        expires = life.now.wall + Duration::from_secs(life_secs);
+                        let svid = Validity { not_before: life.now.wall, not_after: expires };
+                        life.pulse.renewed(svid, life.now, draw);
+                    }
+                    (Next::Renew(proof), _) => {
+                        life.pulse.renewal_failed(proof, failure, life.now, draw);
+                    }
+                    (Next::Wait(_), _) => unreachable!("`wait` has waited"),
+                }
+                if outcome == 0 && step == Next::Heartbeat {
+                    prop_assert!(life.pulse.takes_work());
+                }
+            }
+        }
+    }
+}

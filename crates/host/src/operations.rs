@@ -1,0 +1,63 @@
+//! What a host can do, as operations: `vmm` for callers that are somewhere else.
+//!
+//! Each service has a file: what it offers, its inputs, and handlers that hand them to
+//! [`Machines`](hostler_vmm::Machines) and its errors to the caller under the codes of the host
+//! API. Rules about VMs are `vmm`'s; the limits in the schemas only say them beforehand.
+
+mod codes;
+mod host;
+mod images;
+mod kernels;
+mod page;
+mod storage;
+mod vms;
+mod vms_errors;
+
+use std::sync::Arc;
+
+use hostler_operations::{RegistryBuilder, Scope};
+
+use crate::host::Host;
+
+const VMS_READ: Scope = Scope::new("vms:read");
+const VMS_WRITE: Scope = Scope::new("vms:write");
+const IMAGES_READ: Scope = Scope::new("images:read");
+const IMAGES_WRITE: Scope = Scope::new("images:write");
+const HOSTS_READ: Scope = Scope::new("hosts:read");
+
+/// Every scope that an operation of the host door asks for.
+pub(crate) const SCOPES: [Scope; 5] = [VMS_READ, VMS_WRITE, IMAGES_READ, IMAGES_WRITE, HOSTS_READ];
+
+/// Adds the operations of a host to a registry.
+pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
+    builder
+        .service(vms::operations(), host)
+        .service(images::operations(), host)
+        .service(kernels::operations(), host)
+        .service(host::operations(), host)
+}
+
+/// A request type of `vmm` as an operation's input, under the description that the operation
+/// goes by.
+macro_rules! request {
+    ($(#[doc = $doc:literal])+ $name:ident($inner:ty)) => {
+        $(#[doc = $doc])+
+        #[derive(serde::Deserialize)]
+        #[serde(transparent)]
+        struct $name($inner);
+
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let mut schema = <$inner>::json_schema(generator);
+                let description = [$($doc.trim()),+].join(" ");
+                schema.insert("description".to_owned(), description.into());
+                schema
+            }
+        }
+    };
+}
+use request;

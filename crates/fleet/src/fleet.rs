@@ -8,6 +8,7 @@ use hostler_authority::Authority;
 use hostler_identity::Source;
 use jiff::Timestamp;
 
+use crate::clock;
 use crate::config::{Config, Database};
 use crate::connector::Connector;
 use crate::identify::KnownKeys;
@@ -65,7 +66,7 @@ impl Fleet {
     ) -> Result<(Arc<Self>, Option<ApiKey>), OpenError> {
         let Database::Sqlite(path) = config.database;
         let store = Store::open(&path).await?;
-        let now = Timestamp::now();
+        let now = clock::now();
         let failed = |reason| OpenError::Store {
             path: path.clone(),
             reason,

@@ -13,6 +13,7 @@ use hostler_operations::{Grants, Identity};
 use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::HostId;
 use crate::model::ApiKeyInfo;
@@ -54,7 +55,7 @@ impl Fleet {
         host_token: Option<&SecretString>,
         peer: Option<&SpiffeId>,
     ) -> Result<Option<Identity>, IdentifyError> {
-        let now = Timestamp::now();
+        let now = clock::now();
         if let Some(bearer) = bearer {
             return self.key_holder(bearer, now).await.map(Some);
         }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::fleet::Fleet;
 use crate::store::audit::{self, Actor};
 use crate::store::{self, StoreError, hosts, registration, vms};
@@ -34,7 +35,7 @@ impl Fleet {
                 () = stop.cancelled() => return,
                 _ = looks.tick() => {}
             }
-            if let Err(error) = self.look(Timestamp::now()).await {
+            if let Err(error) = self.look(clock::now()).await {
                 tracing::error!(%error, "the monitor could not look; it tries again");
             }
         }

@@ -127,3 +127,91 @@ fn time(millis: i64) -> Result<Timestamp, StoreError> {
 fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TeamId;
+    use crate::model::Team;
+
+    fn team(name: &str) -> Team {
+        let (id, name) = (TeamId::generate(), name.to_owned());
+        Team {
+            id,
+            name,
+            is_byoc: false,
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    async fn store() -> (Store, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&dir.path().join("fleet.db"))
+            .await
+            .expect("a store");
+        (store, dir)
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_of_its_own_and_changes_nothing() {
+        let (store, _dir) = store().await;
+        let mut tx = store.begin().await.expect("a transaction");
+        // The database may not grow any more: SQLite reports it as it does a full disk.
+        sqlx::query("PRAGMA max_page_count = 1")
+            .execute(&mut *tx)
+            .await
+            .expect("set");
+        let mut filled = Ok(());
+        for n in 0..10_000 {
+            filled = teams::insert(&mut tx, &team(&format!("{n:0>200}"))).await;
+            if filled.is_err() {
+                break;
+            }
+        }
+        assert!(matches!(filled, Err(StoreError::Full)), "{filled:?}");
+        drop(tx);
+        let mut db = store.read().await.expect("a connection");
+        assert!(
+            teams::list(&mut db, "", 10)
+                .await
+                .expect("readable")
+                .is_empty()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_second_row_of_the_same_name_is_a_duplicate() {
+        let (store, _dir) = store().await;
+        let mut tx = store.begin().await.expect("a transaction");
+        teams::insert(&mut tx, &team("ours"))
+            .await
+            .expect("the first");
+        let second = teams::insert(&mut tx, &team("ours")).await;
+        assert!(matches!(second, Err(StoreError::Duplicate)), "{second:?}");
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_is_dropped_never_happened_and_holds_nobody_up() {
+        let (store, _dir) = store().await;
+        let mut tx = store.begin().await.expect("a transaction");
+        teams::insert(&mut tx, &team("ours"))
+            .await
+            .expect("inserted");
+        drop(tx);
+        let mut tx = store.begin().await.expect("the next one begins");
+        assert!(
+            teams::list(&mut tx, "", 10)
+                .await
+                .expect("readable")
+                .is_empty()
+        );
+    }
+
+    #[tokio::test]
+    async fn readers_cannot_write() {
+        let (store, _dir) = store().await;
+        let mut db = store.read().await.expect("a connection");
+        let written = teams::insert(&mut db, &team("ours")).await;
+        assert!(matches!(written, Err(StoreError::ReadOnly)), "{written:?}");
+    }
+}

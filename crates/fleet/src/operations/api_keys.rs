@@ -4,12 +4,13 @@ use hostler_operations::{
     Call, FORBIDDEN, Grants, INVALID_INPUT, Identity, Method, NOT_FOUND, Scope, Service,
     StatusCode, mutation, query, service,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::errors::{ReadError, write_errors};
 use super::page::Page;
+use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::{KeyId, TeamId};
 use crate::model::ApiKeyInfo;
@@ -120,7 +121,7 @@ async fn create(
             team_id: team_id.clone(),
         });
     }
-    let now = Timestamp::now();
+    let now = clock::now();
     let actor = Actor::of(&call, now);
     let life = SignedDuration::from_secs(input.expires_in_secs.unwrap_or(DEFAULT_LIFE_SECS).into());
     let mut scopes = input.scopes;
@@ -190,7 +191,7 @@ async fn delete(fleet: &Fleet, call: Call, input: DeleteApiKey) -> Result<(), De
     }
     audit::record(
         &mut tx,
-        &Actor::of(&call, Timestamp::now()),
+        &Actor::of(&call, clock::now()),
         "api-key.delete",
         &input.id,
     )

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::errors::write_errors;
 use super::hosts::{HostWithToken, visible};
+use crate::clock;
 use crate::codes::{INVALID_STATE, UNAUTHORIZED};
 use crate::enrolment::{Cidr, REGISTRATION_TOKEN_LIFE, TokenBinding};
 use crate::fault;
@@ -115,7 +116,7 @@ async fn token(
         cidr: input.token_cidr,
         arch: input.token_arch,
     };
-    let actor = Actor::of(&call, Timestamp::now());
+    let actor = Actor::of(&call, clock::now());
     let registration_token = issue_token(&mut tx, &actor, &host.id, &binding).await?;
     store::commit(tx).await?;
     Ok(HostWithToken {
@@ -189,7 +190,7 @@ fn unauthorized(reason: impl ToString) -> RegisterError {
 }
 
 async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Registered, RegisterError> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let not_good = || unauthorized("the registration token is not good: unknown, used or expired");
     let mut tx = fleet.store.begin().await?;
     let used = registration::consume(&mut tx, &input.token, now)
@@ -302,7 +303,7 @@ async fn caller(db: &mut Db, call: &Call, id: &HostId) -> Result<Host, HostSelfE
 async fn renew(fleet: &Fleet, call: Call, input: Renew) -> Result<Renewed, HostSelfError> {
     let mut db = fleet.store.read().await?;
     let host = caller(&mut db, &call, &input.id).await?;
-    let signed = sign(fleet, &host.id, &input.csr, Timestamp::now());
+    let signed = sign(fleet, &host.id, &input.csr, clock::now());
     let svid = signed.map_err(|refused| match refused {
         SignRefused::Csr(reason) => HostSelfError::BadCsr { reason },
         SignRefused::Internal(cause) => HostSelfError::Internal(cause),
@@ -339,7 +340,7 @@ struct VmReport {
 }
 
 async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), HostSelfError> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let mut tx = fleet.store.begin().await?;
     let host = caller(&mut tx, &call, &input.id).await?;
     let status = match (input.goodbye, host.status) {

@@ -5,12 +5,12 @@ use hostler_operations::{
     Call, FORBIDDEN, INVALID_INPUT, Method, NOT_FOUND, Service, StatusCode, mutation, query,
     service,
 };
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::errors::{ChangeHostError, ReadError, ReadHostError, write_errors};
 use super::page::Page;
+use crate::clock;
 use crate::codes::HAS_VMS;
 use crate::enrolment::{Cidr, TokenBinding};
 use crate::fleet::Fleet;
@@ -170,7 +170,7 @@ async fn create(
     call: Call,
     input: CreateHost,
 ) -> Result<HostWithToken, CreateHostError> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let actor = Actor::of(&call, now);
     let mut tx = fleet.store.begin().await?;
     let team_id = owner(&mut tx, &call, &input).await?;
@@ -284,7 +284,7 @@ write_errors! {
 }
 
 async fn delete(fleet: &Fleet, call: Call, input: DeleteHost) -> Result<(), DeleteHostError> {
-    let actor = Actor::of(&call, Timestamp::now());
+    let actor = Actor::of(&call, clock::now());
     let mut tx = fleet.store.begin().await?;
     let found = visible(&mut tx, &call, &input.id).await?;
     let host = found.ok_or(DeleteHostError::NoSuchHost { id: input.id })?;
@@ -368,7 +368,7 @@ async fn set_cordoned(
     id: HostId,
     cordoned: bool,
 ) -> Result<Host, ChangeHostError> {
-    let now = Timestamp::now();
+    let now = clock::now();
     let mut tx = fleet.store.begin().await?;
     let found = visible(&mut tx, call, &id).await?;
     let mut host = found.ok_or(ChangeHostError::NoSuchHost { id })?;

@@ -3,12 +3,12 @@
 use hostler_operations::{
     Call, INVALID_INPUT, Method, NOT_FOUND, Service, StatusCode, mutation, query,
 };
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::errors::{ChangeHostError, ReadHostError, write_errors};
 use super::hosts::visible;
+use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::HostId;
 use crate::model::Tag;
@@ -70,7 +70,7 @@ async fn add(fleet: &Fleet, call: Call, input: AddTag) -> Result<(), AddTagError
         return Err(AddTagError::TooMany { most: MOST_TAGS });
     }
     hosts::add_tag(&mut tx, &host.id, &input.tag).await?;
-    let actor = Actor::of(&call, Timestamp::now());
+    let actor = Actor::of(&call, clock::now());
     audit::record(
         &mut tx,
         &actor,
@@ -115,7 +115,7 @@ async fn remove(fleet: &Fleet, call: Call, input: RemoveTag) -> Result<(), Chang
         return Ok(());
     }
     hosts::remove_tag(&mut tx, &host.id, &input.tag).await?;
-    let actor = Actor::of(&call, Timestamp::now());
+    let actor = Actor::of(&call, clock::now());
     audit::record(
         &mut tx,
         &actor,

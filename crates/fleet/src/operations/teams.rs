@@ -1,12 +1,12 @@
 //! `teams/*`: who shares VMs, hosts and keys. Managed by the platform.
 
 use hostler_operations::{Call, FORBIDDEN, Method, Service, StatusCode, mutation, query, service};
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::errors::{ReadError, write_errors};
 use super::page::Page;
+use crate::clock;
 use crate::codes::CONFLICT;
 use crate::fleet::Fleet;
 use crate::ids::TeamId;
@@ -57,7 +57,7 @@ async fn create(fleet: &Fleet, call: Call, input: CreateTeam) -> Result<Team, Cr
     if !Reach::of(&call).is_platform() {
         return Err(CreateTeamError::NotThePlatform);
     }
-    let now = Timestamp::now();
+    let now = clock::now();
     let CreateTeam { name, is_byoc } = input;
     let team = Team {
         id: TeamId::generate(),

@@ -9,10 +9,10 @@ mod lifecycle;
 use std::time::Duration;
 
 use hostler_operations::{Call, Method, NOT_FOUND, Service, StatusCode, mutation, query, service};
-use jiff::Timestamp;
 use serde_json::Value;
 
 use super::errors::write_errors;
+use crate::clock;
 use crate::connector::{Ask, HostFailure, OrHost};
 use crate::fleet::Fleet;
 use crate::ids::{TeamId, VmId};
@@ -160,6 +160,6 @@ async fn observed(fleet: &Fleet, vm: Vm, said: HostVm) -> Result<Vm, StoreError>
 
 async fn note(fleet: &Fleet, id: &VmId, said: &HostVm) -> Result<(), StoreError> {
     let mut tx = fleet.store.begin().await?;
-    vms::observe(&mut tx, id, said, Timestamp::now()).await?;
+    vms::observe(&mut tx, id, said, clock::now()).await?;
     store::commit(tx).await
 }

@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 
 use hostler_operations::{Call, FORBIDDEN, INVALID_INPUT, NOT_FOUND, internal};
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{WORK_TIMEOUT, ask, described, note};
+use crate::clock;
 use crate::codes::{CONFLICT, NO_HOSTS_AVAILABLE};
 use crate::connector::{Ask, HostFailure, OrHost};
 use crate::fleet::Fleet;
@@ -104,23 +104,23 @@ pub(super) async fn create(
     input: CreateVm,
 ) -> Result<Vm, OrHost<CreateVmError>> {
     match reserve(fleet, &call, input).await? {
-        Reserved::Before(vm) => Ok(vm),
-        Reserved::Now(vm, host) => make(fleet, &call, vm, &host).await,
+        Reserved::Before(vm) => Ok(*vm),
+        Reserved::Now(vm, host) => make(fleet, &call, *vm, &host).await,
     }
 }
 
 enum Reserved {
     /// By an earlier request with the same idempotency key, which succeeded.
-    Before(Vm),
+    Before(Box<Vm>),
     /// By this one, on this host.
-    Now(Vm, Host),
+    Now(Box<Vm>, Box<Host>),
 }
 
 async fn reserve(fleet: &Fleet, call: &Call, input: CreateVm) -> Result<Reserved, CreateVmError> {
     if VmId::is_one(input.name.as_str()) {
         return Err(CreateVmError::NameIsId);
     }
-    let (reach, actor) = (Reach::of(call), Actor::of(call, Timestamp::now()));
+    let (reach, actor) = (Reach::of(call), Actor::of(call, clock::now()));
     let mut tx = fleet.store.begin().await?;
     let team_id = owner(&mut tx, &reach, input.team_id.clone()).await?;
     if !input.spec.mounts.is_empty() && !reach.is_platform() {
@@ -134,7 +134,7 @@ async fn reserve(fleet: &Fleet, call: &Call, input: CreateVm) -> Result<Reserved
         return match before {
             other if other.request_hash != request_hash => Err(CreateVmError::KeyReused),
             Record { placed: false, .. } => Err(CreateVmError::KeyInUse),
-            same => Ok(Reserved::Before(same.vm)),
+            same => Ok(Reserved::Before(Box::new(same.vm))),
         };
     }
     if vms::by_name(&mut tx, team_id.as_ref(), input.name.as_str())
@@ -167,7 +167,7 @@ async fn reserve(fleet: &Fleet, call: &Call, input: CreateVm) -> Result<Reserved
     vms::insert(&mut tx, &record, asked).await?;
     audit::record(&mut tx, &actor, "vm.create", &record.vm.id).await?;
     store::commit(tx).await?;
-    Ok(Reserved::Now(record.vm, host))
+    Ok(Reserved::Now(Box::new(record.vm), Box::new(host)))
 }
 
 /// Whose the VM is to be.
@@ -244,7 +244,7 @@ async fn make(
         Err(failure) if failure.is_certain() => {
             let mut tx = fleet.store.begin().await?;
             vms::delete(&mut tx, &vm.id).await?;
-            let actor = Actor::of(call, Timestamp::now());
+            let actor = Actor::of(call, clock::now());
             audit::record(&mut tx, &actor, "vm.create-failed", &vm.id).await?;
             store::commit(tx).await?;
             Err(failure.into())
@@ -282,7 +282,7 @@ async fn uncertain(
         return Ok(confirmed(fleet, vm, said).await?);
     }
     let mut tx = fleet.store.begin().await?;
-    let now = Timestamp::now();
+    let now = clock::now();
     vms::set_state(&mut tx, &vm.id, VmState::Error, Some(UNCERTAIN), now).await?;
     audit::record(
         &mut tx,

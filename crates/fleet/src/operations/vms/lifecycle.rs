@@ -5,12 +5,12 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use hostler_operations::Call;
-use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Asked, WORK_TIMEOUT, ask, find, observed};
+use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::TeamId;
 use crate::model::{HostVm, PortForward, Protocol, Vm};
@@ -136,7 +136,7 @@ async fn on_its_host(
     let said: HostVm = ask(fleet, call, (&vm, &host), input, timeout).await?;
     let vm = observed(fleet, vm, said).await?;
     let mut tx = fleet.store.begin().await?;
-    audit::record(&mut tx, &Actor::of(call, Timestamp::now()), action, &vm.id).await?;
+    audit::record(&mut tx, &Actor::of(call, clock::now()), action, &vm.id).await?;
     store::commit(tx).await?;
     Ok(vm)
 }
@@ -170,7 +170,7 @@ pub(super) async fn delete(fleet: &Fleet, call: Call, input: DeleteVm) -> Asked<
     vms::delete(&mut tx, &vm.id).await?;
     audit::record(
         &mut tx,
-        &Actor::of(&call, Timestamp::now()),
+        &Actor::of(&call, clock::now()),
         "vm.delete",
         &vm.id,
     )

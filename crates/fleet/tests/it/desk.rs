@@ -1,0 +1,215 @@
+//! A fleet of its own for each test, and a caller at its desk.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hostler_authority::Authority;
+use hostler_fleet::{ApiKey, Config, Database, Fleet, mount};
+use hostler_identity::TrustDomain;
+use hostler_operations::{CallError, Identity, Registry, Reply, Request};
+use serde_json::{Value, json};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+use tempfile::TempDir;
+
+pub(crate) const TRUST_DOMAIN: &str = "fleet.test";
+
+pub(crate) struct Desk {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) authority: Authority,
+    pub(crate) first_key: Option<ApiKey>,
+    pub(crate) admin: Identity,
+    dir: TempDir,
+}
+
+pub(crate) fn database(dir: &TempDir) -> PathBuf {
+    dir.path().join("books/fleet.db")
+}
+
+impl Desk {
+    pub(crate) async fn open() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let domain = TrustDomain::new(TRUST_DOMAIN).expect("a trust domain");
+        let authority = Authority::open(&dir.path().join("ca"), domain).expect("an authority");
+        Self::open_in(dir, authority).await
+    }
+
+    async fn open_in(dir: TempDir, authority: Authority) -> Self {
+        let own_id = format!("spiffe://{TRUST_DOMAIN}/control-plane/1")
+            .parse()
+            .expect("an id");
+        let source = authority.source(&own_id).expect("an identity");
+        let config = Config {
+            database: Database::Sqlite(database(&dir)),
+            machines_url: "https://127.0.0.1:8444".into(),
+        };
+        let opened = Fleet::open(config, authority.clone(), source).await;
+        let (fleet, first_key) = opened.expect("a fleet");
+        let registry = mount(Registry::builder(), &fleet)
+            .build()
+            .expect("the definitions agree");
+        let admin = match &first_key {
+            Some(key) => identify(&fleet, key.reveal()).await,
+            None => Identity::new("nobody", std::iter::empty().collect()),
+        };
+        Self {
+            fleet,
+            registry,
+            authority,
+            first_key,
+            admin,
+            dir,
+        }
+    }
+
+    /// Stops the fleet and opens it again on the same books.
+    pub(crate) async fn reopen(self) -> Self {
+        self.fleet.close().await;
+        Self::open_in(self.dir, self.authority).await
+    }
+
+    pub(crate) async fn try_call(
+        &self,
+        operation: &str,
+        identity: Option<&Identity>,
+        input: Value,
+    ) -> Result<Value, CallError> {
+        self.reply(operation, identity, input)
+            .await
+            .map(|reply| reply.output)
+    }
+
+    pub(crate) async fn reply(
+        &self,
+        operation: &str,
+        identity: Option<&Identity>,
+        input: Value,
+    ) -> Result<Reply, CallError> {
+        let request = Request {
+            input,
+            identity: identity.cloned(),
+            ..Request::default()
+        };
+        self.registry.invoke(operation, request).await
+    }
+
+    /// Calls as someone at this address.
+    pub(crate) async fn call_from(
+        &self,
+        remote: &str,
+        operation: &str,
+        input: Value,
+    ) -> Result<Value, CallError> {
+        let remote: SocketAddr = remote.parse().expect("an address");
+        let request = Request {
+            input,
+            remote: Some(remote),
+            ..Request::default()
+        };
+        self.registry
+            .invoke(operation, request)
+            .await
+            .map(|reply| reply.output)
+    }
+
+    /// Calls as the administrator what must succeed.
+    pub(crate) async fn call(&self, operation: &str, input: Value) -> Value {
+        self.call_as(&self.admin, operation, input).await
+    }
+
+    pub(crate) async fn call_as(&self, who: &Identity, operation: &str, input: Value) -> Value {
+        let answer = self.try_call(operation, Some(who), input).await;
+        answer.unwrap_or_else(|error| panic!("{operation}: {:?} {error}", error.code().as_str()))
+    }
+
+    /// Calls as the administrator what must fail, and says with which code.
+    pub(crate) async fn refusal(&self, operation: &str, input: Value) -> CallError {
+        self.refusal_as(&self.admin, operation, input).await
+    }
+
+    pub(crate) async fn refusal_as(
+        &self,
+        who: &Identity,
+        operation: &str,
+        input: Value,
+    ) -> CallError {
+        match self.try_call(operation, Some(who), input).await {
+            Ok(output) => panic!("{operation} was allowed: {output}"),
+            Err(error) => error,
+        }
+    }
+
+    /// A team that may bring hosts, and a holder of a key of its own with these scopes.
+    pub(crate) async fn team(&self, name: &str, scopes: &[&str]) -> (String, Identity) {
+        let team = self
+            .call("teams/create", json!({"name": name, "is_byoc": true}))
+            .await;
+        let id = text(&team["id"]);
+        let key = json!({"name": name, "scopes": scopes, "team_id": id});
+        (id, self.holder(key).await)
+    }
+
+    /// The holder of a new key, made by the administrator.
+    pub(crate) async fn holder(&self, key: Value) -> Identity {
+        let made = self.call("api-keys/create", key).await;
+        identify(&self.fleet, &text(&made["secret"])).await
+    }
+
+    /// A pending host and its registration token.
+    pub(crate) async fn pending(&self) -> (String, String) {
+        let made = self.call("hosts/create", json!({})).await;
+        (text(&made["host"]["id"]), text(&made["registration_token"]))
+    }
+
+    /// Does with the books what no operation does, for example let time pass.
+    pub(crate) async fn tamper(&self, statement: &str) {
+        let mut db = self.books().await;
+        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+        assert!(
+            done.expect(statement).rows_affected() > 0,
+            "{statement} changed nothing"
+        );
+    }
+
+    pub(crate) async fn count(&self, of: &str) -> i64 {
+        let query = format!("SELECT COUNT(*) FROM {of}");
+        let mut db = self.books().await;
+        sqlx::query_scalar(AssertSqlSafe(query))
+            .fetch_one(&mut db)
+            .await
+            .expect(of)
+    }
+
+    async fn books(&self) -> SqliteConnection {
+        let options = SqliteConnectOptions::new()
+            .filename(database(&self.dir))
+            .busy_timeout(std::time::Duration::from_secs(30));
+        options.connect().await.expect("the books")
+    }
+
+    pub(crate) fn dir(&self) -> &TempDir {
+        &self.dir
+    }
+}
+
+pub(crate) async fn identify(fleet: &Fleet, bearer: &str) -> Identity {
+    let found = fleet.identify(Some(&bearer.into()), None, None).await;
+    found.expect("a good key").expect("an identity")
+}
+
+pub(crate) fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("{value} is no text"))
+        .to_owned()
+}
+
+/// A machine that registers, without a certificate.
+pub(crate) fn machine(token: &str) -> Value {
+    json!({
+        "token": token, "address": "192.0.2.7:9443", "arch": "x86_64", "cpu_cores": 4,
+        "memory_mb": 8192, "disk_gb": 100,
+    })
+}

@@ -1,0 +1,300 @@
+//! Keeping hosts.
+
+use hostler_operations::{Access, Identity};
+use serde_json::{Value, json};
+
+use crate::desk::{Desk, text};
+use crate::standin::StandIn;
+
+#[tokio::test]
+async fn a_new_host_is_pending_and_leaves_out_what_is_not_known() {
+    let desk = Desk::open().await;
+    let input =
+        json!({"provider": "acme", "availability_zone": "a", "tags": ["ssd", "gpu", "ssd"]});
+    let made = desk.call("hosts/create", input).await;
+    let (host, id) = (&made["host"], text(&made["host"]["id"]));
+    assert!(
+        id.len() == "host-".len() + 25 && id.starts_with("host-"),
+        "{id}"
+    );
+    let mut fields: Vec<&str> = host
+        .as_object()
+        .expect("fields")
+        .keys()
+        .map(|k| &**k)
+        .collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        [
+            "availability_zone",
+            "cordoned",
+            "created_at",
+            "created_by",
+            "id",
+            "provider",
+            "status",
+            "tags",
+            "type",
+            "updated_at",
+        ]
+    );
+    assert_eq!(host["type"], "regular");
+    assert_eq!(host["status"], "pending");
+    assert_eq!(host["tags"], json!(["gpu", "ssd"]));
+    assert_eq!(host["created_by"], desk.admin.subject());
+    assert_eq!(&desk.call("hosts/get", json!({"id": id})).await, host);
+}
+
+#[tokio::test]
+async fn contradictory_hosts_are_refused() {
+    let desk = Desk::open().await;
+    let (team, _) = desk.team("own", &["hosts:write"]).await;
+    let closed = desk.call("teams/create", json!({"name": "closed"})).await;
+    for (input, code) in [
+        (json!({"team_id": team}), "INVALID_INPUT"),
+        (json!({"type": "byoc"}), "INVALID_INPUT"),
+        (
+            json!({"type": "byoc", "team_id": "team-nobody"}),
+            "NOT_FOUND",
+        ),
+        (
+            json!({"type": "byoc", "team_id": closed["id"]}),
+            "FORBIDDEN",
+        ),
+        (json!({"type": "laptop"}), "INVALID_INPUT"),
+        (json!({"tags": ["a b"]}), "INVALID_INPUT"),
+        (json!({"token_cidr": "10.0.0.0/64"}), "INVALID_INPUT"),
+        (json!({"colour": "red"}), "INVALID_INPUT"),
+    ] {
+        let refused = desk.refusal("hosts/create", input.clone()).await;
+        assert_eq!(refused.code().as_str(), code, "{input}: {refused}");
+    }
+    assert_eq!(desk.count("hosts").await, 0);
+}
+
+#[tokio::test]
+async fn a_list_is_filtered_and_paged_in_the_order_of_creation() {
+    let desk = Desk::open().await;
+    let (team, _) = desk.team("own", &["hosts:read"]).await;
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let input = match n {
+            4 => json!({"type": "byoc", "team_id": team}),
+            _ => json!({"tags": if n % 2 == 0 { vec!["even"] } else { vec![] }}),
+        };
+        ids.push(text(&desk.call("hosts/create", input).await["host"]["id"]));
+    }
+    let listed = async |filter: Value| -> Vec<String> {
+        let hosts = desk.call("hosts/list", filter).await;
+        hosts
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|host| text(&host["id"]))
+            .collect()
+    };
+    assert_eq!(listed(json!({})).await, ids);
+    assert_eq!(
+        listed(json!({"tag": "even"})).await,
+        [ids[0].clone(), ids[2].clone()]
+    );
+    assert_eq!(listed(json!({"type": "byoc"})).await, ids[4..]);
+    assert_eq!(listed(json!({"team_id": team})).await, ids[4..]);
+    assert_eq!(listed(json!({"status": "online"})).await, [] as [String; 0]);
+
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let mut input = json!({"limit": 2});
+        if let Some(cursor) = &cursor {
+            input["cursor"] = json!(cursor);
+        }
+        let page = desk
+            .reply("hosts/list", Some(&desk.admin), input)
+            .await
+            .expect("a page");
+        let hosts = page.output.as_array().expect("a list").clone();
+        pages.push(
+            hosts
+                .iter()
+                .map(|host| text(&host["id"]))
+                .collect::<Vec<_>>(),
+        );
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [&ids[..2], &ids[2..4], &ids[4..]]);
+    for limit in [0, 1001] {
+        let refused = desk.refusal("hosts/list", json!({"limit": limit})).await;
+        assert_eq!(refused.code().as_str(), "INVALID_INPUT");
+    }
+}
+
+#[tokio::test]
+async fn tags_come_and_go_and_asking_twice_changes_nothing() {
+    let desk = Desk::open().await;
+    let (id, _) = desk.pending().await;
+    for tag in ["b", "a", "a"] {
+        desk.call("hosts/tags-add", json!({"id": id, "tag": tag}))
+            .await;
+    }
+    assert_eq!(
+        desk.call("hosts/tags-list", json!({"id": id})).await,
+        json!(["a", "b"])
+    );
+    for tag in ["a", "a", "never/there"] {
+        desk.call("hosts/tags-remove", json!({"id": id, "tag": tag}))
+            .await;
+    }
+    assert_eq!(
+        desk.call("hosts/tags-list", json!({"id": id})).await,
+        json!(["b"])
+    );
+    let lines = desk.count("audit WHERE action LIKE 'host.tag-%'").await;
+    assert_eq!(lines, 3, "only what changed is in the trail");
+    let refused = desk
+        .refusal("hosts/tags-add", json!({"id": id, "tag": "no/slash"}))
+        .await;
+    assert_eq!(refused.code().as_str(), "INVALID_INPUT");
+}
+
+#[tokio::test]
+async fn a_host_with_vms_is_deleted_only_by_force() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    let vm = desk.call("vms/create", json!({"name": "web"})).await;
+    let preview = desk
+        .call("hosts/delete-preview", json!({"id": host.id}))
+        .await;
+    assert_eq!(preview["vm_names"], json!(["web"]));
+    assert_eq!(preview["host"]["id"], host.id.as_str());
+    let refused = desk.refusal("hosts/delete", json!({"id": host.id})).await;
+    assert_eq!(refused.code().as_str(), "HAS_VMS");
+    assert_eq!(refused.details(), Some(&json!({"vm_ids": [vm["id"]]})));
+    desk.call("hosts/delete", json!({"id": host.id, "force": true}))
+        .await;
+    assert_eq!(desk.call("hosts/list", json!({})).await, json!([]));
+    assert_eq!(desk.call("vms/list", json!({})).await, json!([]));
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_not_found() {
+    let desk = Desk::open().await;
+    for operation in [
+        "hosts/get",
+        "hosts/delete",
+        "hosts/delete-preview",
+        "hosts/token",
+        "hosts/cordon",
+        "hosts/uncordon",
+        "hosts/tags-list",
+    ] {
+        let refused = desk.refusal(operation, json!({"id": "host-nowhere"})).await;
+        assert_eq!(refused.code().as_str(), "NOT_FOUND", "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn operations_of_a_host_are_passed_on_to_it() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    for (operation, rest) in [
+        ("images/list", json!({})),
+        ("images/pull", json!({})),
+        (
+            "images/import",
+            json!({"source": "/srv/rootfs.tar", "name": "web"}),
+        ),
+        ("images/delete", json!({"name": "web"})),
+        ("kernels/list", json!({})),
+        (
+            "kernels/import",
+            json!({"source": "/boot/vmlinuz", "name": "own"}),
+        ),
+        ("kernels/delete", json!({"name": "own"})),
+        ("host/status", json!({})),
+        ("host/config", json!({})),
+        ("host/health", json!({})),
+    ] {
+        let mut input = rest.clone();
+        input["host"] = json!(host.id);
+        let answer = desk.call(operation, input).await;
+        assert_eq!(answer, json!({"did": operation, "with": rest}));
+    }
+    let calls = host.inside().calls.clone();
+    assert!(
+        calls.iter().all(|(.., request_id)| !request_id.is_empty()),
+        "{calls:?}"
+    );
+    let (pending, _) = desk.pending().await;
+    let refused = desk.refusal("images/list", json!({"host": pending})).await;
+    assert_eq!(refused.code().as_str(), "INVALID_STATE", "{refused}");
+}
+
+/// Each operation asks for exactly the scope of its kind of thing; what is open is open on purpose.
+#[tokio::test]
+async fn every_operation_asks_for_the_scope_of_its_thing() {
+    let desk = Desk::open().await;
+    let open = [
+        "bundle/get",
+        "hosts/register",
+        "services/list",
+        "services/schema",
+    ];
+    for operation in desk.registry.external() {
+        let name = operation.name().as_str();
+        let verb = match operation.kind() {
+            hostler_operations::Kind::Query => "read",
+            _ => "write",
+        };
+        let expected = match operation.name().service() {
+            _ if open.contains(&name) => None,
+            _ if ["hosts/heartbeat", "hosts/renew"].contains(&name) => Some("host:self".into()),
+            _ if name == "hosts/delete-preview" => Some("hosts:write".into()),
+            "api-keys" | "teams" => Some("keys:write".into()),
+            "images" | "kernels" => Some(format!("images:{verb}")),
+            "host" | "status" => Some("hosts:read".into()),
+            service => Some(format!("{service}:{verb}")),
+        };
+        let asked = match operation.access() {
+            Access::Open => None,
+            Access::AllOf(scopes) | Access::AnyOf(scopes) => {
+                assert_eq!(scopes.len(), 1, "{name}");
+                Some(scopes[0].to_string())
+            }
+        };
+        assert_eq!(asked, expected, "{name}");
+        if asked.is_some() {
+            let refused = desk.try_call(name, None, json!({})).await.expect_err(name);
+            assert_eq!(refused.message(), "authentication required", "{name}");
+            let powerless = Identity::new("powerless", std::iter::empty().collect());
+            let refused = desk.refusal_as(&powerless, name, json!({})).await;
+            assert_eq!(refused.code().as_str(), "FORBIDDEN", "{name}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn anyone_may_read_the_bundle() {
+    let desk = Desk::open().await;
+    let bundle = desk
+        .try_call("bundle/get", None, json!({}))
+        .await
+        .expect("a bundle");
+    assert_eq!(bundle["keys"][0]["use"], "x509-svid");
+    assert!(bundle["spiffe_sequence"].is_u64(), "{bundle}");
+}
+
+#[tokio::test]
+async fn the_status_counts_hosts_and_vms() {
+    let desk = Desk::open().await;
+    let _host = StandIn::enrol(&desk).await;
+    desk.pending().await;
+    desk.call("vms/create", json!({"name": "web"})).await;
+    let status = desk.call("status/get", json!({})).await;
+    assert_eq!(status["hosts"], json!({"online": 1, "pending": 1}));
+    assert_eq!(status["vms"], json!({"created": 1}));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+}

@@ -1,0 +1,12 @@
+//! What a fleet promises: real databases, real certificates, and hosts that are real servers behind
+//! mutual TLS.
+
+mod desk;
+mod enrolment;
+mod hosts;
+mod identity;
+mod isolation;
+mod monitor;
+mod standin;
+mod storage;
+mod vms;

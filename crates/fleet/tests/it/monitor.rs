@@ -1,0 +1,146 @@
+//! Who falls silent is noticed, and who comes back is welcome.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use crate::desk::{Desk, text};
+use crate::standin::StandIn;
+
+/// Lets the monitor look until the host has this status.
+async fn look_until(desk: &Desk, host: &StandIn, status: &str) {
+    let stop = CancellationToken::new();
+    let fleet = std::sync::Arc::clone(&desk.fleet);
+    let monitor = tokio::spawn({
+        let stop = stop.clone();
+        async move { fleet.run_monitor(stop).await }
+    });
+    let seen = tokio::time::timeout(Duration::from_secs(60), async {
+        while desk.call("hosts/get", json!({"id": host.id})).await["status"] != status {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    seen.await
+        .unwrap_or_else(|_| panic!("the host did not become {status}"));
+    stop.cancel();
+    monitor.await.expect("the monitor ends when it is told to");
+}
+
+async fn states(desk: &Desk) -> Vec<Value> {
+    let vms = desk.call("vms/list", json!({})).await;
+    vms.as_array()
+        .expect("a list")
+        .iter()
+        .map(|vm| vm["state"].clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_silent_host_is_unreachable_and_its_vms_missing_until_it_is_heard_again() {
+    let desk = Desk::open().await;
+    let (host, lively) = (StandIn::enrol(&desk).await, StandIn::enrol(&desk).await);
+    let vm = desk
+        .call("vms/create", json!({"name": "web", "host": host.id}))
+        .await;
+    desk.call("vms/start", json!({"name": "web"})).await;
+    let silent = format!(
+        "UPDATE hosts SET last_heartbeat_at = last_heartbeat_at - 91000 WHERE id = '{}'",
+        host.id
+    );
+    desk.tamper(&silent).await;
+    look_until(&desk, &host, "unreachable").await;
+    let other = desk.call("hosts/get", json!({"id": lively.id})).await;
+    assert_eq!(other["status"], "online", "only the silent one");
+    assert_eq!(states(&desk).await, ["missing"]);
+    assert_eq!(
+        desk.call("vms/get", json!({"name": "web"})).await["state"],
+        "missing"
+    );
+    let refused = desk
+        .refusal("vms/create", json!({"name": "b", "host": host.id}))
+        .await;
+    assert!(refused.message().contains("1 is not online"), "{refused}");
+
+    host.heartbeat(&desk, json!([{"name": vm["id"], "state": "running"}]))
+        .await;
+    let back = desk.call("hosts/get", json!({"id": host.id})).await;
+    assert_eq!(back["status"], "online");
+    assert_eq!(states(&desk).await, ["running"]);
+    let lines = "audit WHERE action IN ('host.unreachable', 'host.online')";
+    assert_eq!(desk.count(lines).await, 2, "one line for each change");
+}
+
+#[tokio::test]
+async fn a_heartbeat_brings_the_books_in_line_with_the_host() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c"] {
+        ids.push(text(
+            &desk.call("vms/create", json!({"name": name})).await["id"],
+        ));
+    }
+    // The report knows nothing of c, which was made while it was under way.
+    let report = json!([
+        {"name": ids[0], "state": "running"},
+        {"name": "somebody-else", "state": "running"},
+    ]);
+    desk.tamper(&format!(
+        "UPDATE vms SET updated_at = 1 WHERE id = '{}'",
+        ids[1]
+    ))
+    .await;
+    host.heartbeat(&desk, report.clone()).await;
+    assert_eq!(states(&desk).await, ["running", "missing", "created"]);
+    let vms = desk.call("vms/list", json!({})).await;
+    assert_eq!(vms[1]["state_reason"], "its host does not have it");
+    // It turns up again.
+    let report = json!([{"name": ids[1], "state": "stopped"}]);
+    host.heartbeat(&desk, report).await;
+    assert_eq!(states(&desk).await, ["running", "stopped", "created"]);
+}
+
+#[tokio::test]
+async fn a_host_that_says_goodbye_is_offline_until_it_comes_back() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    let me = host.identity(&desk).await;
+    desk.call_as(
+        &me,
+        "hosts/heartbeat",
+        json!({"id": host.id, "goodbye": true}),
+    )
+    .await;
+    assert_eq!(
+        desk.call("hosts/get", json!({"id": host.id})).await["status"],
+        "offline"
+    );
+    desk.call_as(&me, "hosts/heartbeat", json!({"id": host.id}))
+        .await;
+    assert_eq!(
+        desk.call("hosts/get", json!({"id": host.id})).await["status"],
+        "online"
+    );
+}
+
+#[tokio::test]
+async fn a_creation_that_nobody_finished_comes_to_light() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    desk.call("vms/create", json!({"name": "web"})).await;
+    // As if the server had died while the host was making it.
+    desk.tamper("UPDATE vms SET placed = FALSE, created_at = 1")
+        .await;
+    assert_eq!(states(&desk).await, [] as [Value; 0]);
+    let silent = "UPDATE hosts SET last_heartbeat_at = 1";
+    desk.tamper(silent).await;
+    look_until(&desk, &host, "unreachable").await;
+    host.heartbeat(&desk, Value::Null).await;
+    assert_eq!(states(&desk).await, ["error"]);
+    // The host has it after all.
+    assert_eq!(
+        desk.call("vms/get", json!({"name": "web"})).await["state"],
+        "created"
+    );
+}

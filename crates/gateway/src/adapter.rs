@@ -71,7 +71,6 @@ impl HttpAdapter {
     }
 
     /// The router, for a [`Door`](crate::Door) or any other server.
-    #[must_use]
     pub fn router(&self) -> Router {
         self.router.clone()
     }

@@ -168,7 +168,12 @@ impl Dispatch {
                 .await
                 .map_err(failed)?;
             let closing = connection.map_or_else(CancellationToken::new, |c| c.closing().clone());
-            return Ok(sse::respond(outputs, route.surface, closing));
+            return Ok(sse::respond(
+                outputs,
+                route.surface,
+                sse::KEEP_ALIVE,
+                closing,
+            ));
         }
         let reply = self.registry.invoke(name, request).await.map_err(failed)?;
         Ok(success(route, &reply, page))

@@ -87,7 +87,13 @@ impl Doorway {
         let Self { listener, address } = self;
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Door { listener, address, tls: Arc::new(tls), router, limits }
+        Door {
+            listener,
+            address,
+            tls: Arc::new(tls),
+            router,
+            limits,
+        }
     }
 }
 

@@ -42,9 +42,10 @@ pub(crate) fn accepts(headers: &HeaderMap) -> bool {
 pub(crate) fn respond(
     outputs: impl Stream<Item = Result<Value, CallError>> + Send + 'static,
     surface: Surface,
+    keep_alive: Duration,
     closing: CancellationToken,
 ) -> Response {
-    let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+    let mut keep_alive = interval_at(Instant::now() + keep_alive, keep_alive);
     keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = Events {
         outputs: outputs.boxed(),
@@ -122,11 +123,16 @@ mod tests {
         assert!(!accepting("application/json"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_silent_stream_says_that_it_lives_and_ends_when_the_door_closes() {
         let closing = CancellationToken::new();
         let outputs = futures::stream::pending();
-        let response = respond(outputs, Surface::Operation, closing.clone());
+        let response = respond(
+            outputs,
+            Surface::Operation,
+            Duration::from_millis(5),
+            closing.clone(),
+        );
         let mut body = response.into_body().into_data_stream();
         let first = body.next().await.expect("a frame").expect("no error");
         assert_eq!(first, ": still here\n\n");

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -104,22 +104,37 @@ impl Drop for Exchange {
     }
 }
 
-/// An answer's body. A stream without a known end may take as long as it likes, as long as it is
-/// asked for its next piece.
+/// An answer's body, handed out in pieces, so that its last piece is taken no sooner than the peer
+/// has room for it: until then the answer counts as being written.
+///
+/// A stream without a known end may take as long as it likes, as long as it is asked for its next
+/// piece.
 pub(super) struct WatchedBody {
     body: Body,
+    /// What is left of a piece that was too large.
+    rest: Bytes,
     exchange: Exchange,
     is_stream: bool,
 }
+
+/// The largest piece, in bytes: one write to a socket, one window of HTTP/2.
+const PIECE_BYTES: usize = 64 << 10;
 
 impl WatchedBody {
     pub(super) fn new(body: Body, exchange: Exchange, is_stream: bool) -> Self {
         exchange.write();
         Self {
             body,
+            rest: Bytes::new(),
             exchange,
             is_stream,
         }
+    }
+
+    fn piece(&mut self, mut data: Bytes) -> Frame<Bytes> {
+        let piece = data.split_to(PIECE_BYTES.min(data.len()));
+        self.rest = data;
+        Frame::data(piece)
     }
 }
 
@@ -134,14 +149,31 @@ impl http_body::Body for WatchedBody {
         if self.is_stream {
             self.exchange.write();
         }
-        Pin::new(&mut self.body).poll_frame(cx)
+        let rest = std::mem::take(&mut self.rest);
+        if !rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.piece(rest))));
+        }
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            end => return Poll::Ready(end),
+        };
+        let frame = frame
+            .into_data()
+            .map_or_else(|trailers| trailers, |data| self.piece(data));
+        Poll::Ready(Some(Ok(frame)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = self.body.size_hint();
+        let rest = self.rest.len() as u64;
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
     }
 }

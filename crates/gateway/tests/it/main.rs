@@ -1,0 +1,13 @@
+//! A bookshelf behind a real door: TLS sockets, HTTP/1.1 and HTTP/2, and bytes that are neither.
+
+mod access;
+mod answers;
+mod decoy;
+mod document;
+mod door;
+mod hostile;
+mod inputs;
+mod log;
+mod shelf;
+mod streams;
+mod world;

@@ -1,0 +1,94 @@
+//! Subscriptions as event streams.
+
+use http_body_util::BodyExt;
+
+use crate::shelf::LEFT;
+use crate::world::{World, call, soon};
+
+#[tokio::test]
+async fn each_output_is_an_event_with_an_increasing_id_and_the_end_closes() {
+    let world = World::start().await;
+    for path in ["/v1/books/watch?count=3", "/books/watch?count=3"] {
+        for mut client in [world.http1().await, world.http2().await] {
+            let mut request = call("GET", path, "reader", None);
+            let accept = "text/event-stream".parse().expect("a value");
+            request.headers_mut().insert("accept", accept);
+            let answer = client.send(request).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.header("content-type"), Some("text/event-stream"));
+            let expected = "id: 1\ndata: 1\n\nid: 2\ndata: 2\n\nid: 3\ndata: 3\n\n";
+            assert_eq!(String::from_utf8_lossy(&answer.body), expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_is_an_error_event_and_the_last_one() {
+    let world = World::start().await;
+    let answer = world
+        .get("reader", "/v1/books/watch?count=1&then=fail")
+        .await;
+    let events = String::from_utf8_lossy(&answer.body).into_owned();
+    let (first, error) = events.split_once("\n\n").expect("two events");
+    assert_eq!(first, "id: 1\ndata: 1");
+    let data = error
+        .strip_prefix("id: 2\nevent: error\ndata: ")
+        .expect("an error event");
+    let error: serde_json::Value = serde_json::from_str(data.trim_end()).expect("JSON");
+    assert_eq!(
+        (&error["code"], &error["retryable"]),
+        (&"all_out".into(), &true.into())
+    );
+}
+
+#[tokio::test]
+async fn what_fails_before_the_stream_begins_is_an_ordinary_answer() {
+    let world = World::start().await;
+    let answer = world.get("", "/v1/books/watch").await;
+    assert_eq!(answer.failure(), (401, "unauthorized".to_owned()));
+    let answer = world.get("reader", "/v1/books/watch?count=many").await;
+    assert_eq!(answer.failure(), (400, "invalid_request".to_owned()));
+    let mut request = call("GET", "/v1/books/watch", "reader", None);
+    request
+        .headers_mut()
+        .insert("accept", "application/json".parse().expect("a value"));
+    assert_eq!(
+        world.send(request).await.failure(),
+        (406, "not_acceptable".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_subscription_and_a_closing_door_ends_the_stream() {
+    // One test, because both wait for the same signal.
+    let world = World::start().await;
+    for mut client in [world.http1().await, world.http2().await] {
+        let request = call("GET", "/v1/books/watch?count=1&then=wait", "reader", None);
+        let mut body = client.begin(request).await.expect("an answer").into_body();
+        let event = soon("an event", body.frame())
+            .await
+            .expect("one")
+            .expect("whole");
+        assert_eq!(event.into_data().expect("data"), "id: 1\ndata: 1\n\n");
+        drop(body);
+        client.connection.abort();
+        soon("the end of the subscription", LEFT.acquire())
+            .await
+            .expect("open")
+            .forget();
+    }
+
+    let mut client = world.http1().await;
+    let request = call("GET", "/v1/books/watch?count=1&then=wait", "reader", None);
+    let mut body = client.begin(request).await.expect("an answer").into_body();
+    soon("an event", body.frame())
+        .await
+        .expect("one")
+        .expect("whole");
+    world.shutdown.cancel();
+    let rest = soon("the end of the stream", body.collect())
+        .await
+        .expect("a polite end");
+    assert!(rest.to_bytes().is_empty());
+    soon("the door", world.served).await.expect("no panic");
+}

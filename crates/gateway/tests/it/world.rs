@@ -1,0 +1,343 @@
+//! A door on a free port, and clients who come to it.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hostler_gateway::{
+    AuthError, Credentials, Door, DoorLimits, HttpAdapter, HttpAdapterBuilder, IdentityProvider,
+};
+use hostler_operations::{Grants, Identity};
+use http::header::HeaderName;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::shelf::{self, READ, Shelf, WRITE};
+
+/// Longer than anything here takes on a machine that is busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("still waiting: {what}"),
+    }
+}
+
+/// Knows a few tokens.
+struct Porter;
+
+impl IdentityProvider for Porter {
+    fn resolve<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Option<Identity>, AuthError>> {
+        Box::pin(async move {
+            let identity = |subject: &str, grants: Grants| Ok(Some(Identity::new(subject, grants)));
+            if let Some(token) = &credentials.bearer {
+                return match token.expose_secret() {
+                    "reader" => identity("reader", Grants::from_iter([READ])),
+                    "s3cr3t-of-ada" => identity("ada", Grants::from_iter([READ])),
+                    "writer" => identity("writer", Grants::from_iter([READ, WRITE])),
+                    "nobody-home" => Err(AuthError::Unavailable("the porter is asleep".into())),
+                    _ => Err(AuthError::invalid("this token is unknown; log in again")),
+                };
+            }
+            if let Some((_, token)) = credentials.named.first() {
+                return match token.expose_secret() {
+                    "shelf" => identity("shelf", Grants::from_iter([READ])),
+                    _ => Err(AuthError::invalid("this shelf token is unknown")),
+                };
+            }
+            match (&credentials.peer, &credentials.certificate) {
+                (Some(peer), _) => identity(&peer.id().to_string(), Grants::All),
+                (None, Some(_)) => identity("somebody with a certificate", Grants::All),
+                (None, None) => Ok(None),
+            }
+        })
+    }
+}
+
+pub(crate) fn porter() -> Arc<dyn IdentityProvider> {
+    Arc::new(Porter)
+}
+
+pub(crate) struct World {
+    pub(crate) address: SocketAddr,
+    pub(crate) shelf: Arc<Shelf>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) served: JoinHandle<()>,
+    trust: RootCertStore,
+    _ends_with_the_test: DropGuard,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with(DoorLimits::default(), |adapter| adapter).await
+    }
+
+    pub(crate) async fn with(
+        limits: DoorLimits,
+        configure: impl FnOnce(HttpAdapterBuilder) -> HttpAdapterBuilder,
+    ) -> Self {
+        let (tls, trust) = self_signed();
+        Self::behind(&tls, trust, limits, configure).await
+    }
+
+    pub(crate) async fn behind(
+        tls: &ServerConfig,
+        trust: RootCertStore,
+        limits: DoorLimits,
+        configure: impl FnOnce(HttpAdapterBuilder) -> HttpAdapterBuilder,
+    ) -> Self {
+        let shelf = Arc::new(Shelf::default());
+        let adapter = HttpAdapter::builder(shelf::registry(&shelf), porter())
+            .credential_header(HeaderName::from_static("x-shelf-token"))
+            .about("Bookshelf", "1.2.3");
+        let router = configure(adapter).build().expect("an adapter").router();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let door = Door::bind(address, tls, router, limits)
+            .await
+            .expect("a free port");
+        let address = door.local_addr();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(door.serve(shutdown.clone()));
+        let _ends_with_the_test = shutdown.clone().drop_guard();
+        Self {
+            address,
+            shelf,
+            shutdown,
+            served,
+            trust,
+            _ends_with_the_test,
+        }
+    }
+
+    /// A TLS connection that offers these protocols.
+    pub(crate) async fn tls(&self, alpn: &[&str]) -> TlsStream<TcpStream> {
+        self.tls_as(anonymous(self.trust.clone()), alpn).await
+    }
+
+    pub(crate) async fn tls_as(
+        &self,
+        mut config: ClientConfig,
+        alpn: &[&str],
+    ) -> TlsStream<TcpStream> {
+        config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(self.address)
+            .await
+            .expect("the door is open");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        soon("the handshake", connecting)
+            .await
+            .expect("a handshake")
+    }
+
+    pub(crate) async fn http1(&self) -> Client {
+        Client::http1(self.tls(&["http/1.1"]).await).await
+    }
+
+    pub(crate) async fn http2(&self) -> Client {
+        Client::http2(self.tls(&["h2"]).await).await
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        self.http1().await.send(request).await
+    }
+
+    /// A GET with this bearer token.
+    pub(crate) async fn get(&self, token: &str, path: &str) -> Answer {
+        self.send(call("GET", path, token, None)).await
+    }
+
+    /// A POST of JSON with this bearer token.
+    pub(crate) async fn post(&self, token: &str, path: &str, body: Value) -> Answer {
+        self.send(call("POST", path, token, Some(&body))).await
+    }
+}
+
+/// A request; an empty token leaves the header out.
+pub(crate) fn call(
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Option<&Value>,
+) -> Request<Full<Bytes>> {
+    let mut request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost");
+    if !token.is_empty() {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    if body.is_some() {
+        request = request.header("content-type", "application/json");
+    }
+    let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+    request.body(Full::new(body)).expect("a request")
+}
+
+/// A client's end of one connection.
+pub(crate) struct Client {
+    sender: Sender,
+    pub(crate) connection: JoinHandle<()>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+impl Client {
+    pub(crate) async fn http1(stream: TlsStream<TcpStream>) -> Self {
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .expect("a connection");
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Self {
+            sender: Sender::Http1(sender),
+            connection,
+        }
+    }
+
+    pub(crate) async fn http2(stream: TlsStream<TcpStream>) -> Self {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("a connection");
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Self {
+            sender: Sender::Http2(sender),
+            connection,
+        }
+    }
+
+    /// The answer's head; its body is still to come.
+    pub(crate) async fn begin(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                let uri = format!("https://localhost{}", request.uri());
+                *request.uri_mut() = uri.parse().expect("a URI");
+                request.headers_mut().remove("host");
+                sender.send_request(request).await
+            }
+        }
+    }
+
+    pub(crate) async fn try_send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> hyper::Result<Answer> {
+        let (head, body) = soon("an answer", self.begin(request)).await?.into_parts();
+        let body = soon("a body", body.collect()).await?.to_bytes();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        self.try_send(request).await.expect("an answer")
+    }
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/json"),
+            "{:?}",
+            self.body
+        );
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .get(name)
+            .map(|value| value.to_str().expect("ASCII"))
+    }
+
+    /// Status and code, as most tests want to know them. Checks the form of the error on the way.
+    #[track_caller]
+    pub(crate) fn failure(&self) -> (u16, String) {
+        let body = self.json();
+        let error = &body["error"];
+        assert!(
+            error["message"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{body}"
+        );
+        assert!(error["retryable"].is_boolean(), "{body}");
+        assert_eq!(
+            error["request_id"].as_str(),
+            self.header("x-request-id"),
+            "{body}"
+        );
+        let code = error["code"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no code in {body}"));
+        (self.status.as_u16(), code.to_owned())
+    }
+}
+
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    hostler_identity::crypto_provider()
+}
+
+/// A door that asks nobody for a certificate, and the trust that its guests need.
+pub(crate) fn self_signed() -> (ServerConfig, RootCertStore) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let certificate: CertificateDer<'static> = made.cert.der().clone();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+    let mut trust = RootCertStore::empty();
+    trust.add(certificate.clone()).expect("a root");
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a key that fits");
+    (config, trust)
+}
+
+fn anonymous(trust: RootCertStore) -> ClientConfig {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(trust)
+        .with_no_client_auth()
+}

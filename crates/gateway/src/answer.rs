@@ -156,7 +156,7 @@ impl Failure {
 
     pub(crate) fn input(error: &InputError, surface: Surface) -> Self {
         let status = match error {
-            InputError::NotEncoded => StatusCode::BAD_REQUEST,
+            InputError::NotEncoded | InputError::HeaderNotAscii(_) => StatusCode::BAD_REQUEST,
             InputError::Differs(_) | InputError::BodyNotObject => surface.invalid_input(),
         };
         Self::new(status, "INVALID_INPUT", error.to_string())

@@ -146,7 +146,11 @@ impl Dispatch {
         };
         let content = content.map_err(|error| Failure::body(&error))?;
         let fields = route.fields.iter().map(String::as_str).zip(values);
-        let input = input::merge(&route.plan, fields, head.uri.query(), content)
+        let input = input::from_headers(&route.plan, &head.headers)
+            .and_then(|named| {
+                let named = fields.chain(named);
+                input::merge(&route.plan, named, head.uri.query(), content)
+            })
             .map_err(|error| Failure::input(&error, route.surface))?;
         let page = route
             .pages

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::HeaderName;
 use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
@@ -18,14 +19,16 @@ pub(crate) enum InputError {
          give it once, in the path, the query string or the body"
     )]
     Differs(String),
+    #[error("the header {0} holds characters that are not ASCII; choose another value")]
+    HeaderNotAscii(HeaderName),
     #[error("the body must be a JSON object here, because the path or query string has fields too")]
     BodyNotObject,
 }
 
-/// Makes the input from the fields of the path, the query string and the body.
+/// Makes the input from the fields of the path and the headers, the query string and the body.
 pub(crate) fn merge<'p>(
     plan: &Plan,
-    path: impl Iterator<Item = (&'p str, Cow<'p, str>)>,
+    named: impl Iterator<Item = (&'p str, Cow<'p, str>)>,
     query: Option<&str>,
     body: Option<Value>,
 ) -> Result<Value, InputError> {
@@ -33,7 +36,7 @@ pub(crate) fn merge<'p>(
         Some(query) => read_query(plan, query)?,
         None => Map::new(),
     };
-    for (name, text) in path {
+    for (name, text) in named {
         agree(
             &mut input,
             name.to_owned(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::components::{Components, Role};
 use super::operation::Form;
-use crate::input;
+use crate::input::{self, IDEMPOTENCY_FIELD, IDEMPOTENCY_HEADER};
 
 /// What an operation takes in one of its forms.
 pub(super) struct Taken {
@@ -48,6 +48,18 @@ pub(super) fn taken(operation: &Registered, form: &Form, components: &mut Compon
             parameter["schema"] = schema;
         }
         parameters.push(parameter);
+    }
+    let properties = input::properties(raw);
+    if let Some((_, key)) = properties
+        .iter()
+        .find(|(name, _)| *name == IDEMPOTENCY_FIELD)
+    {
+        parameters.push(json!({
+            "name": IDEMPOTENCY_HEADER.as_str(),
+            "in": "header",
+            "description": format!("The same as `{IDEMPOTENCY_FIELD}`."),
+            "schema": hoisted.rewrite(key),
+        }));
     }
     let body = (!in_query).then(|| match in_path.is_empty() {
         true => body(hoisted.reference, !required.is_empty()),

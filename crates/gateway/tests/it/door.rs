@@ -14,7 +14,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use secrecy::SecretString;
 use serde_json::json;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::world::{Client, World, call, provider, soon};
@@ -206,6 +206,32 @@ async fn a_closing_door_finishes_what_is_in_flight_and_takes_nothing_new() {
         assert_eq!(answer.json(), json!("well rested"));
     }
     soon("the door", world.served).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_closing_door_says_that_it_is_draining() {
+    let world = World::start().await;
+    let mut stream = world.tls(&["h2"]).await;
+    // Preface and SETTINGS; the pings that would end the connection are never answered.
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(hello).await.expect("sent");
+    let mut said = Vec::new();
+    soon("its settings", stream.read_buf(&mut said))
+        .await
+        .expect("bytes");
+    world.shutdown.cancel();
+    // HEADERS on stream 1: GET, https, literal path /healthz (RFC 7541, appendix A).
+    let ask = b"\0\0\x0c\x01\x05\0\0\0\x01\x82\x87\x04\x08/healthz";
+    stream.write_all(ask).await.expect("sent");
+    let answer = soon("an answer", async {
+        while !said.windows(8).any(|word| word == b"draining") {
+            if stream.read_buf(&mut said).await.unwrap_or(0) == 0 {
+                break;
+            }
+        }
+        String::from_utf8_lossy(&said).into_owned()
+    });
+    assert!(answer.await.contains("draining"));
 }
 
 #[tokio::test]

@@ -132,3 +132,35 @@ async fn a_get_with_a_body_is_refused_instead_of_half_read() {
             .contains("query string")
     );
 }
+
+#[tokio::test]
+async fn an_idempotency_key_may_come_as_a_header() {
+    let world = World::start().await;
+    let create = |title: &str, field: Option<&str>, header: &[u8]| {
+        let mut book = json!({"title": title, "pages": 1});
+        if let Some(field) = field {
+            book["idempotency_key"] = json!(field);
+        }
+        let mut request = call("POST", "/v1/books", "writer", Some(&book));
+        let value = http::HeaderValue::from_bytes(header).expect("a value");
+        request.headers_mut().insert("idempotency-key", value);
+        request
+    };
+    let made = world.send(create("A", None, b"k1")).await;
+    assert_eq!(made.json()["tags"], json!(["key:k1"]));
+    let same = world.send(create("B", Some("k1"), b"k1")).await;
+    assert_eq!(same.status, 201);
+    for (field, header) in [(Some("k2"), &b"k1"[..]), (None, b"k\xff")] {
+        let refused = world.send(create("C", field, header)).await;
+        assert_eq!(refused.failure(), (400, "invalid_request".to_owned()));
+    }
+    let mut elsewhere = call("GET", "/v1/who", "", None);
+    elsewhere
+        .headers_mut()
+        .insert("idempotency-key", "k1".parse().expect("a value"));
+    assert_eq!(
+        world.send(elsewhere).await.status,
+        200,
+        "where it means nothing it is ignored"
+    );
+}

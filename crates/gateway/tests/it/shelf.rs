@@ -200,6 +200,9 @@ struct CreateBook {
     pages: u32,
     #[serde(default)]
     tags: Vec<String>,
+    /// The shelf remembers nothing, so it says that it saw it.
+    #[serde(default)]
+    idempotency_key: Option<String>,
 }
 
 async fn create(shelf: &Shelf, _: Call, input: CreateBook) -> Result<Book, BookError> {
@@ -207,10 +210,12 @@ async fn create(shelf: &Shelf, _: Call, input: CreateBook) -> Result<Book, BookE
     if books.iter().any(|book| book.title == input.title) {
         return Err(BookError::Taken { title: input.title });
     }
+    let mut tags = input.tags;
+    tags.extend(input.idempotency_key.map(|key| format!("key:{key}")));
     let book = Book {
         title: input.title,
         pages: input.pages,
-        tags: input.tags,
+        tags,
     };
     books.push(book.clone());
     books.sort_by(|a, b| a.title.cmp(&b.title));

@@ -1,1 +1,54 @@
-fn main() {}
+//! `hostler`, the one binary: the command line and the assembly of the parts.
+//!
+//! Three commands run a room: `server` the control plane, `agent` a host, `up` both on this
+//! machine. All others are clients of a control plane and know only its REST routes, so whatever
+//! they do a program can do too. Nothing here decides anything about a VM, a host or a certificate:
+//! this crate reads options, joins the rooms' doors, and prints.
+
+mod agent;
+mod cli;
+mod client;
+mod commands;
+mod failure;
+mod options;
+mod output;
+mod process;
+mod server;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::complain(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Server(options) => process::daemon(server::run(options.resolve()?)),
+        Command::Agent(options) => process::daemon(agent::run(options.resolve()?)),
+        Command::Up(options) => process::daemon(up::run(options.resolve()?)),
+        Command::Host(host) => process::client(commands::host::run(host)),
+        Command::Vm(vm) => process::client(commands::vm::run(vm)),
+        Command::Image(image) => process::client(commands::image::run(image)),
+        Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
+        Command::ApiKey(key) => process::client(commands::api_key::run(key)),
+        Command::Status(status) => process::client(commands::status::run(status)),
+        Command::Login(login) => process::client(commands::login::run(login)),
+        Command::Completion { shell } => {
+            cli::completion(shell);
+            Ok(())
+        }
+    }
+}

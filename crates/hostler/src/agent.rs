@@ -1,0 +1,142 @@
+//! `hostler agent`: the assembly of a host. Its machines, its tie to the control plane, its door.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use hostler_gateway::{
+    AuthError, Credentials, Door, DoorLimits, Doorway, HttpAdapter, IdentityProvider,
+};
+use hostler_host::Host;
+use hostler_host::agent::{Agent, AgentConfig, Ended, ServerTrust, StartError};
+use hostler_identity::server_config;
+use hostler_operations::{Identity, Registry};
+use hostler_vmm::{Config, DriverChoice, Machines};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::failure::{Doing, Failure};
+use crate::options::{AgentSettings, Trust};
+use crate::{output, process};
+
+/// Runs until a signal ends it, or the control plane does not know this host any more.
+pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
+    let stop = process::stop_on_signal()?;
+    let config = settings.agent_config()?;
+    let machines = open_machines(&settings.data_dir, &settings.driver).await?;
+    let room = HostRoom::open(config, machines, settings.listen, None).await?;
+    output::line(format!(
+        "ready: host {} at {}",
+        room.agent.host_id(),
+        room.door.local_addr()
+    ));
+    room.serve(stop).await
+}
+
+impl AgentSettings {
+    fn agent_config(&self) -> Result<AgentConfig, Failure> {
+        let server = Url::parse(&self.server).doing(|| {
+            format!(
+                "{:?} is no server; give --server https://HOST:PORT",
+                self.server
+            )
+        })?;
+        let trust = match &self.trust {
+            Trust::CaFile(file) => ServerTrust::CaFile(file.clone()),
+            Trust::Pin(pin) => ServerTrust::Pin(pin.parse()?),
+            Trust::System => ServerTrust::System,
+        };
+        let mut config = AgentConfig::new(server, trust, &self.address, &self.data_dir);
+        config.register.clone_from(&self.register);
+        Ok(config)
+    }
+}
+
+/// Opens what runs VMs: adopts those that run, sweeps what nobody owns.
+pub(crate) async fn open_machines(data_dir: &Path, driver: &str) -> Result<Machines, Failure> {
+    let mut config = Config::new(data_dir);
+    config.driver = match driver {
+        "auto" => DriverChoice::Auto,
+        "qemu" => DriverChoice::Qemu,
+        "firecracker" => DriverChoice::Firecracker,
+        other => {
+            return Err(Failure::new(format!(
+                "there is no driver {other:?}; give auto, qemu or firecracker"
+            )));
+        }
+    };
+    Machines::open(config)
+        .await
+        .doing(|| "cannot open the host's data")
+}
+
+/// An enrolled host with its door open.
+pub(crate) struct HostRoom {
+    agent: Agent,
+    door: Door,
+}
+
+impl HostRoom {
+    /// Enrols or resumes, and opens the door. `token` is asked for a registration token when this
+    /// machine is not enrolled and none was given.
+    pub(crate) async fn open(
+        mut config: AgentConfig,
+        machines: Machines,
+        listen: SocketAddr,
+        token: Option<BoxFuture<'_, Result<SecretString, Failure>>>,
+    ) -> Result<Self, Failure> {
+        let host = Arc::new(Host::new(machines));
+        let registry = hostler_host::mount(Registry::builder(), &host).build()?;
+        let callers = Arc::new(Callers(Arc::clone(&host)));
+        let adapter = HttpAdapter::builder(registry, callers)
+            .about("Hostler host", env!("CARGO_PKG_VERSION"))
+            .build()?;
+        // Before the one-time token is spent: an address that is taken is the commonest mistake.
+        let doorway = Doorway::bind(listen).await?;
+        let agent = match (Agent::start(config.clone(), Arc::clone(&host)).await, token) {
+            (Err(StartError::NotEnrolled { .. }), Some(token)) => {
+                config.register = Some(token.await?);
+                Agent::start(config, host).await?
+            }
+            (started, _) => started?,
+        };
+        let tls = server_config(agent.source(), agent.callers());
+        let door = doorway.door(&tls, adapter.router(), DoorLimits::default());
+        Ok(Self { agent, door })
+    }
+
+    pub(crate) fn host_id(&self) -> &str {
+        self.agent.host_id()
+    }
+
+    /// Serves until it is told to stop or has been forgotten.
+    pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), Failure> {
+        let Self { agent, door } = self;
+        let door_stop = stop.child_token();
+        let serving = tokio::spawn(door.serve(door_stop.clone()));
+        let ended = agent.run(stop).await;
+        door_stop.cancel();
+        serving.await.doing(|| "the host door broke")?;
+        match ended {
+            Ended::Stopped => Ok(()),
+            Ended::Forgotten(forgotten) => Err(forgotten.into()),
+            _ => Err(Failure::new("the agent ended; its log says why")),
+        }
+    }
+}
+
+/// Who calls the host door: its handshake has let in nobody else.
+struct Callers(Arc<Host>);
+
+impl IdentityProvider for Callers {
+    fn resolve<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Option<Identity>, AuthError>> {
+        Box::pin(std::future::ready(Ok(self
+            .0
+            .identify(credentials.peer.as_ref()))))
+    }
+}

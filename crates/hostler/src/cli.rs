@@ -1,0 +1,149 @@
+//! The commands and their help. Every command shows an example.
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::commands::{api_key, host, image, kernel, login, status, vm};
+use crate::options::{AgentOptions, ServerOptions, UpOptions};
+
+/// A private microVM cloud: hosts enrol, prove who they are, and run microVMs.
+#[derive(Parser)]
+#[command(
+    name = "hostler",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Run the control plane
+    #[command(
+        after_help = "Example:\n  hostler server --data-dir /var/lib/hostler/server \
+                            --listen 0.0.0.0:8443 --fleet-listen 0.0.0.0:8444"
+    )]
+    Server(Box<ServerOptions>),
+    /// Run a host: enrol this machine and run microVMs on it
+    #[command(after_help = "Example:\n  HOSTLER_REGISTER=TOKEN hostler agent \
+                            --server https://cloud.example:8443 --server-ca ca.pem \
+                            --address 10.0.0.7:9443")]
+    Agent(Box<AgentOptions>),
+    /// Run a control plane and a host on this machine, enrolled to each other
+    #[command(after_help = "Example:\n  hostler up --data-dir ./hostler-data")]
+    Up(Box<UpOptions>),
+    /// Hosts: the machines that run microVMs
+    #[command(subcommand)]
+    Host(host::Host),
+    /// MicroVMs
+    #[command(subcommand)]
+    Vm(vm::Vm),
+    /// Root file system images on a host
+    #[command(subcommand)]
+    Image(image::Image),
+    /// Kernels on a host
+    #[command(subcommand)]
+    Kernel(kernel::Kernel),
+    /// API keys: what programs and people present to the control plane
+    #[command(subcommand)]
+    ApiKey(api_key::ApiKey),
+    /// Show the state of the whole fleet
+    #[command(after_help = "Example:\n  hostler status --output json")]
+    Status(status::Status),
+    /// Save where the control plane is and the key to it
+    #[command(after_help = "Example:\n  HOSTLER_TOKEN=hst_... hostler login \
+                            --server https://cloud.example:8443 --ca ca.pem")]
+    Login(login::Login),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  hostler completion bash > \
+                            /etc/bash_completion.d/hostler")]
+    Completion {
+        /// Which shell
+        shell: Shell,
+    },
+}
+
+/// How a client command prints data.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Printing {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs: what the control plane answered
+    Json,
+}
+
+pub(crate) fn completion(shell: Shell) {
+    clap_complete::generate(
+        shell,
+        &mut Cli::command(),
+        "hostler",
+        &mut std::io::stdout(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_agree_with_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn visit(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            let mut leaves = command
+                .get_subcommands()
+                .filter(|c| c.get_name() != "help")
+                .peekable();
+            if leaves.peek().is_none() {
+                let help = command
+                    .get_after_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                assert!(help.contains("Example:"), "{path} has no example");
+            }
+            leaves.for_each(|leaf| visit(leaf, &path));
+        }
+        visit(&Cli::command(), "");
+    }
+
+    #[test]
+    fn the_example_environment_lists_every_variable_of_a_daemon() {
+        let listed = include_str!("../../../.env.example");
+        let commands = Cli::command();
+        for daemon in ["server", "agent", "up"] {
+            let command = commands
+                .find_subcommand(daemon)
+                .expect("the command exists");
+            for argument in command
+                .get_arguments()
+                .filter(|a| a.get_long() != Some("help"))
+            {
+                let flag = argument.get_long().unwrap_or_default();
+                if flag == "version" {
+                    continue;
+                }
+                let expected = format!("HOSTLER_{}", flag.to_uppercase().replace('-', "_"));
+                let variable = argument.get_env().and_then(|v| v.to_str());
+                assert_eq!(variable, Some(expected.as_str()), "{daemon} --{flag}");
+                assert!(
+                    listed.contains(&format!("{expected}=")),
+                    ".env.example lacks {expected}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What a client command knows before it asks: server, token, CA.
+//!
+//! Each comes from a flag or variable, else from the file that `hostler login` wrote,
+//! `~/.config/hostler/config.toml` (mode 0600).
+
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use super::Connect;
+use crate::failure::{Doing, Failure};
+
+/// Everything that is needed to talk to a control plane.
+pub(crate) struct Known {
+    pub(crate) server: String,
+    pub(crate) token: SecretString,
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    server: Option<String>,
+    token: Option<String>,
+    ca: Option<PathBuf>,
+}
+
+/// Where the login is saved (XDG base directory specification).
+pub(crate) fn config_path() -> Result<PathBuf, Failure> {
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".config")))
+        .ok_or_else(|| Failure::new("there is no HOME to find the saved login in"))?;
+    Ok(base.join("hostler/config.toml"))
+}
+
+impl Known {
+    /// Looks at flags and variables first, at the saved login second.
+    pub(crate) fn find(connect: &Connect) -> Result<Self, Failure> {
+        let token = std::env::var("HOSTLER_TOKEN")
+            .ok()
+            .filter(|token| !token.is_empty());
+        let complete = connect.server.is_some() && token.is_some();
+        let saved = if complete && connect.ca.is_some() {
+            Saved::default()
+        } else {
+            Saved::load()?
+        };
+        // A saved token or CA belongs to the saved server; another server must not see it.
+        let elsewhere = connect.server.is_some() && connect.server != saved.server;
+        let saved = if elsewhere { Saved::default() } else { saved };
+        let server = connect.server.clone().or(saved.server).ok_or_else(|| {
+            Failure::new("which control plane? give --server URL, set HOSTLER_SERVER, or log in")
+        })?;
+        let token = token.or(saved.token).ok_or_else(|| {
+            Failure::new("there is no token; set HOSTLER_TOKEN or run `hostler login`")
+        })?;
+        Ok(Self {
+            server,
+            token: token.into(),
+            ca: connect.ca.clone().or(saved.ca),
+        })
+    }
+
+    /// Saves it for the next commands; the old file stays whole until the new one is.
+    pub(crate) fn save(&self, path: &Path) -> Result<(), Failure> {
+        let saved = Saved {
+            server: Some(self.server.clone()),
+            token: Some(self.token.expose_secret().to_owned()),
+            ca: self.ca.clone(),
+        };
+        let text = toml::to_string(&saved).doing(|| "cannot write the login")?;
+        let cannot = || format!("cannot write {}", path.display());
+        let directory = path.parent().ok_or_else(|| Failure::new(cannot()))?;
+        std::fs::create_dir_all(directory).doing(cannot)?;
+        write_private(path, text.as_bytes()).doing(cannot)
+    }
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let half = path.with_extension("half");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&half)?;
+    // A leftover of an earlier attempt keeps its mode when it is opened again.
+    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&half, path)
+}
+
+impl Saved {
+    fn load() -> Result<Self, Failure> {
+        let path = config_path()?;
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                toml::from_str(&text).doing(|| format!("the login {} is wrong", path.display()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).doing(|| format!("cannot read the login {}", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_login_is_for_its_owner_only() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("hostler/config.toml");
+        let token = SecretString::from("hst_secret");
+        let known = Known {
+            server: "https://x:1".into(),
+            token,
+            ca: None,
+        };
+        known.save(&path).expect("saved");
+        let mode = std::fs::metadata(&path)
+            .expect("it exists")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let saved: Saved =
+            toml::from_str(&std::fs::read_to_string(&path).expect("read")).expect("toml");
+        assert_eq!(saved.token.as_deref(), Some("hst_secret"));
+    }
+}

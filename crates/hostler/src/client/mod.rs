@@ -1,0 +1,307 @@
+//! How client commands talk to a control plane: its REST routes, over TLS that verifies, with a
+//! bearer token that is never printed.
+
+mod known;
+mod tls;
+
+use std::time::Duration;
+
+use clap::Args;
+use http::{Method, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use url::Url;
+
+use crate::failure::{Doing, Failure};
+
+pub(crate) use known::{Known, config_path, write_private};
+
+/// An answer longer than this is not one of ours.
+const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// How long a command waits for an answer that is not known to take long.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// How long it waits where a host downloads or boots something.
+pub(crate) const LONG_PATIENCE: Duration = Duration::from_secs(900);
+
+/// Where the control plane is. The token comes from `HOSTLER_TOKEN` or the saved login, never from
+/// a flag, which every process of the machine could read.
+#[derive(Args, Clone)]
+pub(crate) struct Connect {
+    /// The control plane's people's door [default: the saved login]
+    #[arg(long, env = "HOSTLER_SERVER", value_name = "URL")]
+    pub(crate) server: Option<String>,
+    /// The CA that signed its certificate, PEM [default: the saved login, else the system's]
+    #[arg(long, env = "HOSTLER_CA", value_name = "FILE")]
+    pub(crate) ca: Option<std::path::PathBuf>,
+}
+
+/// A control plane, ready to be asked.
+pub(crate) struct Api {
+    base: Url,
+    token: SecretString,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+/// One request, before it is sent.
+pub(crate) struct Ask<'a> {
+    api: &'a Api,
+    method: Method,
+    url: Url,
+    body: Option<Value>,
+    patience: Duration,
+}
+
+/// A page of a list.
+pub(crate) struct Page {
+    pub(crate) items: Value,
+    next: Option<String>,
+}
+
+impl Connect {
+    /// Finds server, token and CA, and prepares to connect.
+    pub(crate) fn open(&self) -> Result<Api, Failure> {
+        Api::new(Known::find(self)?)
+    }
+}
+
+impl Api {
+    pub(crate) fn new(known: Known) -> Result<Self, Failure> {
+        let base = Url::parse(&known.server)
+            .ok()
+            .filter(|url| url.scheme() == "https" && url.has_host())
+            .ok_or_else(|| {
+                let given = &known.server;
+                Failure::new(format!(
+                    "{given:?} is no server; give --server https://HOST:PORT"
+                ))
+            })?;
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls::config(known.ca.as_deref())?)
+            .https_only()
+            .enable_http1()
+            .enable_http2()
+            .build();
+        let http = Client::builder(TokioExecutor::new()).build(https);
+        Ok(Self {
+            base,
+            token: known.token,
+            http,
+        })
+    }
+
+    pub(crate) fn get(&self, path: &[&str]) -> Ask<'_> {
+        self.ask(Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &[&str]) -> Ask<'_> {
+        self.ask(Method::POST, path)
+    }
+
+    pub(crate) fn delete(&self, path: &[&str]) -> Ask<'_> {
+        self.ask(Method::DELETE, path)
+    }
+
+    /// Every item of a list, however many pages it has.
+    pub(crate) async fn list(&self, path: &[&str]) -> Result<Value, Failure> {
+        self.list_where(path, &[]).await
+    }
+
+    /// Every item of a list that passes these filters.
+    pub(crate) async fn list_where(
+        &self,
+        path: &[&str],
+        filters: &[(&str, String)],
+    ) -> Result<Value, Failure> {
+        let mut all = Vec::new();
+        let mut ask = self.get(path).query("limit", "1000");
+        for (key, value) in filters {
+            ask = ask.query(key, value);
+        }
+        loop {
+            let page = ask.send_page().await?;
+            all.extend(page.items.as_array().into_iter().flatten().cloned());
+            let Some(next) = page.next else {
+                return Ok(Value::Array(all));
+            };
+            let url = self
+                .base
+                .join(&next)
+                .doing(|| "the server's next page is no URL")?;
+            // The token goes to no other place than the one that the user named.
+            if url.origin() != self.base.origin() {
+                return Err(Failure::new(format!(
+                    "the server's next page is elsewhere: {next}"
+                )));
+            }
+            ask = Ask {
+                url,
+                ..self.get(path)
+            };
+        }
+    }
+
+    fn ask(&self, method: Method, path: &[&str]) -> Ask<'_> {
+        let mut url = self.base.clone();
+        // Checked when the URL was parsed: it has a host, so it can be a base. Each segment is
+        // escaped, so a name cannot reach another route.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        Ask {
+            api: self,
+            method,
+            url,
+            body: None,
+            patience: PATIENCE,
+        }
+    }
+}
+
+impl Ask<'_> {
+    pub(crate) fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    pub(crate) fn query(mut self, key: &str, value: &str) -> Self {
+        self.url.query_pairs_mut().append_pair(key, value);
+        self
+    }
+
+    pub(crate) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Sends it and waits for the answer's JSON; null when there is none.
+    pub(crate) async fn send(self) -> Result<Value, Failure> {
+        Ok(self.send_page().await?.items)
+    }
+
+    async fn send_page(self) -> Result<Page, Failure> {
+        let patience = self.patience;
+        let server = self.api.base.clone();
+        match tokio::time::timeout(patience, self.exchange()).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Failure::new(format!(
+                "{server} did not answer within {} s; it may still be at work, ask again",
+                patience.as_secs()
+            ))),
+        }
+    }
+
+    async fn exchange(self) -> Result<Page, Failure> {
+        let Self {
+            api,
+            method,
+            url,
+            body,
+            ..
+        } = self;
+        let bearer = format!("Bearer {}", api.token.expose_secret());
+        let mut bearer = http::HeaderValue::from_str(&bearer)
+            .map_err(|_| Failure::new("the token holds characters that no token has"))?;
+        bearer.set_sensitive(true);
+        let request = http::Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header(header::AUTHORIZATION, bearer)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(body.map(|b| b.to_string()).unwrap_or_default()))
+            .doing(|| format!("cannot ask {url}"))?;
+        let answer = api.http.request(request).await.doing(|| {
+            format!(
+                "cannot reach the control plane at {} (is it running?)",
+                api.base
+            )
+        })?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+        let body = body
+            .map_err(|e| Failure::new(format!("the answer broke off: {e}")))?
+            .to_bytes();
+        if !head.status.is_success() {
+            return Err(refusal(head.status, &body));
+        }
+        let items = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body).doing(|| "the answer is not JSON")?,
+        };
+        let link = head
+            .headers
+            .get(header::LINK)
+            .and_then(|link| link.to_str().ok());
+        Ok(Page {
+            items,
+            next: link.and_then(next_link),
+        })
+    }
+}
+
+/// The target of a `Link: <...>; rel="next"` header (RFC 8288).
+fn next_link(link: &str) -> Option<String> {
+    let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
+    parameters
+        .contains("rel=\"next\"")
+        .then(|| target.to_owned())
+}
+
+/// What the server's refusal says, or what a refusal of its kind means.
+fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+    let told: Option<Value> = serde_json::from_slice(body).ok();
+    let message = told.as_ref().and_then(|v| v["error"]["message"].as_str());
+    match (status, message) {
+        (StatusCode::UNAUTHORIZED, _) => Failure::new(
+            "the control plane does not accept your token (401); check HOSTLER_TOKEN or run \
+             `hostler login`",
+        ),
+        (_, Some(message)) => Failure::new(format!("{message} ({})", status.as_u16())),
+        (StatusCode::NOT_FOUND, None) => Failure::new(
+            "the server does not know this request (404); is --server a control plane?",
+        ),
+        (_, None) => Failure::new(format!("the server answered {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_next_link_leads_on() {
+        let next = next_link("</v1/hosts?cursor=abc&limit=2>; rel=\"next\"");
+        assert_eq!(next.as_deref(), Some("/v1/hosts?cursor=abc&limit=2"));
+        assert_eq!(next_link("</v1/hosts>; rel=\"prev\""), None);
+        assert_eq!(next_link("garbage"), None);
+    }
+
+    #[test]
+    fn a_refusal_tells_what_the_server_said() {
+        let body = br#"{"error":{"code":"conflict","message":"there is one already"}}"#;
+        let line = refusal(StatusCode::CONFLICT, body).to_string();
+        assert_eq!(line, "there is one already (409)");
+        assert!(
+            refusal(StatusCode::NOT_FOUND, b"<html>")
+                .to_string()
+                .contains("--server")
+        );
+    }
+
+    #[test]
+    fn a_name_cannot_reach_another_route() {
+        let known = Known {
+            server: "https://127.0.0.1:1".into(),
+            token: SecretString::from("t"),
+            ca: None,
+        };
+        let api = Api::new(known).expect("a client");
+        let ask = api.get(&["v1", "vms", "../hosts?x=1"]);
+        assert_eq!(ask.url.path(), "/v1/vms/..%2Fhosts%3Fx=1");
+    }
+}

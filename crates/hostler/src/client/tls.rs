@@ -1,0 +1,52 @@
+//! TLS of client commands: the server must be signed by the given CA, or by one that this system
+//! trusts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::failure::{Doing, Failure};
+
+/// Debian's, Fedora's and Alpine's place for what the system trusts.
+const SYSTEM_ROOTS: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/cert.pem",
+];
+
+pub(super) fn config(ca: Option<&Path>) -> Result<ClientConfig, Failure> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .doing(|| "cannot set up TLS 1.3")?
+        .with_root_certificates(roots(ca)?)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, Failure> {
+    let system = || {
+        SYSTEM_ROOTS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+    };
+    let path = ca.or_else(system).ok_or_else(|| {
+        Failure::new("which CA signed the server's certificate? give --ca FILE or set HOSTLER_CA")
+    })?;
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .doing(|| format!("cannot read the CA {}", path.display()))?;
+    let (added, _) = roots.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(Failure::new(format!(
+            "{} holds no CA certificate",
+            path.display()
+        )));
+    }
+    Ok(roots)
+}

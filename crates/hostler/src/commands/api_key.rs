@@ -1,0 +1,94 @@
+//! `hostler api-key`: what programs and people present to the control plane.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{Column, show};
+use crate::cli::{Format, Printing};
+use crate::client::Connect;
+use crate::failure::Failure;
+use crate::output::{self, cell};
+
+#[derive(Subcommand)]
+pub(crate) enum ApiKey {
+    /// Make a key; it is shown once
+    #[command(
+        after_help = "Example:\n  hostler api-key create ci --scope vms:read --scope \
+                            vms:write --expires-in 86400"
+    )]
+    Create {
+        /// What the key is for
+        name: String,
+        /// What it may do; may be given again
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<String>,
+        /// Seconds until it expires [default: never]
+        #[arg(long, value_name = "SECONDS")]
+        expires_in: Option<u64>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List the keys
+    #[command(after_help = "Example:\n  hostler api-key list")]
+    List(Common),
+    /// Revoke a key
+    #[command(after_help = "Example:\n  hostler api-key delete key-1a2b3c")]
+    Delete {
+        /// The key's id
+        id: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+const COLUMNS: &[Column] = &[
+    ("ID", |k| cell(k, "id")),
+    ("NAME", |k| cell(k, "name")),
+    ("SCOPES", |k| cell(k, "scopes")),
+    ("CREATED", |k| cell(k, "created_at")),
+    ("EXPIRES", |k| cell(k, "expires_at")),
+];
+
+const KEYS: [&str; 2] = ["v1", "api-keys"];
+
+pub(crate) async fn run(key: ApiKey) -> Result<(), Failure> {
+    match key {
+        ApiKey::Create {
+            name,
+            scopes,
+            expires_in,
+            common,
+        } => {
+            let mut body = json!({ "name": name, "scopes": scopes });
+            if let Some(seconds) = expires_in {
+                body["expires_in_secs"] = seconds.into();
+            }
+            let api = common.connect.open()?;
+            let made = api.post(&KEYS).body(body).send().await?;
+            if common.printing.output == Format::Json {
+                output::json(&made);
+            } else {
+                output::line(cell(&made, "secret"));
+                output::progress("This is the key; it is not shown again.");
+            }
+        }
+        ApiKey::List(common) => {
+            let api = common.connect.open()?;
+            show(common.printing, &api.list(&KEYS).await?, COLUMNS);
+        }
+        ApiKey::Delete { id, common } => {
+            let api = common.connect.open()?;
+            api.delete(&["v1", "api-keys", &id]).send().await?;
+            output::progress(format!("revoked {id}"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! `hostler host`: the machines that run microVMs.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{Column, show, show_fields};
+use crate::cli::{Format, Printing};
+use crate::client::Connect;
+use crate::failure::Failure;
+use crate::output::{self, cell};
+
+#[derive(Subcommand)]
+pub(crate) enum Host {
+    /// List the hosts
+    #[command(after_help = "Example:\n  hostler host list --status online --tag gpu")]
+    List {
+        /// Only hosts in this state: pending, online, unreachable, draining or offline
+        #[arg(long)]
+        status: Option<String>,
+        /// Only hosts with this tag
+        #[arg(long)]
+        tag: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show one host
+    #[command(after_help = "Example:\n  hostler host show host-1a2b3c")]
+    Show(One),
+    /// Show what one host reports of itself: its drivers, its capacity, its load
+    #[command(after_help = "Example:\n  hostler host status host-1a2b3c --output json")]
+    Status(One),
+    /// Announce a host and get the one-time token that enrols it
+    #[command(after_help = "Example:\n  hostler host create --zone rack-4\n  \
+                            HOSTLER_REGISTER=TOKEN hostler agent --server ... (on the host)")]
+    Create {
+        /// Whose machine it is: regular or byoc
+        #[arg(long = "type", default_value = "regular")]
+        kind: String,
+        /// The team that a byoc host belongs to
+        #[arg(long)]
+        team: Option<String>,
+        /// Who provides the machine
+        #[arg(long)]
+        provider: Option<String>,
+        /// The availability zone that it stands in
+        #[arg(long)]
+        zone: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Make a new enrolment token for a pending host; older ones die
+    #[command(after_help = "Example:\n  hostler host token host-1a2b3c")]
+    Token(One),
+    /// Remove a host from the fleet
+    #[command(after_help = "Example:\n  hostler host delete host-1a2b3c --force")]
+    Delete {
+        /// Even when VMs are on it
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        one: One,
+    },
+    /// Place no new VMs on a host
+    #[command(after_help = "Example:\n  hostler host cordon host-1a2b3c")]
+    Cordon(One),
+    /// Place VMs on a host again
+    #[command(after_help = "Example:\n  hostler host uncordon host-1a2b3c")]
+    Uncordon(One),
+    /// Labels that steer placement
+    #[command(subcommand)]
+    Tag(Tag),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Tag {
+    /// Add a tag to a host
+    #[command(after_help = "Example:\n  hostler host tag add host-1a2b3c gpu")]
+    Add {
+        #[command(flatten)]
+        one: One,
+        /// The tag
+        tag: String,
+    },
+    /// Remove a tag from a host
+    #[command(after_help = "Example:\n  hostler host tag remove host-1a2b3c gpu")]
+    Remove {
+        #[command(flatten)]
+        one: One,
+        /// The tag
+        tag: String,
+    },
+    /// List the tags of a host
+    #[command(after_help = "Example:\n  hostler host tag list host-1a2b3c")]
+    List(One),
+}
+
+#[derive(Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+#[derive(Args)]
+pub(crate) struct One {
+    /// The host's id
+    host: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+const COLUMNS: &[Column] = &[
+    ("ID", |h| cell(h, "id")),
+    ("STATUS", |h| match h["cordoned"].as_bool() {
+        Some(true) => format!("{} (cordoned)", cell(h, "status")),
+        _ => cell(h, "status"),
+    }),
+    ("TYPE", |h| cell(h, "type")),
+    ("ADDRESS", |h| cell(h, "address")),
+    ("ARCH", |h| cell(h, "arch")),
+    ("CPUS", |h| cell(h, "cpu_cores")),
+    ("MEMORY_MB", |h| cell(h, "memory_mb")),
+    ("TAGS", |h| cell(h, "tags")),
+    ("LAST HEARTBEAT", |h| cell(h, "last_heartbeat_at")),
+];
+
+pub(crate) async fn run(host: Host) -> Result<(), Failure> {
+    match host {
+        Host::List {
+            status,
+            tag,
+            common,
+        } => list(status, tag, common).await,
+        Host::Show(one) => {
+            let api = one.common.connect.open()?;
+            show_fields(
+                one.common.printing,
+                &api.get(&["v1", "hosts", &one.host]).send().await?,
+            );
+            Ok(())
+        }
+        Host::Status(one) => {
+            let api = one.common.connect.open()?;
+            let path = ["v1", "hosts", &one.host, "host", "status"];
+            show_fields(one.common.printing, &api.get(&path).send().await?);
+            Ok(())
+        }
+        Host::Create {
+            kind,
+            team,
+            provider,
+            zone,
+            common,
+        } => {
+            let mut body = json!({ "type": kind });
+            let optional = [
+                ("team_id", team),
+                ("provider", provider),
+                ("availability_zone", zone),
+            ];
+            for (field, value) in optional {
+                if let Some(value) = value {
+                    body[field] = Value::String(value);
+                }
+            }
+            let api = common.connect.open()?;
+            announced(
+                common.printing,
+                &api.post(&["v1", "hosts"]).body(body).send().await?,
+            );
+            Ok(())
+        }
+        Host::Token(one) => {
+            let api = one.common.connect.open()?;
+            let answer = api
+                .post(&["v1", "hosts", &one.host, "token"])
+                .send()
+                .await?;
+            announced(one.common.printing, &answer);
+            Ok(())
+        }
+        Host::Delete { force, one } => {
+            let api = one.common.connect.open()?;
+            let force = force.to_string();
+            api.delete(&["v1", "hosts", &one.host])
+                .query("force", &force)
+                .send()
+                .await?;
+            output::progress(format!("deleted {}", one.host));
+            Ok(())
+        }
+        Host::Cordon(one) => act(one, "cordon").await,
+        Host::Uncordon(one) => act(one, "uncordon").await,
+        Host::Tag(tag) => tags(tag).await,
+    }
+}
+
+async fn list(status: Option<String>, tag: Option<String>, common: Common) -> Result<(), Failure> {
+    let api = common.connect.open()?;
+    let filters = [("status", status), ("tag", tag)];
+    let filters: Vec<(&str, String)> = filters
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect();
+    show(
+        common.printing,
+        &api.list_where(&["v1", "hosts"], &filters).await?,
+        COLUMNS,
+    );
+    Ok(())
+}
+
+/// Shows a host with its token: the only time that anyone sees it.
+fn announced(printing: Printing, answer: &Value) {
+    if printing.output == Format::Json {
+        return output::json(answer);
+    }
+    let (id, token) = (
+        cell(&answer["host"], "id"),
+        cell(answer, "registration_token"),
+    );
+    output::line(format!("host   {id}"));
+    output::line(format!("token  {token}"));
+    output::progress(
+        "The token is shown once, works once, and for one hour. On the host:\n  \
+         HOSTLER_REGISTER=TOKEN hostler agent --server URL --server-ca ca.pem --address IP:9443",
+    );
+}
+
+async fn act(one: One, verb: &str) -> Result<(), Failure> {
+    let api = one.common.connect.open()?;
+    let host = api.post(&["v1", "hosts", &one.host, verb]).send().await?;
+    show(one.common.printing, &host, COLUMNS);
+    Ok(())
+}
+
+async fn tags(tag: Tag) -> Result<(), Failure> {
+    let (Tag::Add { ref one, .. } | Tag::Remove { ref one, .. } | Tag::List(ref one)) = tag;
+    let api = one.common.connect.open()?;
+    let path = ["v1", "hosts", &one.host, "tags"];
+    match &tag {
+        Tag::Add { tag, .. } => {
+            api.post(&path).body(json!({ "tag": tag })).send().await?;
+        }
+        Tag::Remove { tag, .. } => {
+            api.delete(&["v1", "hosts", &one.host, "tags", tag])
+                .send()
+                .await?;
+        }
+        Tag::List(_) => {}
+    }
+    let tags = api.get(&path).send().await?;
+    show(
+        one.common.printing,
+        &tags,
+        &[("TAG", |t| t.as_str().unwrap_or_default().to_owned())],
+    );
+    Ok(())
+}

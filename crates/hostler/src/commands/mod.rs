@@ -1,0 +1,78 @@
+//! The client commands, one file for each noun.
+
+pub(crate) mod api_key;
+pub(crate) mod host;
+pub(crate) mod image;
+pub(crate) mod kernel;
+pub(crate) mod login;
+pub(crate) mod status;
+pub(crate) mod vm;
+
+use serde_json::Value;
+
+use crate::cli::{Format, Printing};
+use crate::client::Api;
+use crate::failure::Failure;
+use crate::output;
+
+/// A column of a table: its heading, and what makes a cell of an item.
+type Column = (&'static str, fn(&Value) -> String);
+
+/// Prints a list of objects, or a single one, as a table of these columns or as it came.
+fn show(printing: Printing, answer: &Value, columns: &[Column]) {
+    if printing.output == Format::Json {
+        return output::json(answer);
+    }
+    let one = std::slice::from_ref(answer);
+    let items = answer.as_array().map_or(one, Vec::as_slice);
+    let headings: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
+    let rows: Vec<Vec<String>> = items
+        .iter()
+        .map(|item| columns.iter().map(|(_, make)| make(item)).collect())
+        .collect();
+    output::table(&headings, &rows);
+}
+
+/// Prints one object as its fields, or as it came.
+fn show_fields(printing: Printing, answer: &Value) {
+    if printing.output == Format::Json {
+        return output::json(answer);
+    }
+    let fields = answer.as_object().into_iter().flatten();
+    let rows: Vec<Vec<String>> = fields
+        .map(|(name, value)| {
+            let text = if value.is_array() || !value.is_object() {
+                output::cell(answer, name)
+            } else {
+                value.to_string()
+            };
+            vec![name.clone(), text]
+        })
+        .collect();
+    output::table(&["FIELD", "VALUE"], &rows);
+}
+
+/// The host that was named, else the only one there is.
+async fn host_or_only(api: &Api, host: Option<String>) -> Result<String, Failure> {
+    if let Some(host) = host {
+        return Ok(host);
+    }
+    let hosts = api.list(&["v1", "hosts"]).await?;
+    let ids: Vec<&str> = hosts
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|host| host["status"] != "pending")
+        .filter_map(|host| host["id"].as_str())
+        .collect();
+    match ids[..] {
+        [only] => Ok(only.to_owned()),
+        [] => Err(Failure::new(
+            "no host is enrolled yet; see `hostler host create --help`",
+        )),
+        _ => Err(Failure::new(format!(
+            "which host? give --host, one of {}",
+            ids.join(", ")
+        ))),
+    }
+}

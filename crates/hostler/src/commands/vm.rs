@@ -1,0 +1,380 @@
+//! `hostler vm`: microVMs, wherever in the fleet they run.
+
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{Column, show, show_fields};
+use crate::cli::Printing;
+use crate::client::{Connect, LONG_PATIENCE};
+use crate::failure::{Doing, Failure};
+use crate::output::{self, cell};
+
+#[derive(Subcommand)]
+pub(crate) enum Vm {
+    /// Create a VM; it does not run before it is started
+    #[command(
+        after_help = "Example:\n  hostler vm create web-1 --memory-mb 256 --port 8080:80 \
+                            --ssh-key ~/.ssh/id_ed25519.pub --start"
+    )]
+    Create(Box<Create>),
+    /// Start a VM
+    #[command(after_help = "Example:\n  hostler vm start web-1")]
+    Start(One),
+    /// Stop a VM: ask the guest, wait, then end it
+    #[command(after_help = "Example:\n  hostler vm stop web-1 --timeout 30")]
+    Stop {
+        #[command(flatten)]
+        one: One,
+        /// Seconds to wait for the guest before ending it [default: 10]
+        #[arg(long, value_name = "SECONDS")]
+        timeout: Option<u32>,
+    },
+    /// Delete a VM and its disk
+    #[command(after_help = "Example:\n  hostler vm delete web-1 --force")]
+    Delete {
+        #[command(flatten)]
+        one: One,
+        /// Even when it runs
+        #[arg(long)]
+        force: bool,
+    },
+    /// List the VMs
+    #[command(after_help = "Example:\n  hostler vm list")]
+    List(Common),
+    /// Show one VM
+    #[command(after_help = "Example:\n  hostler vm show web-1 --output json")]
+    Show(One),
+    /// Forward a port of its host to a port of a VM
+    #[command(after_help = "Example:\n  hostler vm port-forward web-1 8080:80")]
+    PortForward {
+        #[command(flatten)]
+        one: One,
+        /// HOST_PORT:GUEST_PORT, with /udp for UDP
+        forward: Forward,
+        /// The host's address to listen on [default: 127.0.0.1]
+        #[arg(long)]
+        bind: Option<String>,
+    },
+    /// Open a shell in a VM over SSH, through the forward to its port 22
+    #[command(after_help = "Example:\n  hostler vm ssh web-1 --key ~/.ssh/id_ed25519 -- uname -a")]
+    Ssh {
+        #[command(flatten)]
+        one: One,
+        /// The private key that belongs to the VM's SSH key
+        #[arg(long, short = 'i', value_name = "FILE")]
+        key: Option<PathBuf>,
+        /// A command to run instead of a shell
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+#[derive(Args)]
+pub(crate) struct One {
+    /// The VM's name
+    name: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+pub(crate) struct Create {
+    #[command(flatten)]
+    one: One,
+    /// Virtual CPUs, 1 to 32 [default: 1]
+    #[arg(long)]
+    cpus: Option<u32>,
+    /// Memory in MiB, 128 to 65536 [default: 512]
+    #[arg(long)]
+    memory_mb: Option<u32>,
+    /// Disk in MiB, 256 to 1048576 [default: 1024]
+    #[arg(long)]
+    disk_size_mb: Option<u32>,
+    /// The image of its disk [default: the host's]
+    #[arg(long)]
+    image: Option<String>,
+    /// Its kernel [default: the host's]
+    #[arg(long)]
+    kernel: Option<String>,
+    /// The public key that may log in as root over SSH, a file
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Option<PathBuf>,
+    /// Forward HOST_PORT:GUEST_PORT, with /udp for UDP; may be given again
+    #[arg(long = "port", value_name = "FORWARD")]
+    ports: Vec<Forward>,
+    /// The host to place it on [default: the least loaded]
+    #[arg(long)]
+    host: Option<String>,
+    /// Only on hosts with this tag; may be given again
+    #[arg(long = "tag")]
+    tags: Vec<String>,
+    /// Start it whenever its host boots
+    #[arg(long)]
+    auto_start: bool,
+    /// Start it now
+    #[arg(long)]
+    start: bool,
+}
+
+/// `8080:80` or `5353:53/udp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Forward {
+    host_port: u16,
+    guest_port: u16,
+    protocol: &'static str,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is not HOST_PORT:GUEST_PORT, such as 8080:80 or 53:53/udp");
+        let (ports, protocol) = match text.split_once('/') {
+            None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), "tcp"),
+            Some((ports, "udp")) => (ports, "udp"),
+            Some(_) => return Err(wrong()),
+        };
+        let (host, guest) = ports.split_once(':').ok_or_else(wrong)?;
+        let port = |text: &str| {
+            text.parse::<u16>()
+                .ok()
+                .filter(|p| *p > 0)
+                .ok_or_else(wrong)
+        };
+        Ok(Self {
+            host_port: port(host)?,
+            guest_port: port(guest)?,
+            protocol,
+        })
+    }
+}
+
+impl Forward {
+    fn to_json(&self) -> Value {
+        let Self {
+            host_port,
+            guest_port,
+            protocol,
+        } = self;
+        json!({ "host_port": host_port, "guest_port": guest_port, "protocol": protocol })
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    ("NAME", |v| cell(v, "name")),
+    ("STATE", |v| cell(v, "state")),
+    ("HOST", |v| cell(v, "host")),
+    ("CPUS", |v| cell(v, "cpus")),
+    ("MEMORY_MB", |v| cell(v, "memory_mb")),
+    ("IMAGE", |v| cell(v, "image")),
+    ("PORTS", ports),
+    ("STARTED", |v| cell(v, "started_at")),
+];
+
+fn ports(vm: &Value) -> String {
+    let forwards = vm["port_forwards"].as_array();
+    let each = forwards.into_iter().flatten().map(|f| {
+        let udp = if f["protocol"] == "udp" { "/udp" } else { "" };
+        format!("{}:{}{udp}", f["host_port"], f["guest_port"])
+    });
+    let all = each.collect::<Vec<_>>().join(",");
+    if all.is_empty() { "-".to_owned() } else { all }
+}
+
+pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
+    match vm {
+        Vm::Create(create) => create.run().await,
+        Vm::Start(one) => {
+            let api = one.common.connect.open()?;
+            let ask = api
+                .post(&["v1", "vms", &one.name, "start"])
+                .patience(LONG_PATIENCE);
+            show(one.common.printing, &ask.send().await?, COLUMNS);
+            Ok(())
+        }
+        Vm::Stop { one, timeout } => {
+            let api = one.common.connect.open()?;
+            let mut ask = api
+                .post(&["v1", "vms", &one.name, "stop"])
+                .patience(LONG_PATIENCE);
+            if let Some(timeout) = timeout {
+                ask = ask.body(json!({ "timeout_secs": timeout }));
+            }
+            show(one.common.printing, &ask.send().await?, COLUMNS);
+            Ok(())
+        }
+        Vm::Delete { one, force } => {
+            let api = one.common.connect.open()?;
+            let force = force.to_string();
+            api.delete(&["v1", "vms", &one.name])
+                .query("force", &force)
+                .send()
+                .await?;
+            output::progress(format!("deleted {}", one.name));
+            Ok(())
+        }
+        Vm::List(common) => {
+            let api = common.connect.open()?;
+            show(common.printing, &api.list(&["v1", "vms"]).await?, COLUMNS);
+            Ok(())
+        }
+        Vm::Show(one) => {
+            let api = one.common.connect.open()?;
+            show_fields(
+                one.common.printing,
+                &api.get(&["v1", "vms", &one.name]).send().await?,
+            );
+            Ok(())
+        }
+        Vm::PortForward { one, forward, bind } => {
+            let api = one.common.connect.open()?;
+            let mut body = forward.to_json();
+            if let Some(bind) = bind {
+                body["bind"] = Value::String(bind);
+            }
+            let ask = api
+                .post(&["v1", "vms", &one.name, "port-forward"])
+                .body(body);
+            show(one.common.printing, &ask.send().await?, COLUMNS);
+            Ok(())
+        }
+        Vm::Ssh { one, key, command } => ssh(one, key, command).await,
+    }
+}
+
+impl Create {
+    async fn run(self) -> Result<(), Failure> {
+        let body = self.body()?;
+        let api = self.one.common.connect.open()?;
+        let ask = api.post(&["v1", "vms"]).body(body).patience(LONG_PATIENCE);
+        let mut vm = ask.send().await?;
+        if self.start {
+            let start = api
+                .post(&["v1", "vms", &self.one.name, "start"])
+                .patience(LONG_PATIENCE);
+            vm = start.send().await?;
+        }
+        show(self.one.common.printing, &vm, COLUMNS);
+        Ok(())
+    }
+
+    fn body(&self) -> Result<Value, Failure> {
+        let mut body = json!({ "name": self.one.name });
+        let mut set = |field: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                body[field] = value;
+            }
+        };
+        set("cpus", self.cpus.map(Value::from));
+        set("memory_mb", self.memory_mb.map(Value::from));
+        set("disk_size_mb", self.disk_size_mb.map(Value::from));
+        set("image", self.image.clone().map(Value::from));
+        set("kernel", self.kernel.clone().map(Value::from));
+        set("host", self.host.clone().map(Value::from));
+        set("auto_start", self.auto_start.then_some(Value::Bool(true)));
+        set(
+            "required_tags",
+            (!self.tags.is_empty()).then(|| json!(self.tags)),
+        );
+        let forwards: Vec<Value> = self.ports.iter().map(Forward::to_json).collect();
+        set(
+            "port_forwards",
+            (!forwards.is_empty()).then_some(Value::Array(forwards)),
+        );
+        if let Some(path) = &self.ssh_key {
+            let key = std::fs::read_to_string(path)
+                .doing(|| format!("cannot read the SSH key {}", path.display()))?;
+            if key.contains("PRIVATE KEY") {
+                return Err(Failure::new(format!(
+                    "{} is a private key; give the public one, {}.pub",
+                    path.display(),
+                    path.display()
+                )));
+            }
+            set("ssh_public_key", Some(Value::String(key.trim().to_owned())));
+        }
+        Ok(body)
+    }
+}
+
+/// Becomes `ssh`, so that terminal, signals and exit code are its own.
+async fn ssh(one: One, key: Option<PathBuf>, command: Vec<String>) -> Result<(), Failure> {
+    let api = one.common.connect.open()?;
+    let vm = api.get(&["v1", "vms", &one.name]).send().await?;
+    let forwards = vm["port_forwards"].as_array();
+    let forward = forwards.into_iter().flatten().find(|f| f["guest_port"] == 22).ok_or_else(|| {
+        let name = &one.name;
+        Failure::new(format!(
+            "no port of the host leads to port 22 of {name}; run `hostler vm port-forward {name} \
+             2222:22`"
+        ))
+    })?;
+    let mut ssh = std::process::Command::new("ssh");
+    // A VM's host key is made anew with the VM; what vouches for it is the control plane that led
+    // here, so the key is neither asked about nor remembered.
+    ssh.args([
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ])
+    .args([
+        "-o",
+        "LogLevel=ERROR",
+        "-p",
+        &forward["host_port"].to_string(),
+    ]);
+    if let Some(key) = key {
+        ssh.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
+    }
+    let address = match forward["bind"].as_str() {
+        None | Some("0.0.0.0") => "127.0.0.1",
+        Some(bind) => bind,
+    };
+    let problem = ssh.arg(format!("root@{address}")).args(command).exec();
+    Err(Failure::new(format!(
+        "cannot run ssh: {problem}; install openssh-client"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forward_is_two_ports_and_perhaps_a_protocol() {
+        let forward = |text: &str| text.parse::<Forward>();
+        let tcp = forward("8080:80").expect("a forward");
+        assert_eq!(
+            (tcp.host_port, tcp.guest_port, tcp.protocol),
+            (8080, 80, "tcp")
+        );
+        assert_eq!(forward("8080:80/tcp"), Ok(tcp));
+        assert_eq!(forward("53:53/udp").expect("a forward").protocol, "udp");
+        for bad in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "99999:1",
+            "a:b",
+            "80:80/sctp",
+            "1:2:3",
+        ] {
+            assert!(forward(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Options of the daemons: a flag beats a variable beats the YAML file of `--config`.
+//!
+//! One struct is both the flags (clap reads the variables too) and the file's keys, so they cannot
+//! drift apart; `resolve` lays the one over the other and then fills in defaults. An unknown key in
+//! the file is an error that names the key and its line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::failure::{Doing, Failure};
+
+/// Reads a file of options.
+fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
+    let Some(path) = path else {
+        return Ok(T::default());
+    };
+    let text = std::fs::read_to_string(path)
+        .doing(|| format!("cannot read the configuration {}", path.display()))?;
+    if text.trim().is_empty() {
+        return Ok(T::default());
+    }
+    serde_norway::from_str(&text).doing(|| format!("the configuration {} is wrong", path.display()))
+}
+
+/// `flags` over `file`, field by field; naming a field too few does not compile.
+macro_rules! over {
+    ($type:ident, $flags:expr, $file:expr, $($field:ident),+ $(,)?) => {{
+        let (flags, file) = ($flags, $file);
+        $type { $($field: flags.$field.or(file.$field)),+ }
+    }};
+}
+
+#[derive(Args, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServerOptions {
+    /// Where the control plane keeps its keys and its database
+    #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The people's door: where users, programs and browsers connect [default: 127.0.0.1:8443]
+    #[arg(long, env = "HOSTLER_LISTEN", value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// The machines' door: where enrolled hosts connect [default: 127.0.0.1:8444]
+    #[arg(long, env = "HOSTLER_FLEET_LISTEN", value_name = "IP:PORT")]
+    fleet_listen: Option<SocketAddr>,
+    /// The machines' door as hosts reach it, when that is not the address it listens on
+    #[arg(long, env = "HOSTLER_FLEET_URL", value_name = "URL")]
+    fleet_url: Option<String>,
+    /// Where the data lives [default: sqlite:DATA_DIR/hostler.db]
+    #[arg(long, env = "HOSTLER_DATABASE_URL", value_name = "URL")]
+    database_url: Option<String>,
+    /// The SPIFFE trust domain of this fleet [default: hostler.internal]
+    #[arg(long, env = "HOSTLER_TRUST_DOMAIN", value_name = "NAME")]
+    trust_domain: Option<String>,
+    /// How long an X.509-SVID is valid, in seconds; it is renewed at half of that [default: 3600]
+    #[arg(long, env = "HOSTLER_SVID_TTL", value_name = "SECONDS")]
+    svid_ttl: Option<u64>,
+    /// A certificate of your own for the people's door, PEM, with --tls-key
+    #[arg(long, env = "HOSTLER_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert, PEM
+    #[arg(long, env = "HOSTLER_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// A further DNS name or IP address for the certificate that the server makes for itself
+    #[arg(
+        long,
+        env = "HOSTLER_TLS_NAME",
+        value_name = "NAME",
+        value_delimiter = ','
+    )]
+    tls_name: Option<Vec<String>>,
+    /// What an unknown path answers: not-found, site:DIR or redirect:URL [default: not-found]
+    #[arg(long, env = "HOSTLER_DECOY", value_name = "DECOY")]
+    decoy: Option<String>,
+    /// A YAML file with any of these options as keys (data_dir: ...)
+    #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+/// The options of a control plane, complete.
+pub(crate) struct ServerSettings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) fleet_listen: SocketAddr,
+    pub(crate) fleet_url: Option<String>,
+    pub(crate) database_url: Option<String>,
+    pub(crate) trust_domain: String,
+    pub(crate) svid_ttl: Duration,
+    pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
+    pub(crate) tls_names: Vec<String>,
+    pub(crate) decoy: String,
+}
+
+const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
+const DEFAULT_SVID_TTL: Duration = Duration::from_secs(3600);
+const LEAST_SVID_TTL: Duration = Duration::from_secs(10);
+
+impl ServerOptions {
+    pub(crate) fn resolve(self) -> Result<ServerSettings, Failure> {
+        let file: Self = read(self.config.as_deref())?;
+        let all = over!(
+            Self,
+            self,
+            file,
+            data_dir,
+            listen,
+            fleet_listen,
+            fleet_url,
+            database_url,
+            trust_domain,
+            svid_ttl,
+            tls_cert,
+            tls_key,
+            tls_name,
+            decoy,
+            config,
+        );
+        let tls_files = match (all.tls_cert, all.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => {
+                return Err(Failure::new(
+                    "--tls-cert and --tls-key go together; give both",
+                ));
+            }
+        };
+        let svid_ttl = all.svid_ttl.map_or(DEFAULT_SVID_TTL, Duration::from_secs);
+        if svid_ttl < LEAST_SVID_TTL {
+            return Err(Failure::new(format!(
+                "--svid-ttl {} is too short to renew in time; give at least {}",
+                svid_ttl.as_secs(),
+                LEAST_SVID_TTL.as_secs()
+            )));
+        }
+        Ok(ServerSettings {
+            data_dir: all
+                .data_dir
+                .map_or_else(|| default_data_dir("server"), Ok)?,
+            listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
+            fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
+            fleet_url: all.fleet_url,
+            database_url: all.database_url,
+            trust_domain: all
+                .trust_domain
+                .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
+            svid_ttl,
+            tls_files,
+            tls_names: all.tls_name.unwrap_or_default(),
+            decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
+        })
+    }
+}
+
+impl ServerSettings {
+    /// The control plane of `hostler up`.
+    pub(crate) fn for_up(up: &UpSettings) -> Self {
+        Self {
+            data_dir: up.data_dir.join("server"),
+            listen: up.listen,
+            fleet_listen: up.fleet_listen,
+            fleet_url: None,
+            database_url: None,
+            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
+            svid_ttl: DEFAULT_SVID_TTL,
+            tls_files: None,
+            tls_names: Vec::new(),
+            decoy: "not-found".to_owned(),
+        }
+    }
+}
+
+#[derive(Args, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AgentOptions {
+    /// The people's door of the control plane, https://HOST:PORT
+    #[arg(long, env = "HOSTLER_SERVER", value_name = "URL")]
+    server: Option<String>,
+    /// Where the control plane reaches this host's door
+    #[arg(long, env = "HOSTLER_ADDRESS", value_name = "IP:PORT")]
+    address: Option<String>,
+    /// The one-time token that enrols this host; better in the variable than on the command line
+    #[arg(
+        long,
+        env = "HOSTLER_REGISTER",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    register: Option<SecretString>,
+    /// The CA that signed the people's door's certificate, PEM; a copy of the server's
+    /// DATA_DIR/ca.pem [default: the CAs that this system trusts]
+    #[arg(long, env = "HOSTLER_SERVER_CA", value_name = "FILE")]
+    server_ca: Option<PathBuf>,
+    /// Instead of --server-ca: the fingerprint of the server's certificate or of its CA
+    #[arg(long, env = "HOSTLER_SERVER_CA_PIN", value_name = "sha256:HEX")]
+    server_ca_pin: Option<String>,
+    /// This host's door [default: 0.0.0.0:9443]
+    #[arg(long, env = "HOSTLER_LISTEN", value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// Where this host keeps its credentials, images and VMs
+    #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// What runs the VMs: auto, qemu or firecracker [default: auto]
+    #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
+    driver: Option<String>,
+    /// A YAML file with any of these options as keys (data_dir: ...)
+    #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+/// How an agent recognises the people's door before it has an identity of its own.
+pub(crate) enum Trust {
+    CaFile(PathBuf),
+    Pin(String),
+    System,
+}
+
+/// The options of a host, complete.
+pub(crate) struct AgentSettings {
+    pub(crate) server: String,
+    pub(crate) address: String,
+    pub(crate) register: Option<SecretString>,
+    pub(crate) trust: Trust,
+    pub(crate) listen: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) driver: String,
+}
+
+impl AgentOptions {
+    pub(crate) fn resolve(self) -> Result<AgentSettings, Failure> {
+        let file: Self = read(self.config.as_deref())?;
+        let all = over!(
+            Self,
+            self,
+            file,
+            server,
+            address,
+            register,
+            server_ca,
+            server_ca_pin,
+            listen,
+            data_dir,
+            driver,
+            config,
+        );
+        let trust = match (all.server_ca, all.server_ca_pin) {
+            (Some(file), None) => Trust::CaFile(file),
+            (None, Some(pin)) => Trust::Pin(pin),
+            (None, None) => Trust::System,
+            _ => {
+                return Err(Failure::new(
+                    "give one of --server-ca and --server-ca-pin, not both",
+                ));
+            }
+        };
+        let missing = |flag| Failure::new(format!("{flag} is missing; see `hostler agent --help`"));
+        Ok(AgentSettings {
+            server: all.server.ok_or_else(|| missing("--server URL"))?,
+            address: all.address.ok_or_else(|| missing("--address IP:PORT"))?,
+            register: all.register,
+            trust,
+            listen: all.listen.unwrap_or(([0, 0, 0, 0], 9443).into()),
+            data_dir: all.data_dir.map_or_else(|| default_data_dir("agent"), Ok)?,
+            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+        })
+    }
+}
+
+#[derive(Args, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct UpOptions {
+    /// Where both keep everything: DIR/server and DIR/agent
+    #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The people's door [default: 127.0.0.1:8443]
+    #[arg(long, env = "HOSTLER_LISTEN", value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// The machines' door [default: 127.0.0.1:8444]
+    #[arg(long, env = "HOSTLER_FLEET_LISTEN", value_name = "IP:PORT")]
+    fleet_listen: Option<SocketAddr>,
+    /// The host door [default: 127.0.0.1:9443]
+    #[arg(long, env = "HOSTLER_HOST_LISTEN", value_name = "IP:PORT")]
+    host_listen: Option<SocketAddr>,
+    /// What runs the VMs: auto, qemu or firecracker [default: auto]
+    #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
+    driver: Option<String>,
+    /// Leave running VMs running when this command ends
+    #[arg(long, env = "HOSTLER_KEEP_VMS", num_args = 0..=1, default_missing_value = "true")]
+    keep_vms: Option<bool>,
+    /// A YAML file with any of these options as keys (data_dir: ...)
+    #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+}
+
+/// The options of `up`, complete.
+pub(crate) struct UpSettings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) fleet_listen: SocketAddr,
+    pub(crate) host_listen: SocketAddr,
+    pub(crate) driver: String,
+    pub(crate) keep_vms: bool,
+}
+
+impl UpOptions {
+    pub(crate) fn resolve(self) -> Result<UpSettings, Failure> {
+        let file: Self = read(self.config.as_deref())?;
+        let all = over!(
+            Self,
+            self,
+            file,
+            data_dir,
+            listen,
+            fleet_listen,
+            host_listen,
+            driver,
+            keep_vms,
+            config,
+        );
+        Ok(UpSettings {
+            data_dir: all.data_dir.map_or_else(|| default_data_dir("up"), Ok)?,
+            listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
+            fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
+            host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
+            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+            keep_vms: all.keep_vms.unwrap_or(false),
+        })
+    }
+}
+
+/// Root's data lives where daemons keep theirs, a user's where the XDG base directories say.
+fn default_data_dir(room: &str) -> Result<PathBuf, Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Path::new("/var/lib/hostler").join(room));
+    }
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
+    let base = base.ok_or_else(|| Failure::new("there is no HOME; give --data-dir DIR"))?;
+    Ok(base.join("hostler").join(room))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        file
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let yaml = file("data_dir: /from/file\ntrust_domain: file.example\n");
+        let options = ServerOptions {
+            data_dir: Some("/from/flag".into()),
+            config: Some(yaml.path().to_owned()),
+            ..ServerOptions::default()
+        };
+        let settings = options.resolve().expect("settings");
+        assert_eq!(settings.data_dir, Path::new("/from/flag"));
+        assert_eq!(settings.trust_domain, "file.example");
+        assert_eq!(settings.listen.port(), 8443);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_key_and_line() {
+        let yaml = file("data_dir: /x\nlisen: 127.0.0.1:1\n");
+        let config = Some(yaml.path().to_owned());
+        let failure = ServerOptions {
+            config,
+            ..ServerOptions::default()
+        }
+        .resolve()
+        .err();
+        let line = failure.expect("a failure").to_string();
+        assert!(line.contains("lisen") && line.contains("line 2"), "{line}");
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused() {
+        let options = ServerOptions {
+            tls_cert: Some("c.pem".into()),
+            ..ServerOptions::default()
+        };
+        let line = options.resolve().err().expect("a failure").to_string();
+        assert!(line.contains("--tls-key"), "{line}");
+    }
+
+    #[test]
+    fn an_agent_recognises_its_server_by_one_thing() {
+        let options = AgentOptions {
+            server_ca: Some("ca.pem".into()),
+            server_ca_pin: Some("sha256:00".to_owned()),
+            ..AgentOptions::default()
+        };
+        let line = options.resolve().err().expect("a failure").to_string();
+        assert!(line.contains("not both"), "{line}");
+    }
+}

@@ -1,0 +1,103 @@
+//! What commands print: tables for people, JSON for programs, complaints in one line.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// Prints a line of results. A reader that went away (`| head`) is no error.
+pub(crate) fn line(text: impl AsRef<str>) {
+    let _ = writeln!(io::stdout(), "{}", text.as_ref());
+}
+
+/// Tells progress, on the error stream, so that results can be piped.
+pub(crate) fn progress(text: impl AsRef<str>) {
+    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+}
+
+/// Prints why a command failed, in red where that can be seen and is wanted.
+pub(crate) fn complain(failure: &Failure) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let word = if colour {
+        "\x1b[31merror\x1b[0m"
+    } else {
+        "error"
+    };
+    // One line, whatever was quoted in it.
+    let text = failure.to_string().replace('\n', " ");
+    let _ = writeln!(io::stderr(), "{word}: {text}");
+}
+
+/// Prints an answer as it came.
+pub(crate) fn json(value: &Value) {
+    line(serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string()));
+}
+
+/// Prints rows under headings, each column as wide as its widest cell.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) {
+    line(layout(headings, rows));
+}
+
+fn layout(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let headings: Vec<String> = headings.iter().map(|h| (*h).to_owned()).collect();
+    let all = || std::iter::once(&headings).chain(rows);
+    let width = |column: usize| {
+        all()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let lines = all().map(|row| {
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A field of an answer as a cell: `-` when it is absent.
+pub(crate) fn cell(value: &Value, field: &str) -> String {
+    match &value[field] {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
+        Value::Array(items) => {
+            let words = items
+                .iter()
+                .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
+            words.collect::<Vec<_>>().join(",")
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [
+            vec!["web-1".to_owned(), "running".to_owned()],
+            vec!["ü".to_owned()],
+        ];
+        let text = layout(&["NAME", "STATE"], &rows);
+        assert_eq!(text, "NAME   STATE\nweb-1  running\nü");
+    }
+
+    #[test]
+    fn what_is_absent_is_a_dash() {
+        let host = serde_json::json!({"id": "host-1", "tags": [], "cpus": 2, "name": ""});
+        assert_eq!(cell(&host, "id"), "host-1");
+        assert_eq!(cell(&host, "cpus"), "2");
+        for field in ["tags", "name", "zone"] {
+            assert_eq!(cell(&host, field), "-");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! `hostler server`: the assembly of a control plane. Its authority, its fleet, its two doors.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use hostler_authority::{Authority, Lifetimes, WebAuthority};
+use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
+use hostler_gateway::{
+    AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter, IdentityProvider,
+};
+use hostler_identity::{Authorizer, SpiffeId, TrustDomain, crypto_provider, server_config};
+use hostler_operations::{Grants, Identity, Registry, Request};
+use http::HeaderName;
+use jiff::{SignedDuration, Timestamp};
+use rustls::ServerConfig;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::failure::{Doing, Failure};
+use crate::options::ServerSettings;
+use crate::{output, process};
+
+const HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Runs until a signal ends it.
+pub(crate) async fn run(settings: ServerSettings) -> Result<(), Failure> {
+    let stop = process::stop_on_signal()?;
+    let plane = Plane::open(settings).await?;
+    if let Some(key) = &plane.first_key {
+        output::line("This is the first start. The admin's API key, shown this once:");
+        output::line(format!("  {}", key.reveal()));
+    }
+    let machines = &plane.machines_url;
+    output::line(format!(
+        "ready: people at {}, machines at {machines}",
+        plane.url()
+    ));
+    plane.serve(stop).await;
+    Ok(())
+}
+
+/// A control plane whose doors are open and not yet served.
+pub(crate) struct Plane {
+    fleet: Arc<Fleet>,
+    registry: Arc<Registry>,
+    people: Door,
+    machines: Door,
+    machines_url: String,
+    ca_pem: Option<String>,
+    pub(crate) first_key: Option<ApiKey>,
+}
+
+impl Plane {
+    pub(crate) async fn open(settings: ServerSettings) -> Result<Self, Failure> {
+        // The commonest mistake first: an address that is taken.
+        let people = Doorway::bind(settings.listen).await?;
+        let machines = Doorway::bind(settings.fleet_listen).await?;
+        let machines_url = match settings.fleet_url {
+            Some(url) => url,
+            None => url_of(machines.local_addr()),
+        };
+
+        let now = Timestamp::now();
+        let trust_domain = TrustDomain::new(&settings.trust_domain)
+            .doing(|| format!("{:?} is no trust domain", settings.trust_domain))?;
+        let lifetimes = Lifetimes {
+            svid: SignedDuration::try_from(settings.svid_ttl).doing(|| "--svid-ttl is too long")?,
+            ..Lifetimes::default()
+        };
+        let authority = Authority::open_with(
+            &settings.data_dir.join("authority"),
+            trust_domain.clone(),
+            lifetimes,
+            now,
+        )?;
+        let own_id = SpiffeId::from_segments(trust_domain.clone(), &["control-plane", "1"])?;
+        let source = authority.source(&own_id)?;
+
+        let database: Database = match settings.database_url {
+            Some(url) => url.parse()?,
+            None => Database::Sqlite(settings.data_dir.join("hostler.db")),
+        };
+        let config = Config {
+            database,
+            machines_url: machines_url.clone(),
+        };
+        let (fleet, first_key) = Fleet::open(config, authority, source.clone()).await?;
+        let registry = hostler_fleet::mount(Registry::builder(), &fleet).build()?;
+
+        let (people_tls, ca_pem) = match &settings.tls_files {
+            Some((cert, key)) => (certificate_of_files(cert, key)?, None),
+            None => {
+                let names = names(people.local_addr(), settings.tls_names);
+                let web = WebAuthority::open(&settings.data_dir, &names, now)?;
+                (web.server_config(&ALPN), Some(web.ca_pem().to_owned()))
+            }
+        };
+        let adapter = |decoy| {
+            let callers = Arc::new(Callers(Arc::clone(&fleet)));
+            let health = Arc::clone(&fleet);
+            HttpAdapter::builder(Arc::clone(&registry), callers)
+                .credential_header(HOST_TOKEN)
+                .decoy(decoy)
+                .health(move || health.healthy())
+                .about("Hostler control plane", env!("CARGO_PKG_VERSION"))
+                .build()
+        };
+        let people_router = adapter(decoy(&settings.decoy)?)?.router();
+        let machines_router = adapter(Decoy::NotFound)?.router();
+        let machines_tls = server_config(&source, members(trust_domain));
+        let limits = DoorLimits::default;
+        Ok(Self {
+            people: people.door(&people_tls, people_router, limits()),
+            machines: machines.door(&machines_tls, machines_router, limits()),
+            fleet,
+            registry,
+            machines_url,
+            ca_pem,
+            first_key,
+        })
+    }
+
+    /// The people's door.
+    pub(crate) fn url(&self) -> String {
+        url_of(self.people.local_addr())
+    }
+
+    /// What the people's door is recognised by, when its certificate is of its own making.
+    pub(crate) fn ca_pem(&self) -> Option<&str> {
+        self.ca_pem.as_deref()
+    }
+
+    /// Calls operations in the name of whoever runs this process.
+    pub(crate) fn operator(&self) -> Operator {
+        Operator(Arc::clone(&self.registry))
+    }
+
+    /// Serves until it is told to stop, and then until what is in flight has ended.
+    pub(crate) async fn serve(self, stop: CancellationToken) {
+        let monitor = self.fleet.run_monitor(stop.clone());
+        tokio::join!(
+            self.people.serve(stop.clone()),
+            self.machines.serve(stop),
+            monitor
+        );
+        self.fleet.close().await;
+    }
+}
+
+/// Whoever runs this process can do everything with its data, so also through its operations.
+pub(crate) struct Operator(Arc<Registry>);
+
+impl Operator {
+    /// The one-time token of a new host.
+    pub(crate) async fn announce_host(&self) -> Result<SecretString, Failure> {
+        let created = self
+            .call("hosts/create", json!({ "type": "regular" }))
+            .await?;
+        text(&created, "registration_token")
+    }
+
+    /// A new API key that may do everything.
+    pub(crate) async fn admin_key(&self, name: &str) -> Result<SecretString, Failure> {
+        let input = json!({ "name": name, "scopes": ["admin"] });
+        text(&self.call("api-keys/create", input).await?, "secret")
+    }
+
+    async fn call(&self, operation: &str, input: Value) -> Result<Value, Failure> {
+        let identity = Identity::new("operator", Grants::All).with_principal(Principal::Platform);
+        let request = Request {
+            input,
+            identity: Some(identity),
+            ..Request::default()
+        };
+        let reply = self.0.invoke(operation, request).await;
+        Ok(reply.doing(|| format!("{operation} failed"))?.output)
+    }
+}
+
+fn text(answer: &Value, field: &str) -> Result<SecretString, Failure> {
+    let text = answer[field].as_str().map(SecretString::from);
+    text.ok_or_else(|| Failure::new(format!("the answer has no {field}; this is a bug")))
+}
+
+/// Machines that may connect: hosts, and other replicas of the control plane.
+fn members(trust_domain: TrustDomain) -> Authorizer {
+    Authorizer::matcher(move |id| {
+        let role = ["/host/", "/control-plane/"]
+            .iter()
+            .any(|role| id.path().starts_with(role));
+        role && id.is_member_of(&trust_domain)
+    })
+}
+
+fn url_of(address: std::net::SocketAddr) -> String {
+    format!("https://{address}")
+}
+
+/// What the certificate of the people's door is good for: where it listens, this machine's name,
+/// and whatever else was asked for.
+fn names(listen: std::net::SocketAddr, asked: Vec<String>) -> Vec<String> {
+    let mut names = vec![
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+        "::1".to_owned(),
+    ];
+    if !listen.ip().is_unspecified() {
+        names.push(listen.ip().to_string());
+    }
+    if let Ok(host) = rustix::system::uname().nodename().to_str() {
+        names.push(host.to_owned());
+    }
+    names.extend(asked);
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// TLS 1.3 with a certificate that somebody else issued.
+fn certificate_of_files(cert: &Path, key: &Path) -> Result<ServerConfig, Failure> {
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .doing(|| format!("cannot read the certificate {}", cert.display()))?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .doing(|| format!("cannot read the key {}", key.display()))?;
+    ServerConfig::builder_with_provider(crypto_provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .doing(|| "cannot set up TLS 1.3")?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .doing(|| format!("{} and {} do not fit", cert.display(), key.display()))
+}
+
+fn decoy(text: &str) -> Result<Decoy, Failure> {
+    match text.split_once(':') {
+        None if text == "not-found" => Ok(Decoy::NotFound),
+        Some(("site", directory)) => Ok(Decoy::Site(directory.into())),
+        Some(("redirect", url)) => {
+            let url = Url::parse(url).doing(|| format!("{url:?} is no URL to redirect to"))?;
+            Ok(Decoy::Redirect(url))
+        }
+        _ => Err(Failure::new(format!(
+            "{text:?} is no decoy; give not-found, site:DIR or redirect:URL"
+        ))),
+    }
+}
+
+/// Asks the fleet whose a request is.
+struct Callers(Arc<Fleet>);
+
+impl IdentityProvider for Callers {
+    fn resolve<'a>(
+        &'a self,
+        credentials: &'a Credentials,
+    ) -> BoxFuture<'a, Result<Option<Identity>, AuthError>> {
+        Box::pin(async {
+            let host_token = credentials
+                .named
+                .iter()
+                .find(|(name, _)| *name == HOST_TOKEN);
+            let peer = credentials
+                .peer
+                .as_ref()
+                .map(hostler_identity::PeerIdentity::id);
+            self.0
+                .identify(
+                    credentials.bearer.as_ref(),
+                    host_token.map(|(_, token)| token),
+                    peer,
+                )
+                .await
+                .map_err(|error| match error {
+                    IdentifyError::Unavailable(cause) => AuthError::Unavailable(cause.to_string()),
+                    refused => AuthError::invalid(refused.to_string()),
+                })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoy_is_read_from_its_option() {
+        assert!(matches!(decoy("not-found"), Ok(Decoy::NotFound)));
+        assert!(matches!(decoy("site:/srv/www"), Ok(Decoy::Site(_))));
+        assert!(matches!(
+            decoy("redirect:https://example.org/"),
+            Ok(Decoy::Redirect(_))
+        ));
+        for bad in ["", "nothing", "site", "redirect:nowhere"] {
+            assert!(decoy(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn the_certificate_names_where_the_door_is() {
+        let names = names(
+            ([10, 0, 0, 7], 8443).into(),
+            vec!["cloud.example".to_owned()],
+        );
+        for name in ["10.0.0.7", "127.0.0.1", "localhost", "cloud.example"] {
+            assert!(
+                names.iter().any(|n| n == name),
+                "{name} is missing from {names:?}"
+            );
+        }
+    }
+}

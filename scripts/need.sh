@@ -1,0 +1,42 @@
+# Sourced by quickstart, test and bench: installs what is missing on a Debian machine, and says so.
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 1; }
+
+# need PROGRAM=PACKAGE...: apt installs the packages whose programs are not there.
+need() {
+    local missing=() pair
+    # Debian keeps mke2fs and its kin where an ordinary user's PATH does not look.
+    export PATH="$PATH:/usr/sbin:/sbin"
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null 2>&1 || missing+=("${pair#*=}")
+    done
+    [ ${#missing[@]} -eq 0 ] && return 0
+    local sudo=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null 2>&1 \
+            || die "these packages are missing: ${missing[*]}; install them as root"
+        sudo=(sudo)
+    fi
+    command -v apt-get >/dev/null 2>&1 \
+        || die "these are missing: ${missing[*]}; install them with your system's package manager"
+    say "installing ${missing[*]} (apt)"
+    "${sudo[@]}" apt-get update -qq >&2 \
+        || die "apt-get update failed; is the Debian mirror reachable?"
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends \
+        "${missing[@]}" >/dev/null || die "apt-get could not install ${missing[*]}"
+}
+
+# Lists of packages, without which `apt-get download` finds nothing for the guest's image.
+need_package_lists() {
+    [ -n "$(apt-cache show busybox-static 2>/dev/null)" ] && return 0
+    say "fetching the package lists (apt)"
+    if [ "$(id -u)" -eq 0 ]; then apt-get update -qq >&2; else sudo apt-get update -qq >&2; fi \
+        || die "apt-get update failed; is the Debian mirror reachable?"
+}
+
+need_cargo() {
+    [ -r "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
+    command -v cargo >/dev/null 2>&1 || die "there is no cargo; install Rust from https://rustup.rs"
+    need cc=gcc make=make
+}

@@ -1,0 +1,56 @@
+//! Identities that renew themselves, seen from outside.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{Plane, wait_for};
+
+/// The serial number of the certificate that this port presents, as openssl reads it.
+fn serial(port: u16) -> Option<String> {
+    let handshake = Command::new("openssl")
+        .args([
+            "s_client",
+            "-connect",
+            &format!("127.0.0.1:{port}"),
+            "-showcerts",
+        ])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .expect("openssl runs");
+    let text = String::from_utf8_lossy(&handshake.stdout).into_owned();
+    let begin = text.find("-----BEGIN CERTIFICATE-----")?;
+    let mut reader = Command::new("openssl")
+        .args(["x509", "-noout", "-serial"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("openssl runs");
+    std::io::Write::write_all(reader.stdin.as_mut()?, &text.as_bytes()[begin..]).ok()?;
+    let read = reader.wait_with_output().expect("openssl ends");
+    Some(String::from_utf8_lossy(&read.stdout).trim().to_owned()).filter(|s| !s.is_empty())
+}
+
+#[test]
+fn svids_renew_at_half_life_and_no_request_fails() {
+    let plane = Plane::start_with(&[("HOSTLER_SVID_TTL", "10")]);
+    let agent = plane.enrol("host");
+    let doors = [plane.machines, agent.door];
+    let first = doors.map(|port| serial(port).expect("a certificate"));
+    let mut renewals = 0;
+    let mut last = first.clone();
+    // Three renewals of each: beyond the life of what was there at first.
+    wait_for("three renewals at both doors", || {
+        // From the people's door through the control plane to the host's door and back.
+        let status = plane.ask(&["host", "status", &agent.id]);
+        assert!(status["hostname"].is_string(), "{status}");
+        let now = doors.map(|port| serial(port).expect("a certificate"));
+        renewals += now
+            .iter()
+            .zip(&last)
+            .filter(|(now, last)| now != last)
+            .count();
+        last = now;
+        (renewals >= 6 && last.iter().zip(&first).all(|(last, first)| last != first)).then_some(())
+    });
+    assert_eq!(plane.ask(&["host", "show", &agent.id])["status"], "online");
+}

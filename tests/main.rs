@@ -1,0 +1,11 @@
+//! End to end: the built binary, real processes, real sockets, real guests.
+//!
+//! `house` keeps the shape of the workspace; the other modules run `hostler` as its users do.
+
+mod doors;
+mod faults;
+mod house;
+mod identity;
+mod life;
+mod rest;
+mod support;

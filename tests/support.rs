@@ -1,0 +1,447 @@
+//! The binary as its users run it: a control plane, hosts, the command line, and curl.
+//!
+//! Everything lives in a temporary directory, on ports of its own, and ends with its guard.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Emulated guests on a busy machine take their time; a test that waits this long has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A port that is free now. Below what the kernel gives to outgoing connections, so that nothing
+/// else of this machine takes it before its user does.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + (std::process::id() % 100) as u16 * 100;
+    loop {
+        let port = start + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Asks until the answer is there, and says what was waited for when it never comes.
+pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+pub(crate) fn hostler() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
+    // Nothing of the developer's own login reaches a test.
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOSTLER_")) {
+        command.env_remove(name);
+    }
+    command
+        .env("XDG_CONFIG_HOME", "/nonexistent")
+        .stdin(Stdio::null());
+    command
+}
+
+/// A daemon that is killed when its test ends.
+pub(crate) struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    fn start(mut command: Command, log: PathBuf) -> Self {
+        let stderr = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .expect("a log");
+        let child = command
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("it starts");
+        Self { child, log }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("reaped");
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        self.signal("TERM");
+        wait_for("the daemon's end", || {
+            self.child.try_wait().expect("its status")
+        })
+        .code()
+    }
+
+    /// How it ended by itself.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let status = wait_for("the daemon's end", || {
+            self.child.try_wait().expect("its status")
+        });
+        (status.code(), self.log())
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .expect("kill runs");
+        assert!(status.success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A control plane of a test's own.
+pub(crate) struct Plane {
+    directory: TempDir,
+    data: PathBuf,
+    pub(crate) people: u16,
+    pub(crate) machines: u16,
+    key: String,
+    daemon: Option<Daemon>,
+    environment: Vec<(String, String)>,
+}
+
+impl Plane {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
+        Self::launched(None, environment)
+    }
+
+    /// With its data in this directory.
+    pub(crate) fn start_in(data: PathBuf) -> Self {
+        Self::launched(Some(data), &[])
+    }
+
+    fn launched(data: Option<PathBuf>, environment: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut plane = Self {
+            data: data.unwrap_or_else(|| directory.path().join("server")),
+            directory,
+            people: free_port(),
+            machines: free_port(),
+            key: String::new(),
+            daemon: None,
+            environment: owned(environment),
+        };
+        plane.key = plane.launch().expect("a first start prints the admin key");
+        plane
+    }
+
+    /// Starts it again on the same data.
+    pub(crate) fn restart(&mut self, environment: &[(&str, &str)]) {
+        self.environment = owned(environment);
+        assert_eq!(self.launch(), None, "the admin key is printed once");
+    }
+
+    /// Starts it, waits until it answers, and takes the key that it printed.
+    fn launch(&mut self) -> Option<String> {
+        self.daemon = None;
+        let mut command = hostler();
+        command
+            .arg("server")
+            .arg("--data-dir")
+            .arg(self.data())
+            .args(["--listen", &format!("127.0.0.1:{}", self.people)])
+            .args(["--fleet-listen", &format!("127.0.0.1:{}", self.machines)])
+            .envs(self.environment.iter().map(|(n, v)| (n, v)));
+        let mut daemon = Daemon::start(command, self.path("server.log"));
+        let lines = BufReader::new(daemon.child.stdout.take().expect("its output")).lines();
+        let mut key = None;
+        // It says so once its doors are open.
+        for line in lines {
+            let line = line.expect("text");
+            if let Some(printed) = line
+                .split_whitespace()
+                .find(|word| word.starts_with("hst_"))
+            {
+                key = Some(printed.to_owned());
+            }
+            if line.starts_with("ready") {
+                self.daemon = Some(daemon);
+                return key;
+            }
+        }
+        panic!("the server ended: {}", daemon.log());
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.people)
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.data().join("ca.pem")
+    }
+
+    pub(crate) fn daemon(&mut self) -> &mut Option<Daemon> {
+        &mut self.daemon
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("server.log")).unwrap_or_default()
+    }
+
+    /// Runs a client command with the admin's key.
+    pub(crate) fn cli(&self, arguments: &[&str]) -> Output {
+        let mut command = hostler();
+        command.args(arguments).env("HOSTLER_TOKEN", &self.key);
+        command
+            .env("HOSTLER_SERVER", self.url())
+            .env("HOSTLER_CA", self.ca());
+        command.output().expect("it runs")
+    }
+
+    /// The same, which must succeed; its answer as JSON.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Value {
+        let output = self.cli(&[arguments, &["--output", "json"]].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {told}\n{}",
+            self.log()
+        );
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// The same, which must fail; its complaint.
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.cli(arguments);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{arguments:?} did not fail: {told}"
+        );
+        told
+    }
+
+    /// Asks over REST with curl.
+    pub(crate) fn curl(&self, token: Option<&str>, arguments: &[&str], path: &str) -> Answer {
+        let mut headers = String::new();
+        if let Some(token) = token {
+            let _ = writeln!(headers, "header = \"Authorization: Bearer {token}\"");
+        }
+        let ca = self.ca();
+        let url = format!("{}{path}", self.url());
+        let mut all = vec!["--cacert", ca.to_str().expect("text"), "--config", "-"];
+        all.extend(arguments);
+        all.push(&url);
+        curl(&all, &headers)
+    }
+
+    /// Announces a host and starts an agent that enrols with the token.
+    pub(crate) fn enrol(&self, name: &str) -> Agent {
+        self.enrol_in(self.path(name))
+    }
+
+    /// The same, with the host's data in this directory.
+    pub(crate) fn enrol_in(&self, directory: PathBuf) -> Agent {
+        let created = self.ask(&["host", "create"]);
+        let token = created["registration_token"].as_str().expect("a token");
+        let mut agent = Agent {
+            directory,
+            id: created["host"]["id"].as_str().expect("an id").to_owned(),
+            door: free_port(),
+            daemon: None,
+        };
+        agent.launch(self, Some(token));
+        agent
+    }
+}
+
+fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// A host of a test's own.
+pub(crate) struct Agent {
+    directory: PathBuf,
+    pub(crate) id: String,
+    pub(crate) door: u16,
+    daemon: Option<Daemon>,
+}
+
+impl Agent {
+    /// Starts the daemon and waits until the control plane has heard from it.
+    pub(crate) fn launch(&mut self, plane: &Plane, token: Option<&str>) {
+        self.daemon = Some(self.spawn(plane, token));
+        let begun = jiff::Timestamp::now();
+        wait_for("the host's first heartbeat", || {
+            let running = self
+                .daemon
+                .as_mut()?
+                .child
+                .try_wait()
+                .expect("its status")
+                .is_none();
+            assert!(running, "the agent ended: {}", self.log());
+            let host = plane.ask(&["host", "show", &self.id]);
+            let last: jiff::Timestamp = host["last_heartbeat_at"].as_str()?.parse().ok()?;
+            (host["status"] == "online" && last.as_second() >= begun.as_second()).then_some(())
+        });
+    }
+
+    pub(crate) fn spawn(&self, plane: &Plane, token: Option<&str>) -> Daemon {
+        let mut command = hostler();
+        command
+            .arg("agent")
+            .args(["--server", &plane.url()])
+            .arg("--server-ca")
+            .arg(plane.ca())
+            .args(["--address", &format!("127.0.0.1:{}", self.door)])
+            .args(["--listen", &format!("127.0.0.1:{}", self.door)])
+            .arg("--data-dir")
+            .arg(&self.directory);
+        if let Some(token) = token {
+            command.env("HOSTLER_REGISTER", token);
+        }
+        Daemon::start(command, self.directory.with_extension("log"))
+    }
+
+    pub(crate) fn daemon(&mut self) -> &mut Option<Daemon> {
+        &mut self.daemon
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.daemon.as_ref().map(Daemon::log).unwrap_or_default()
+    }
+
+    pub(crate) fn data(&self) -> &Path {
+        &self.directory
+    }
+}
+
+/// What curl brought back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// 0 when no answer came: `problem` says why.
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: String,
+    pub(crate) problem: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    pub(crate) fn code(&self) -> String {
+        self.json()["error"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    pub(crate) fn message(&self) -> String {
+        self.json()["error"]["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+/// Runs curl with a configuration on its standard input, where a token is not seen by others.
+pub(crate) fn curl(arguments: &[&str], config: &str) -> Answer {
+    use std::io::Write as _;
+    let mut child = Command::new("curl")
+        .args([
+            "--silent",
+            "--show-error",
+            "--dump-header",
+            "/dev/stderr",
+            "--max-time",
+            "60",
+        ])
+        .args(["--write-out", "\n%{http_code}"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("curl runs");
+    child
+        .stdin
+        .take()
+        .expect("its input")
+        .write_all(config.as_bytes())
+        .expect("written");
+    let output = child.wait_with_output().expect("curl ends");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').expect("a status");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    Answer {
+        status: status.parse().expect("a number"),
+        body: body.to_owned(),
+        problem: told
+            .lines()
+            .filter(|l| l.starts_with("curl:"))
+            .collect::<Vec<_>>()
+            .join("; "),
+        headers: told,
+    }
+}
+
+/// The processes whose command line mentions this path.
+pub(crate) fn processes_of(path: &Path) -> Vec<u32> {
+    let wanted = path.to_str().expect("text");
+    let all = std::fs::read_dir("/proc").expect("/proc").flatten();
+    all.filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        String::from_utf8_lossy(&line)
+            .contains(wanted)
+            .then_some(pid)
+    })
+    .collect()
+}

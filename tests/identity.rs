@@ -19,14 +19,13 @@ fn serial(port: u16) -> Option<String> {
         .expect("openssl runs");
     let text = String::from_utf8_lossy(&handshake.stdout).into_owned();
     let begin = text.find("-----BEGIN CERTIFICATE-----")?;
-    let mut reader = Command::new("openssl")
-        .args(["x509", "-noout", "-serial"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
+    let certificate = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(certificate.path(), &text[begin..]).expect("written");
+    let read = Command::new("openssl")
+        .args(["x509", "-noout", "-serial", "-in"])
+        .arg(certificate.path())
+        .output()
         .expect("openssl runs");
-    std::io::Write::write_all(reader.stdin.as_mut()?, &text.as_bytes()[begin..]).ok()?;
-    let read = reader.wait_with_output().expect("openssl ends");
     Some(String::from_utf8_lossy(&read.stdout).trim().to_owned()).filter(|s| !s.is_empty())
 }
 

@@ -7,11 +7,13 @@ use hostler_operations::{
     Call, Method, NOT_FOUND, Service, StatusCode, internal, mutation, query, service,
 };
 use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::errors::read_errors;
 use super::hosts::visible;
+use super::page::Page;
 use crate::connector::{Ask, OrHost};
 use crate::fleet::Fleet;
 use crate::ids::HostId;
@@ -19,26 +21,26 @@ use crate::scopes::{HOSTS_READ, IMAGES_READ, IMAGES_WRITE};
 
 /// How long a host may take to say or remove something.
 const SHORT: Duration = Duration::from_secs(10);
-/// How long it may take to fetch or convert gigabytes.
-const LONG: Duration = Duration::from_secs(15 * 60);
+/// How long it may take to fetch or convert gigabytes: a little longer than hosts allow themselves.
+const LONG: Duration = Duration::from_secs(30 * 60 + 10);
 /// What passing on takes beside the host.
 const MARGIN: Duration = Duration::from_secs(10);
 
 pub(super) fn images() -> Service<Fleet> {
     service("images")
+        .with(query("list", list_images).requires(IMAGES_READ).rest(
+            Method::GET,
+            "/v1/hosts/{host}/images",
+            StatusCode::OK,
+        ))
         .with(
-            query("list", relay::<ListImages>)
-                .requires(IMAGES_READ)
-                .rest(Method::GET, "/v1/hosts/{host}/images", StatusCode::OK),
-        )
-        .with(
-            mutation("pull", relay::<PullImages>)
+            mutation("pull", pass_on::<PullImages>)
                 .requires(IMAGES_WRITE)
                 .timeout(LONG + MARGIN)
                 .rest(Method::POST, "/v1/hosts/{host}/images/pull", StatusCode::OK),
         )
         .with(
-            mutation("import", relay::<ImportImage>)
+            mutation("import", pass_on::<ImportImage>)
                 .requires(IMAGES_WRITE)
                 .timeout(LONG + MARGIN)
                 .rest(
@@ -48,7 +50,7 @@ pub(super) fn images() -> Service<Fleet> {
                 ),
         )
         .with(
-            mutation("delete", relay::<DeleteImage>)
+            mutation("delete", pass_on::<DeleteImage>)
                 .requires(IMAGES_WRITE)
                 .rest(
                     Method::DELETE,
@@ -60,13 +62,13 @@ pub(super) fn images() -> Service<Fleet> {
 
 pub(super) fn kernels() -> Service<Fleet> {
     service("kernels")
+        .with(query("list", list_kernels).requires(IMAGES_READ).rest(
+            Method::GET,
+            "/v1/hosts/{host}/kernels",
+            StatusCode::OK,
+        ))
         .with(
-            query("list", relay::<ListKernels>)
-                .requires(IMAGES_READ)
-                .rest(Method::GET, "/v1/hosts/{host}/kernels", StatusCode::OK),
-        )
-        .with(
-            mutation("import", relay::<ImportKernel>)
+            mutation("import", pass_on::<ImportKernel>)
                 .requires(IMAGES_WRITE)
                 .timeout(LONG + MARGIN)
                 .rest(
@@ -76,7 +78,7 @@ pub(super) fn kernels() -> Service<Fleet> {
                 ),
         )
         .with(
-            mutation("delete", relay::<DeleteKernel>)
+            mutation("delete", pass_on::<DeleteKernel>)
                 .requires(IMAGES_WRITE)
                 .rest(
                     Method::DELETE,
@@ -89,17 +91,17 @@ pub(super) fn kernels() -> Service<Fleet> {
 pub(super) fn host() -> Service<Fleet> {
     service("host")
         .with(
-            query("status", relay::<HostStatus>)
+            query("status", pass_on::<HostStatus>)
                 .requires(HOSTS_READ)
                 .rest(Method::GET, "/v1/hosts/{host}/host/status", StatusCode::OK),
         )
         .with(
-            query("config", relay::<HostConfig>)
+            query("config", pass_on::<HostConfig>)
                 .requires(HOSTS_READ)
                 .rest(Method::GET, "/v1/hosts/{host}/host/config", StatusCode::OK),
         )
         .with(
-            query("health", relay::<HostHealth>)
+            query("health", pass_on::<HostHealth>)
                 .requires(HOSTS_READ)
                 .rest(Method::GET, "/v1/hosts/{host}/health", StatusCode::OK),
         )
@@ -126,11 +128,10 @@ macro_rules! for_host {
 }
 
 for_host!(
-    ListImages,
+    Everything,
     PullImages within LONG,
     ImportImage within LONG,
     DeleteImage,
-    ListKernels,
     ImportKernel within LONG,
     DeleteKernel,
     HostStatus,
@@ -146,11 +147,19 @@ read_errors! {
     }
 }
 
-async fn relay<I: ForHost>(
+async fn pass_on<I: ForHost>(
     fleet: &Fleet,
     call: Call,
     input: I,
 ) -> Result<Value, OrHost<RelayError>> {
+    relay(fleet, call, input).await
+}
+
+async fn relay<I: ForHost, O: DeserializeOwned>(
+    fleet: &Fleet,
+    call: Call,
+    input: I,
+) -> Result<O, OrHost<RelayError>> {
     let unreadable = |error| OrHost::Own(RelayError::from(error));
     let mut db = fleet.store.read().await.map_err(unreadable)?;
     let found = visible(&mut db, &call, input.host())
@@ -175,12 +184,46 @@ async fn relay<I: ForHost>(
     Ok(fleet.connector.ask(&host, ask).await?)
 }
 
-/// Lists the images on a host.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// A list of things on a host, asked for as a whole: a host has few of them, and its pages are not
+/// ours.
+#[derive(Debug, Serialize)]
+struct Everything {
+    host: HostId,
+    limit: u32,
+}
+
+async fn list(
+    fleet: &Fleet,
+    call: Call,
+    host: HostId,
+    page: Page,
+) -> Result<Vec<Value>, OrHost<RelayError>> {
+    let everything = Everything { host, limit: 1000 };
+    let mut found: Vec<Value> = relay(fleet, call.clone(), everything).await?;
+    found.retain(|one| name_of(one) > page.after());
+    found.truncate(page.fetch() as usize);
+    Ok(page.cut(&call, found, name_of))
+}
+
+fn name_of(one: &Value) -> &str {
+    one["name"].as_str().unwrap_or_default()
+}
+
+/// Lists the images on a host, by name.
+#[derive(Debug, Deserialize, JsonSchema)]
 struct ListImages {
     /// The host's id.
     host: HostId,
+    #[serde(flatten)]
+    page: Page,
+}
+
+async fn list_images(
+    fleet: &Fleet,
+    call: Call,
+    input: ListImages,
+) -> Result<Vec<Value>, OrHost<RelayError>> {
+    list(fleet, call, input.host, input.page).await
 }
 
 /// Makes the default image and kernel present on a host.
@@ -218,12 +261,21 @@ struct DeleteImage {
     name: String,
 }
 
-/// Lists the kernels on a host.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// Lists the kernels on a host, by name.
+#[derive(Debug, Deserialize, JsonSchema)]
 struct ListKernels {
     /// The host's id.
     host: HostId,
+    #[serde(flatten)]
+    page: Page,
+}
+
+async fn list_kernels(
+    fleet: &Fleet,
+    call: Call,
+    input: ListKernels,
+) -> Result<Vec<Value>, OrHost<RelayError>> {
+    list(fleet, call, input.host, input.page).await
 }
 
 /// Takes a kernel into a host from a file that the host can read.

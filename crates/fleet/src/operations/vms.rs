@@ -22,8 +22,9 @@ use crate::scopes::{VMS_READ, VMS_WRITE};
 use crate::store::vms::Record;
 use crate::store::{self, Db, StoreError, hosts, vms};
 
-/// How long a host may take to make, start or delete a VM: it copies disks and waits for devices.
-const WORK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a host may take to make, start or delete a VM: a little longer than hosts allow
+/// themselves, so that their own answer comes first.
+const WORK_TIMEOUT: Duration = Duration::from_secs(125);
 /// What the rest of an operation may take beside the host.
 const MARGIN: Duration = Duration::from_secs(15);
 

@@ -1,10 +1,11 @@
 //! A fleet of its own for each test, and a caller at its desk.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use hostler_authority::Authority;
+use hostler_authority::{Authority, FileError, OpenError};
 use hostler_fleet::{ApiKey, Config, Database, Fleet, mount};
 use hostler_identity::TrustDomain;
 use hostler_operations::{CallError, Identity, Registry, Reply, Request};
@@ -21,28 +22,33 @@ pub(crate) struct Desk {
     pub(crate) authority: Authority,
     pub(crate) first_key: Option<ApiKey>,
     pub(crate) admin: Identity,
-    dir: TempDir,
+    pub(crate) books: PathBuf,
+    dir: Option<TempDir>,
 }
 
-pub(crate) fn database(dir: &TempDir) -> PathBuf {
-    dir.path().join("books/fleet.db")
+fn database(dir: &Path) -> PathBuf {
+    dir.join("books/fleet.db")
 }
 
 impl Desk {
     pub(crate) async fn open() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let domain = TrustDomain::new(TRUST_DOMAIN).expect("a trust domain");
-        let authority = Authority::open(&dir.path().join("ca"), domain).expect("an authority");
-        Self::open_in(dir, authority).await
+        let mut desk = Self::open_existing(dir.path()).await;
+        desk.dir = Some(dir);
+        desk
     }
 
-    async fn open_in(dir: TempDir, authority: Authority) -> Self {
+    /// A fleet on the books in this directory, which somebody else removes.
+    pub(crate) async fn open_existing(dir: &Path) -> Self {
+        let domain = TrustDomain::new(TRUST_DOMAIN).expect("a trust domain");
+        let authority = authority(dir, domain).await;
         let own_id = format!("spiffe://{TRUST_DOMAIN}/control-plane/1")
             .parse()
             .expect("an id");
         let source = authority.source(&own_id).expect("an identity");
+        let books = database(dir);
         let config = Config {
-            database: Database::Sqlite(database(&dir)),
+            database: Database::Sqlite(books.clone()),
             machines_url: "https://127.0.0.1:8444".into(),
         };
         let opened = Fleet::open(config, authority.clone(), source).await;
@@ -60,14 +66,23 @@ impl Desk {
             authority,
             first_key,
             admin,
-            dir,
+            books,
+            dir: None,
         }
     }
 
     /// Stops the fleet and opens it again on the same books.
     pub(crate) async fn reopen(self) -> Self {
+        let dir = self.shut().await;
+        let mut desk = Self::open_existing(dir.path()).await;
+        desk.dir = Some(dir);
+        desk
+    }
+
+    /// Stops the fleet and leaves its directory.
+    pub(crate) async fn shut(self) -> TempDir {
         self.fleet.close().await;
-        Self::open_in(self.dir, self.authority).await
+        self.dir.expect("a desk that opened its own directory")
     }
 
     pub(crate) async fn try_call(
@@ -165,7 +180,7 @@ impl Desk {
 
     /// Does with the books what no operation does, for example let time pass.
     pub(crate) async fn tamper(&self, statement: &str) {
-        let mut db = self.books().await;
+        let mut db = self.in_the_books().await;
         let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
         assert!(
             done.expect(statement).rows_affected() > 0,
@@ -175,23 +190,36 @@ impl Desk {
 
     pub(crate) async fn count(&self, of: &str) -> i64 {
         let query = format!("SELECT COUNT(*) FROM {of}");
-        let mut db = self.books().await;
+        let mut db = self.in_the_books().await;
         sqlx::query_scalar(AssertSqlSafe(query))
             .fetch_one(&mut db)
             .await
             .expect(of)
     }
 
-    async fn books(&self) -> SqliteConnection {
+    async fn in_the_books(&self) -> SqliteConnection {
         let options = SqliteConnectOptions::new()
-            .filename(database(&self.dir))
-            .busy_timeout(std::time::Duration::from_secs(30));
+            .filename(&self.books)
+            .busy_timeout(Duration::from_secs(30));
         options.connect().await.expect("the books")
     }
+}
 
-    pub(crate) fn dir(&self) -> &TempDir {
-        &self.dir
-    }
+/// Opens the authority; one that was open before lets go when its last task has ended.
+async fn authority(dir: &Path, domain: TrustDomain) -> Authority {
+    let opening = async {
+        loop {
+            match Authority::open(&dir.join("ca"), domain.clone()) {
+                Err(OpenError::File(FileError::InUse { .. })) => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                opened => break opened.expect("an authority"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), opening)
+        .await
+        .expect("it was let go of")
 }
 
 pub(crate) async fn identify(fleet: &Fleet, bearer: &str) -> Identity {

@@ -201,14 +201,12 @@ async fn operations_of_a_host_are_passed_on_to_it() {
     let desk = Desk::open().await;
     let host = StandIn::enrol(&desk).await;
     for (operation, rest) in [
-        ("images/list", json!({})),
         ("images/pull", json!({})),
         (
             "images/import",
             json!({"source": "/srv/rootfs.tar", "name": "web"}),
         ),
         ("images/delete", json!({"name": "web"})),
-        ("kernels/list", json!({})),
         (
             "kernels/import",
             json!({"source": "/boot/vmlinuz", "name": "own"}),
@@ -228,6 +226,17 @@ async fn operations_of_a_host_are_passed_on_to_it() {
         calls.iter().all(|(.., request_id)| !request_id.is_empty()),
         "{calls:?}"
     );
+    for operation in ["images/list", "kernels/list"] {
+        let input = json!({"host": host.id, "limit": 1, "cursor": "a"});
+        let page = desk
+            .reply(operation, Some(&desk.admin), input)
+            .await
+            .expect("a page");
+        assert_eq!(page.output, json!([{"name": "b", "of": operation}]));
+        assert_eq!(page.next_cursor.as_deref(), Some("b"));
+        let all = desk.call(operation, json!({"host": host.id})).await;
+        assert_eq!(all.as_array().map(Vec::len), Some(3));
+    }
     let (pending, _) = desk.pending().await;
     let refused = desk.refusal("images/list", json!({"host": pending})).await;
     assert_eq!(refused.code().as_str(), "INVALID_STATE", "{refused}");

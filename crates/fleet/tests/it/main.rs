@@ -7,6 +7,7 @@ mod hosts;
 mod identity;
 mod isolation;
 mod monitor;
+mod power_cut;
 mod standin;
 mod storage;
 mod vms;

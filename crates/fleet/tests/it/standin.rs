@@ -197,6 +197,10 @@ fn act(inside: &mut Inside, operation: &str, input: &Value) -> (StatusCode, Valu
         inside.vms.insert(name, vm.clone());
         return (StatusCode::OK, vm);
     }
+    if operation.ends_with("/list") {
+        let named = |name: &str| json!({"name": name, "of": operation});
+        return (StatusCode::OK, json!([named("a"), named("b"), named("c")]));
+    }
     if !operation.starts_with("vms/") {
         return (StatusCode::OK, json!({"did": operation, "with": input}));
     }

@@ -7,7 +7,7 @@ use hostler_fleet::{Config, Database, Fleet, OpenError};
 use hostler_identity::TrustDomain;
 use serde_json::json;
 
-use crate::desk::{Desk, TRUST_DOMAIN, database, text};
+use crate::desk::{Desk, TRUST_DOMAIN, text};
 
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
@@ -35,7 +35,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
 async fn nobody_else_may_read_the_books() {
     let desk = Desk::open().await;
     desk.pending().await;
-    let books = database(desk.dir());
+    let books = desk.books.clone();
     let mode = |path: &std::path::Path| {
         std::fs::metadata(path)
             .expect("it exists")
@@ -56,7 +56,7 @@ async fn secrets_are_not_in_the_books() {
     let (_, token) = desk.pending().await;
     let key = desk.first_key.clone().expect("a key");
     desk.fleet.close().await;
-    let books = std::fs::read(database(desk.dir())).expect("readable");
+    let books = std::fs::read(&desk.books).expect("readable");
     for secret in [token.as_str(), key.reveal()] {
         let found = books
             .windows(secret.len())
@@ -118,6 +118,6 @@ async fn books_of_a_newer_version_are_not_touched() {
     )
     .await;
     desk.fleet.close().await;
-    let error = open_at(database(desk.dir())).await.to_string();
+    let error = open_at(desk.books.clone()).await.to_string();
     assert!(error.contains("newer version"), "{error}");
 }

@@ -74,8 +74,8 @@ impl Client {
         }
     }
 
-    /// Sets the time for a whole exchange (default 30 s). The pool stays shared, so a clone with
-    /// another time-out is the way to give one request more or less.
+    /// Sets the time for a whole exchange (default 30 s). [`request_within`](Self::request_within)
+    /// gives a single request more or less.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -152,13 +152,22 @@ impl Client {
     /// Sends any request, and reads the whole answer. Every HTTP status is an answer, not an
     /// error. Redirects are not followed: the next server would be another identity.
     pub async fn request(&self, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
+        self.request_within(self.timeout, request).await
+    }
+
+    /// [`request`](Self::request) with a time of its own for the whole exchange.
+    pub async fn request_within(
+        &self,
+        timeout: Duration,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, ClientError> {
         let target = target(request.uri())?;
         let exchange = self.exchange(&target, request.map(Full::new));
-        match tokio::time::timeout(self.timeout, exchange).await {
+        match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Timeout {
                 target,
-                after: self.timeout,
+                after: timeout,
             }),
         }
     }

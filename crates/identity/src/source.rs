@@ -174,6 +174,15 @@ impl SourceWriter {
         }
     }
 
+    /// The bundles as they were last written; `None` when the identity is withdrawn.
+    #[must_use]
+    pub fn bundles(&self) -> Option<TrustBundles> {
+        match &*self.state.borrow() {
+            State::Live(material) => Some(material.bundles.clone()),
+            State::Withdrawn => None,
+        }
+    }
+
     /// Waits until nobody uses the source any more, neither directly nor through a TLS
     /// configuration made from it: the time for a renewing task to end.
     pub async fn unused(&self) {

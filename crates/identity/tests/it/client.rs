@@ -79,7 +79,7 @@ async fn every_method_arrives_with_its_body_and_media_type() {
 }
 
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_a_timeout() {
+async fn a_server_that_does_not_answer_is_a_timeout_of_the_client_or_the_request() {
     let silent = get(|| async { std::future::pending::<&str>().await });
     let Stage {
         running, client, ..
@@ -88,6 +88,15 @@ async fn a_server_that_does_not_answer_is_a_timeout() {
     let error = soon(hurried.get(&running.url("/"))).await.unwrap_err();
     assert!(matches!(error, ClientError::Timeout { .. }), "{error:?}");
     assert!(error.may_have_been_carried_out());
+    let request = http::Request::get(running.url("/")).body(Bytes::new());
+    let patient = client.clone().with_timeout(Duration::from_secs(3600));
+    let within = patient.request_within(Duration::from_millis(200), request.unwrap());
+    let error = soon(within).await.unwrap_err();
+    let after = Duration::from_millis(200);
+    assert!(
+        matches!(error, ClientError::Timeout { after: stated, .. } if stated == after),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

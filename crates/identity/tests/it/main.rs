@@ -3,6 +3,7 @@
 mod agent;
 mod certs;
 mod client;
+mod files;
 mod handshake;
 mod interop;
 mod rotation;

@@ -285,7 +285,7 @@ async fn a_client_that_leaves_cancels_its_query() {
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_its_time() {
     let mut limits = DoorLimits::default();
-    limits.idle_time = Duration::from_secs(1);
+    limits.idle_time = Duration::from_secs(2);
     let world = World::with(limits, |adapter| adapter).await;
     for alpn in ["http/1.1", "h2"] {
         let mut client = match alpn {
@@ -312,7 +312,7 @@ async fn an_idle_connection_is_closed_after_its_time() {
         .await
         .expect("open")
         .forget();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    tokio::time::sleep(Duration::from_millis(2500)).await;
     shelf.wake.add_permits(1);
     assert_eq!(nap.await.expect("no panic").expect("an answer").status, 200);
 }

@@ -1,8 +1,8 @@
 //! Ids: a word that says what kind of thing it is, and 25 characters of base 36.
 //!
-//! The 25 characters are a UUIDv7 (RFC 9562 section 5.7), so ids sort by the time at which they were
-//! made, and a list in the order of ids is in the order of creation: its cursor is just an id. An id
-//! is a name, never a secret; knowing one proves nothing.
+//! The 25 characters are a UUIDv7 (RFC 9562 section 5.7), so ids sort by the time at which they
+//! were made, and a list in the order of ids is in the order of creation: its cursor is just an id.
+//! An id is a name, never a secret; knowing one proves nothing.
 
 use std::fmt;
 

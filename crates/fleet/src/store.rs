@@ -6,9 +6,9 @@
 //! connections of their own and wait for nobody. `synchronous=FULL`: what was acknowledged survives
 //! a power cut.
 //!
-//! The modules hold the statements, one module for each table, as functions on a connection; whoever
-//! needs several of them to happen together calls them on one transaction. The statements are those
-//! that SQLite and PostgreSQL share.
+//! The modules hold the statements, one module for each table, as functions on a connection;
+//! whoever needs several of them to happen together calls them on one transaction. The statements
+//! are those that SQLite and PostgreSQL share.
 
 pub(crate) mod audit;
 pub(crate) mod hosts;

@@ -1,4 +1,5 @@
-//! Texts with rules: the name of a VM, a tag, a host's address. What breaks its rule cannot be held.
+//! Texts with rules: the name of a VM, a tag, a host's address. What breaks its rule cannot be
+//! held.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! `hosts/token`, `register`, `renew`, `heartbeat`: how a pending host becomes a machine that proves
-//! who it is, and stays one.
+//! `hosts/token`, `register`, `renew`, `heartbeat`: how a pending host becomes a machine that
+//! proves who it is, and stays one.
 //!
 //! Registration is one transaction. Using the token up, bringing the host online and signing its
 //! certificate happen together or not at all; whoever kills the server in between finds the token
@@ -91,7 +91,8 @@ write_errors! {
     /// Why no token was issued.
     enum IssueTokenError {
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; hosts/list shows those there are";
         /// It is registered already.
         NotPending { status: HostStatus } = INVALID_STATE,
             "the host is {status}, and only a pending one can register; create another host for \
@@ -176,7 +177,8 @@ write_errors! {
     /// Why a machine was not registered.
     enum RegisterError {
         /// The token is wrong, used, expired, or not for this machine.
-        Unauthorized { reason: String } = UNAUTHORIZED, "{reason}; ask for a new token (hosts/token)";
+        Unauthorized { reason: String } = UNAUTHORIZED,
+            "{reason}; ask for a new token (hosts/token)";
         /// The certificate request cannot be signed. The token is still good.
         BadCsr { reason: String } = INVALID_INPUT,
             "{reason}; send another request, the token is still good";
@@ -192,6 +194,11 @@ fn unauthorized(reason: impl ToString) -> RegisterError {
 async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Registered, RegisterError> {
     let now = clock::now();
     let not_good = || unauthorized("the registration token is not good: unknown, used or expired");
+    let mut db = fleet.store.read().await?;
+    if !registration::is_known(&mut db, &input.token).await? {
+        return Err(not_good());
+    }
+    drop(db);
     let mut tx = fleet.store.begin().await?;
     let used = registration::consume(&mut tx, &input.token, now)
         .await?

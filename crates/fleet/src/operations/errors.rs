@@ -63,7 +63,8 @@ read_errors! {
     /// Why nothing can be said of a host.
     pub(super) enum ReadHostError {
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; hosts/list shows those there are";
     }
 }
 
@@ -71,6 +72,7 @@ write_errors! {
     /// Why a host was not changed.
     pub(super) enum ChangeHostError {
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; hosts/list shows those there are";
     }
 }

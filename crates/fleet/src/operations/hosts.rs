@@ -1,5 +1,5 @@
-//! `hosts/*`: creating, showing, closing and removing hosts. How a created host becomes a machine is
-//! in [`enrolment`](super::enrolment), its tags are in [`tags`](super::tags).
+//! `hosts/*`: creating, showing, closing and removing hosts. How a created host becomes a machine
+//! is in [`enrolment`](super::enrolment), its tags are in [`tags`](super::tags).
 
 use hostler_operations::{
     Call, FORBIDDEN, INVALID_INPUT, Method, NOT_FOUND, Service, StatusCode, mutation, query,
@@ -276,7 +276,8 @@ write_errors! {
     /// Why a host was not removed.
     enum DeleteHostError {
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; hosts/list shows those there are";
         /// There are VMs on it.
         HasVms { vm_ids: Vec<String> } = HAS_VMS,
             "there are VMs on it ({vm_ids:?}); delete them first, or use force to forget them";

@@ -143,7 +143,8 @@ read_errors! {
     /// Why nothing was passed on to a host.
     enum RelayError {
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; hosts/list shows those there are";
     }
 }
 

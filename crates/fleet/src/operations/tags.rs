@@ -52,7 +52,8 @@ write_errors! {
     /// Why a host was given no tag.
     enum AddTagError {
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; hosts/list shows those there are";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; hosts/list shows those there are";
         /// It has as many as a host may have.
         TooMany { most: usize } = INVALID_INPUT,
             "the host has {most} tags already, and no host may have more; remove one first";

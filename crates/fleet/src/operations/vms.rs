@@ -75,7 +75,8 @@ write_errors! {
     /// Why nothing was done with a VM.
     pub(super) enum VmError {
         /// There is no such VM, or not for this caller.
-        NoSuchVm { name: String } = NOT_FOUND, "there is no VM {name:?}; vms/list shows those there are";
+        NoSuchVm { name: String } = NOT_FOUND,
+            "there is no VM {name:?}; vms/list shows those there are";
     }
 }
 

@@ -51,6 +51,16 @@ pub(crate) async fn replace(
     Ok(())
 }
 
+/// Whether there is such a token at all. Whoever has none is turned away without waiting for the
+/// connection that writes, and so without making others wait.
+pub(crate) async fn is_known(db: &mut Db, token: &RegistrationToken) -> Result<bool, StoreError> {
+    let found: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM registration_tokens WHERE hash = $1")
+        .bind(token.hash())
+        .fetch_optional(db)
+        .await?;
+    Ok(found.is_some())
+}
+
 /// Uses a token up. Of any number who try, one gets an answer.
 pub(crate) async fn consume(
     db: &mut Db,

@@ -180,12 +180,16 @@ impl Desk {
 
     /// Does with the books what no operation does, for example let time pass.
     pub(crate) async fn tamper(&self, statement: &str) {
-        let mut db = self.in_the_books().await;
-        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
         assert!(
-            done.expect(statement).rows_affected() > 0,
+            self.execute(statement).await > 0,
             "{statement} changed nothing"
         );
+    }
+
+    pub(crate) async fn execute(&self, statement: &str) -> u64 {
+        let mut db = self.in_the_books().await;
+        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+        done.expect(statement).rows_affected()
     }
 
     pub(crate) async fn count(&self, of: &str) -> i64 {

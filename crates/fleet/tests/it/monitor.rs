@@ -10,6 +10,12 @@ use crate::standin::StandIn;
 
 /// Lets the monitor look until the host has this status.
 async fn look_until(desk: &Desk, host: &StandIn, status: &str) {
+    let is = async || desk.call("hosts/get", json!({"id": host.id})).await["status"] == status;
+    look_until_so(desk, is).await;
+}
+
+/// Starts the monitor, waits until something is so, and stops it.
+async fn look_until_so(desk: &Desk, so: impl AsyncFn() -> bool) {
     let stop = CancellationToken::new();
     let fleet = std::sync::Arc::clone(&desk.fleet);
     let monitor = tokio::spawn({
@@ -17,12 +23,11 @@ async fn look_until(desk: &Desk, host: &StandIn, status: &str) {
         async move { fleet.run_monitor(stop).await }
     });
     let seen = tokio::time::timeout(Duration::from_secs(60), async {
-        while desk.call("hosts/get", json!({"id": host.id})).await["status"] != status {
+        while !so().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    seen.await
-        .unwrap_or_else(|_| panic!("the host did not become {status}"));
+    seen.await.expect("it became so");
     stop.cancel();
     monitor.await.expect("the monitor ends when it is told to");
 }
@@ -143,4 +148,14 @@ async fn a_creation_that_nobody_finished_comes_to_light() {
         desk.call("vms/get", json!({"name": "web"})).await["state"],
         "created"
     );
+}
+
+#[tokio::test]
+async fn a_fleet_whose_books_are_gone_says_that_it_is_not_well() {
+    let desk = Desk::open().await;
+    assert!(desk.fleet.healthy());
+    desk.execute("ALTER TABLE hosts RENAME TO elsewhere").await;
+    look_until_so(&desk, async || !desk.fleet.healthy()).await;
+    desk.execute("ALTER TABLE elsewhere RENAME TO hosts").await;
+    look_until_so(&desk, async || desk.fleet.healthy()).await;
 }

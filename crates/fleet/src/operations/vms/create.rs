@@ -1,8 +1,8 @@
 //! Creating a VM: a place for it is chosen and reserved in one transaction, then its host makes it.
 //!
 //! A reservation is a row of the table of VMs that nobody sees yet. When the host certainly did not
-//! make the VM, the row goes again and nothing is left. When nobody knows (the answer was lost), the
-//! host is asked once what it has; if that stays open, the row stays, in state `error` with the
+//! make the VM, the row goes again and nothing is left. When nobody knows (the answer was lost),
+//! the host is asked once what it has; if that stays open, the row stays, in state `error` with the
 //! reason, until somebody looks or deletes. It is never sent a second time.
 
 use std::collections::BTreeSet;
@@ -77,7 +77,8 @@ write_errors! {
         /// Whoever calls may own no VM.
         NoOwner = FORBIDDEN, "these credentials cannot own a VM; use an API key";
         /// There is no such host, or not for this caller.
-        NoSuchHost { id: HostId } = NOT_FOUND, "there is no host {id}; leave host out to have one chosen";
+        NoSuchHost { id: HostId } = NOT_FOUND,
+            "there is no host {id}; leave host out to have one chosen";
         /// Sharing a directory of the host is for those who run the host.
         MountsRefused = FORBIDDEN,
             "only a key of the platform may mount directories of a host; leave mounts out";

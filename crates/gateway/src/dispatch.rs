@@ -3,6 +3,7 @@
 //! The order is a promise. Who may not call an operation is told so before a byte of the body is
 //! read, and learns nothing about its input.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -114,7 +115,7 @@ impl Dispatch {
         &self,
         visit: Visit<'_>,
         route: &Route,
-        values: Vec<std::borrow::Cow<'_, str>>,
+        values: Vec<Cow<'_, str>>,
     ) -> Result<Response, Failure> {
         let Visit {
             head,

@@ -86,7 +86,10 @@ pub enum StartError {
     #[error(transparent)]
     Enroll(#[from] EnrollError),
     /// The saved credentials cannot be used.
-    #[error("the credentials in {} cannot be used: {source}; delete the file and enrol anew", path.display())]
+    #[error(
+        "the credentials in {} cannot be used: {source}; delete the file and enrol anew",
+        path.display()
+    )]
     #[allow(missing_docs)]
     Credentials {
         path: PathBuf,

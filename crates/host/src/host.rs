@@ -45,7 +45,7 @@ impl Host {
     }
 
     /// Whether the host works and takes work. As quick as it can be asked.
-    pub(crate) fn health(&self) -> Health {
+    pub fn health(&self) -> Health {
         let health = self.machines.health();
         if self.takes_work() {
             return health;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 /// The version of the file's form.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 const FILE: &str = "credentials.json";
 /// The next file while it is being written. One name, so that a crash leaves one at most.
 const NEXT: &str = "credentials.json.new";
@@ -22,7 +22,8 @@ const NEXT: &str = "credentials.json.new";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Credentials {
-    pub(crate) version: Version,
+    /// [`VERSION`].
+    pub(crate) version: u32,
     /// The host's id at the control plane, `host-...`.
     pub(crate) host_id: String,
     /// The long-lived proof for when the certificate has lapsed.
@@ -43,26 +44,10 @@ pub(crate) struct Credentials {
     pub(crate) registered_with: String,
 }
 
-/// The only version of the file's form that there is.
-#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
-pub(crate) struct Version;
-
-impl TryFrom<u32> for Version {
-    type Error = String;
-
-    fn try_from(version: u32) -> Result<Self, String> {
-        match version {
-            VERSION => Ok(Self),
-            _ => Err(format!("form {version} is not known, only {VERSION}")),
-        }
-    }
-}
-
-impl From<Version> for u32 {
-    fn from(_: Version) -> u32 {
-        VERSION
-    }
+/// What a file of any version has.
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
 }
 
 mod secret_text {
@@ -125,7 +110,10 @@ pub(crate) struct Store {
 #[non_exhaustive]
 pub enum StoreError {
     /// The file system refused.
-    #[error("cannot {doing} {}: {source}; see that the disk has room and the directory belongs to this user", path.display())]
+    #[error(
+        "cannot {doing} {}: {source}; see that the disk has room and that the directory belongs \
+         to this user", path.display()
+    )]
     #[allow(missing_docs)]
     Io {
         doing: &'static str,
@@ -139,6 +127,13 @@ pub enum StoreError {
     )]
     #[allow(missing_docs)]
     Damaged { path: PathBuf, reason: String },
+    /// The file comes from another version of this program.
+    #[error(
+        "{} has form {version}, this program knows form {VERSION}; run the version of the program \
+         that wrote it", path.display()
+    )]
+    #[allow(missing_docs)]
+    Version { path: PathBuf, version: u32 },
     /// Others than the owner may read the file.
     #[error(
         "{} holds secrets and others may read it (mode {mode:o}); run chmod 600 on it if you are \
@@ -183,14 +178,16 @@ impl Store {
         if mode & 0o077 != 0 {
             return Err(StoreError::Exposed { path, mode });
         }
-        match serde_json::from_slice(&text) {
-            Ok(credentials) => Ok(Some(credentials)),
-            Err(error) => Err(StoreError::Damaged {
-                path,
-                // A position only: the message of a JSON error may quote what it stumbled over.
-                reason: format!("line {}, column {}", error.line(), error.column()),
-            }),
+        let damaged = |error: serde_json::Error| StoreError::Damaged {
+            path: path.clone(),
+            // A position only: the message of a JSON error may quote what it stumbled over.
+            reason: format!("line {}, column {}", error.line(), error.column()),
+        };
+        let AnyVersion { version } = serde_json::from_slice(&text).map_err(damaged)?;
+        if version != VERSION {
+            return Err(StoreError::Version { path, version });
         }
+        serde_json::from_slice(&text).map(Some).map_err(damaged)
     }
 
     /// Keeps these credentials instead of those before: all of them, or none.
@@ -258,7 +255,7 @@ mod tests {
 
     fn credentials() -> Credentials {
         Credentials {
-            version: Version,
+            version: VERSION,
             host_id: "host-1".into(),
             host_token: "the token".into(),
             key_pem: "the key".into(),
@@ -303,6 +300,22 @@ mod tests {
             );
             assert!(!error.to_string().contains("the token"), "{error}");
         }
+    }
+
+    #[test]
+    fn credentials_of_another_version_are_left_alone() {
+        let data = tempfile::tempdir().unwrap();
+        let store = Store::open(data.path()).unwrap();
+        store
+            .save(&Credentials {
+                version: 2,
+                ..credentials()
+            })
+            .unwrap();
+        assert!(matches!(
+            store.load(),
+            Err(StoreError::Version { version: 2, .. })
+        ));
     }
 
     #[test]

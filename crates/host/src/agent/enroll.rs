@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::config::AgentConfig;
-use super::credentials::{Credentials, MaterialError, Version};
+use super::credentials::{self, Credentials, MaterialError};
 use super::link::{LinkError, PeoplesDoor, Registration};
 use super::machine::Machine;
 use super::pin::PinMismatch;
@@ -98,7 +98,7 @@ pub(crate) async fn enroll(
         .await
         .map_err(|error| explain(config, error))?;
     let credentials = Credentials {
-        version: Version,
+        version: credentials::VERSION,
         host_id: registered.host.id,
         host_token: registered.token.into(),
         key_pem,

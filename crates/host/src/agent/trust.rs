@@ -38,12 +38,16 @@ pub enum ServerTrust {
 #[non_exhaustive]
 pub enum TrustError {
     /// The file cannot be read.
-    #[error("cannot read the CA file {}: {source}; copy ca.pem from the server's data directory", path.display())]
+    #[error(
+        "cannot read the CA file {}: {source}; copy ca.pem from the server's data directory",
+        path.display()
+    )]
     #[allow(missing_docs)]
     Read { path: PathBuf, source: io::Error },
     /// There is no certificate, or one that is none.
     #[error(
-        "{place} holds no usable certificate ({reason}); copy ca.pem from the server's data directory again"
+        "{place} holds no usable certificate ({reason}); copy ca.pem from the server's data \
+         directory again"
     )]
     #[allow(missing_docs)]
     NoCertificate { place: String, reason: String },

@@ -57,7 +57,8 @@ pub(crate) struct Incoming {
 impl Incoming {
     pub(crate) fn new(body: Body, head: &request::Parts) -> Self {
         // HTTP/2 resets the one stream. A client that waits for 100 Continue has sent nothing.
-        let lingers = head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT);
+        // Whoever waits for permission to send has sent nothing.
+        let lingers = !head.headers.contains_key(EXPECT);
         Self { body, lingers }
     }
 
@@ -136,9 +137,10 @@ impl Incoming {
         Ok(bytes)
     }
 
-    /// Takes in a little of what is left unread, beside the answer. Without this the kernel
-    /// answers the client's further bytes with a reset, which can overtake our answer, and the
-    /// client never reads why it was refused.
+    /// Takes in a little of what is left unread, beside the answer. Without this the client's
+    /// further bytes are met with a reset, of the connection by the kernel or of the stream by
+    /// HTTP/2; it can overtake our answer, or make the client forget it, and the client never
+    /// reads why it was refused.
     pub(crate) fn linger(mut self) {
         if !self.lingers || self.body.is_end_stream() {
             return;

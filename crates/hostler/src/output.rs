@@ -60,18 +60,27 @@ fn layout(headings: &[&str], rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A field of an answer as a cell: `-` when it is absent.
+/// A field of an answer as a cell: `-` when it is absent or empty.
 pub(crate) fn cell(value: &Value, field: &str) -> String {
-    match &value[field] {
-        Value::Null => "-".to_owned(),
-        Value::String(text) if text.is_empty() => "-".to_owned(),
+    let text = plain(&value[field]);
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
+}
+
+/// A value in words: lists with commas, objects as `name=value`.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
         Value::String(text) => text.clone(),
-        Value::Array(items) if items.is_empty() => "-".to_owned(),
-        Value::Array(items) => {
-            let words = items
+        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            let fields = fields
                 .iter()
-                .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned));
-            words.collect::<Vec<_>>().join(",")
+                .map(|(name, value)| format!("{name}={}", plain(value)));
+            fields.collect::<Vec<_>>().join(" ")
         }
         other => other.to_string(),
     }
@@ -96,6 +105,8 @@ mod tests {
         let host = serde_json::json!({"id": "host-1", "tags": [], "cpus": 2, "name": ""});
         assert_eq!(cell(&host, "id"), "host-1");
         assert_eq!(cell(&host, "cpus"), "2");
+        let counts = serde_json::json!({"vms": [{"running": 2, "stopped": 1}, {"running": 1}]});
+        assert_eq!(cell(&counts, "vms"), "running=2 stopped=1, running=1");
         for field in ["tags", "name", "zone"] {
             assert_eq!(cell(&host, field), "-");
         }

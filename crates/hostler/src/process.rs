@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -15,6 +16,7 @@ const DAEMON_THREADS: usize = 2;
 /// Runs a daemon until it is done.
 pub(crate) fn daemon(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     log_to_stderr();
+    use_all_descriptors();
     use_one_cryptography()?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(DAEMON_THREADS)
@@ -22,6 +24,16 @@ pub(crate) fn daemon(work: impl Future<Output = Result<(), Failure>>) -> Result<
         .build()
         .doing(|| "cannot start the runtime")?
         .block_on(work)
+}
+
+/// Each connection and each VM takes file descriptors, and the usual soft limit is made for
+/// programs that know only `select`. The hard limit is the administrator's word; up to there is ours.
+fn use_all_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Runs a client command.

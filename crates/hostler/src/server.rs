@@ -9,7 +9,9 @@ use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
 use hostler_gateway::{
     AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter, IdentityProvider,
 };
-use hostler_identity::{Authorizer, SpiffeId, TrustDomain, crypto_provider, server_config};
+use hostler_identity::{
+    Authorizer, PeerIdentity, SpiffeId, TrustDomain, crypto_provider, server_config,
+};
 use hostler_operations::{Grants, Identity, Registry, Request};
 use http::HeaderName;
 use jiff::{SignedDuration, Timestamp};

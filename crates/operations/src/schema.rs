@@ -3,7 +3,8 @@
 //! An input is checked against its schema before its handler sees it, and a field that the schema
 //! does not name is refused: a misspelt option must not be silently ignored.
 
-use jsonschema::Validator;
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{ValidationError, Validator};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
@@ -21,7 +22,16 @@ pub(crate) fn input_schema<I: JsonSchema>() -> Schema {
         .into_root_schema_for::<I>();
     let object = schema.get("type").and_then(Value::as_str) == Some("object");
     if object && schema.get("additionalProperties").is_none() {
-        schema.insert("unevaluatedProperties".to_owned(), Value::Bool(false));
+        // Fields that come from a subschema (a flattened struct) are invisible to the plain form.
+        let composed = ["$ref", "allOf", "anyOf", "oneOf"]
+            .iter()
+            .any(|k| schema.get(k).is_some());
+        let keyword = if composed {
+            "unevaluatedProperties"
+        } else {
+            "additionalProperties"
+        };
+        schema.insert(keyword.to_owned(), Value::Bool(false));
     }
     schema
 }
@@ -64,6 +74,21 @@ impl InputCheck {
         }
         Err(CallError::invalid_input(texts.join("; "))
             .with_details(json!({ "fields": complaints })))
+    }
+}
+
+/// What the validator says, in the words of a caller where its own are those of a schema's author.
+fn complaint(error: &ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let fields: Vec<String> = unexpected
+                .iter()
+                .map(|field| format!("{field:?}"))
+                .collect();
+            format!("there is no field {} here", fields.join(", "))
+        }
+        _ => error.to_string(),
     }
 }
 
@@ -118,6 +143,15 @@ mod tests {
     #[test]
     fn an_unknown_field_is_refused_by_name() {
         assert!(complaint(json!({"title": "x", "dayz": 3})).contains("dayz"));
+    }
+
+    #[test]
+    fn a_field_is_refused_by_name_where_there_should_be_none() {
+        #[derive(Deserialize, JsonSchema)]
+        struct Nothing {}
+        let check = InputCheck::new(&input_schema::<Nothing>()).expect("a valid schema");
+        let refused = check.check(&json!({"x": 1})).expect_err("an unknown field");
+        assert_eq!(refused.message(), "there is no field \"x\" here");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,9 +17,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
@@ -31,6 +34,10 @@ use crate::sse::EVENT_STREAM;
 
 /// How long a connection that was closed politely may take to notice.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How long, and how much of, what a refused peer still sends is read.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: u64 = 64 << 10;
 
 /// What all connections of a door share.
 pub(super) struct Shared {
@@ -50,8 +57,7 @@ impl Shared {
     pub(super) async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
-        let handshake =
-            tokio::time::timeout(self.limits.handshake_time, self.acceptor.accept(stream));
+        let handshake = tokio::time::timeout(self.limits.handshake_time, self.shake_hands(stream));
         let stream = tokio::select! {
             finished = handshake => match finished {
                 Ok(Ok(stream)) => stream,
@@ -89,6 +95,24 @@ impl Shared {
         };
         if let Err(error) = ended {
             tracing::debug!(%remote, %error, "the connection broke");
+        }
+    }
+
+    /// Shakes hands. A refused peer gets its alert: closing a socket on which bytes lie unread
+    /// makes the kernel send a reset, which can overtake the alert, so what is left is read first.
+    async fn shake_hands(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        match self.acceptor.accept(stream).into_fallible().await {
+            Ok(stream) => Ok(stream),
+            Err((reason, mut stream)) => {
+                let farewell = async {
+                    stream.shutdown().await?;
+                    let mut rest = stream.take(LINGER_BYTES);
+                    tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+                };
+                // However the farewell goes, the reason stays the same.
+                let _ = tokio::time::timeout(LINGER, farewell).await;
+                Err(reason)
+            }
         }
     }
 

@@ -40,14 +40,7 @@ fn show_fields(printing: Printing, answer: &Value) {
     }
     let fields = answer.as_object().into_iter().flatten();
     let rows: Vec<Vec<String>> = fields
-        .map(|(name, value)| {
-            let text = if value.is_array() || !value.is_object() {
-                output::cell(answer, name)
-            } else {
-                value.to_string()
-            };
-            vec![name.clone(), text]
-        })
+        .map(|(name, _)| vec![name.clone(), output::cell(answer, name)])
         .collect();
     output::table(&["FIELD", "VALUE"], &rows);
 }

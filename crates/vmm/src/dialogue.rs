@@ -289,7 +289,10 @@ mod tests {
     async fn a_line_without_an_end_is_not_collected_for_ever() {
         let (_dir, dialogue, mut far) = pair().await;
         let chunk = vec![b'x'; 64 * 1024];
-        while far.write_all(&chunk).await.is_ok() {}
-        assert_eq!(dialogue.news().await, None);
+        let endless = async { while far.write_all(&chunk).await.is_ok() {} };
+        tokio::select! {
+            () = endless => panic!("the socket was closed, and the conversation was not"),
+            news = tokio::time::timeout(LONG, dialogue.news()) => assert_eq!(news, Ok(None)),
+        }
     }
 }

@@ -102,11 +102,10 @@ async fn version(program: &Path) -> Result<String, NotFound> {
         .map_err(|error| unusable(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     // "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)"
-    match text
-        .split_whitespace()
-        .skip_while(|word| *word != "version")
-        .nth(1)
-    {
+    let version = text
+        .strip_prefix("QEMU emulator version ")
+        .and_then(|rest| rest.split_ascii_whitespace().next());
+    match version {
         Some(version) if output.status.success() => Ok(version.to_owned()),
         _ => Err(unusable(format!("`--version` said {:?}", text.trim()))),
     }

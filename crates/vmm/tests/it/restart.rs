@@ -1,0 +1,168 @@
+//! What becomes of VMs when their daemon dies.
+
+use std::fs;
+use std::time::Duration;
+
+use hostler_vmm::{Config, CreateVm, Health, Machines, OpenError, VmState};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::{Host, PATIENCE, forward, free_port, page, processes_of, small};
+
+#[tokio::test]
+async fn a_vm_outlives_its_daemon_and_is_adopted_by_the_next() {
+    let host = Host::new().await;
+    let (port, later) = (free_port(), free_port());
+    let request = CreateVm {
+        port_forwards: vec![forward(port, 80)],
+        ..small("web-1")
+    };
+    host.machines.create(request).await.unwrap();
+    let started = host.machines.start("web-1").await.unwrap();
+    let process = processes_of(&host.data_dir());
+
+    // Before the guest is up: the next daemon hears that it is.
+    let host = host.restart().await;
+    let adopted = host.until_ready("web-1").await;
+    assert_eq!(
+        (adopted.id, adopted.started_at),
+        (started.id, started.started_at)
+    );
+    assert_eq!(
+        processes_of(&host.data_dir()),
+        process,
+        "it was started again"
+    );
+    page(port).await;
+
+    // And after: it can be worked with as before.
+    let host = host.restart().await;
+    let adopted_again = host.machines.get("web-1").await.unwrap();
+    assert_eq!(adopted_again.ready_at, adopted.ready_at);
+    host.machines
+        .port_forward("web-1", forward(later, 80))
+        .await
+        .unwrap();
+    page(later).await;
+    let stopped = host.machines.stop("web-1", PATIENCE).await.unwrap();
+    assert_eq!(stopped.state, VmState::Stopped);
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_vm_that_died_with_its_daemon_is_found_stopped_and_starts_by_itself_if_it_should() {
+    let host = Host::new().await;
+    host.machines.create(small("plain")).await.unwrap();
+    host.machines
+        .create(CreateVm {
+            auto_start: true,
+            ..small("eager")
+        })
+        .await
+        .unwrap();
+    host.machines.start("plain").await.unwrap();
+    host.machines.start("eager").await.unwrap();
+    let processes = processes_of(&host.data_dir());
+    assert_eq!(processes.len(), 2);
+    let data_dir = host.data_dir();
+    // The keepers must not see the end, as when the whole host lost its power.
+    let host = host.restart_after(|| kill_all(&processes)).await;
+    assert_eq!(
+        host.machines.get("plain").await.unwrap().state,
+        VmState::Stopped
+    );
+    host.until("eager", |vm| vm.state == VmState::Running).await;
+    assert_eq!(processes_of(&data_dir).len(), 1);
+
+    // Somebody stopped it: then it stays stopped.
+    host.machines.stop("eager", Duration::ZERO).await.unwrap();
+    let host = host.restart().await;
+    assert_eq!(
+        host.machines.get("eager").await.unwrap().state,
+        VmState::Stopped
+    );
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_process_that_is_killed_leaves_an_error_with_a_reason_and_can_be_started_again() {
+    let host = Host::new().await;
+    host.machines.create(small("web-1")).await.unwrap();
+    host.machines.start("web-1").await.unwrap();
+    kill_all(&processes_of(&host.data_dir()));
+    let failed = host.until("web-1", |vm| vm.state == VmState::Error).await;
+    assert!(failed.state_reason.unwrap().contains("killed"));
+    host.machines.start("web-1").await.unwrap();
+    host.until_ready("web-1").await;
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_could_write_down_is_taken_over() {
+    let host = Host::new().await;
+    host.machines.create(small("web-1")).await.unwrap();
+    let record = host.data_dir().join("vms/web-1/vm.json");
+    let before = fs::read(&record).unwrap();
+    host.machines.start("web-1").await.unwrap();
+    // As if the daemon had died between the launch and its record: first the record is put back,
+    // while nobody is there to change it.
+    let host = host
+        .restart_after(|| fs::write(&record, &before).unwrap())
+        .await;
+    let vm = host.machines.get("web-1").await.unwrap();
+    assert_eq!(vm.state, VmState::Running);
+    host.until_ready("web-1").await;
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_second_daemon_is_refused() {
+    let host = Host::bare().await;
+    let second = Machines::open(Config::new(host.data_dir())).await;
+    let error = second.err().unwrap();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("another daemon"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_record_costs_its_vm_and_not_the_others() {
+    let host = Host::new().await;
+    host.machines.create(small("good")).await.unwrap();
+    host.machines.create(small("bad")).await.unwrap();
+    let record = host.data_dir().join("vms/bad/vm.json");
+    let half = fs::read(&record).unwrap();
+    let host = host
+        .restart_after(|| fs::write(&record, &half[..half.len() / 2]).unwrap())
+        .await;
+    let names: Vec<_> = host
+        .machines
+        .list()
+        .await
+        .into_iter()
+        .map(|vm| vm.name)
+        .collect();
+    assert_eq!(
+        names.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        ["good"]
+    );
+    let Health::Degraded { reasons } = host.machines.health() else {
+        panic!("it says all is well")
+    };
+    assert!(reasons[0].contains("bad/vm.json is damaged"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn what_interrupted_work_left_is_swept_away() {
+    let host = Host::bare().await;
+    let leftover = host.data_dir().join("vms/.draft-1");
+    fs::create_dir(&leftover).unwrap();
+    fs::write(leftover.join("vm.json"), "{").unwrap();
+    let host = host.restart().await;
+    assert!(!leftover.exists());
+    assert!(host.machines.list().await.is_empty());
+}
+
+fn kill_all(pids: &[i32]) {
+    for pid in pids {
+        kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
+    }
+}

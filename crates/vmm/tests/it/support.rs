@@ -1,0 +1,180 @@
+//! A host for a test: a data directory with the default image, and no VM left at the end.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hostler_vmm::{Config, CreateVm, Machines, PortForward, Protocol, Vm, VmState};
+
+/// How long anything may take. Guests are emulated, and the machine may be busy with other tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
+
+pub(crate) struct Host {
+    pub(crate) machines: Machines,
+    site: Site,
+}
+
+/// The directory, which goes away with every process that belongs to it.
+struct Site {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    /// A host without an image: enough for what is refused before one is needed.
+    pub(crate) async fn bare() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let machines = Machines::open(Config::new(dir.path().join("data")))
+            .await
+            .unwrap();
+        Self {
+            machines,
+            site: Site { dir },
+        }
+    }
+
+    /// A host with the default image and kernel.
+    pub(crate) async fn new() -> Self {
+        let host = Self::bare().await;
+        host.machines.images().pull(&|_| {}).await.unwrap();
+        host
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.site.data_dir()
+    }
+
+    /// Forgets everything without stopping anything, as a killed daemon does, and opens again.
+    pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|| {}).await
+    }
+
+    /// The same, and something happens while no daemon is there.
+    pub(crate) async fn restart_after(self, meanwhile: impl FnOnce()) -> Self {
+        let Self { machines, site } = self;
+        let config = machines.config().clone();
+        drop(machines);
+        meanwhile();
+        let machines = Machines::open(config).await.unwrap();
+        Self { machines, site }
+    }
+
+    /// Waits until a VM satisfies a condition.
+    pub(crate) async fn until(&self, name: &str, condition: impl Fn(&Vm) -> bool) -> Vm {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let vm = self.machines.get(name).await.unwrap();
+            if condition(&vm) {
+                return vm;
+            }
+            assert!(Instant::now() < deadline, "it never came to be: {vm:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn until_ready(&self, name: &str) -> Vm {
+        self.until(name, |vm| {
+            assert_eq!(vm.state, VmState::Running, "{vm:#?}");
+            vm.ready_at.is_some()
+        })
+        .await
+    }
+
+    /// Deletes all VMs, and checks that nothing of them is left.
+    pub(crate) async fn clear(self) {
+        for vm in self.machines.list().await {
+            self.machines.delete(vm.name.as_str(), true).await.unwrap();
+        }
+        let left: Vec<_> = std::fs::read_dir(self.data_dir().join("vms"))
+            .unwrap()
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(processes_of(&self.data_dir()).is_empty());
+    }
+}
+
+impl Site {
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+}
+
+impl Drop for Site {
+    /// A failed test leaves no process behind either.
+    fn drop(&mut self) {
+        for pid in processes_of(&self.data_dir()) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// The processes that have a path in this directory among their arguments.
+pub(crate) fn processes_of(directory: &std::path::Path) -> Vec<i32> {
+    let marker = directory
+        .join("vms")
+        .into_os_string()
+        .into_string()
+        .unwrap();
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        String::from_utf8_lossy(&line)
+            .contains(&marker)
+            .then_some(pid)
+    });
+    pids.collect()
+}
+
+/// A request for a small VM.
+pub(crate) fn small(name: &str) -> CreateVm {
+    CreateVm {
+        memory_mb: 192,
+        disk_size_mb: 256,
+        ..CreateVm::named(name.parse().unwrap())
+    }
+}
+
+/// A port of this host that is free now.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+pub(crate) fn forward(host_port: u16, guest_port: u16) -> PortForward {
+    PortForward {
+        host_port: host_port.try_into().unwrap(),
+        guest_port: guest_port.try_into().unwrap(),
+        protocol: Protocol::Tcp,
+        bind: Ipv4Addr::LOCALHOST,
+    }
+}
+
+/// What the guest serves behind a port; waits until it does.
+pub(crate) async fn page(port: u16) -> String {
+    tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match try_page(port) {
+                Ok(page) if page.contains("Hello") => return page,
+                other => assert!(Instant::now() < deadline, "no page: {other:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+    .await
+    .unwrap()
+}
+
+fn try_page(port: u16) -> std::io::Result<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}

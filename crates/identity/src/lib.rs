@@ -31,6 +31,9 @@
 //! - TLS 1.3 only, client certificates always, no session resumption that could skip the
 //!   authorizer.
 //!
+//! Where mutual TLS does not reach, a **[`JwtSvid`]** is the identity of whoever presents a token;
+//! it too can only come out of its verification.
+//!
 //! This crate authenticates. What an identity may *do* is the application's affair.
 
 #![warn(missing_docs)]
@@ -38,8 +41,10 @@
 mod authorizer;
 mod bundle;
 mod client;
+mod document;
 mod enroll;
 mod files;
+mod jwt;
 mod peer;
 mod renewal;
 mod rules;
@@ -52,8 +57,10 @@ mod workload;
 pub use authorizer::Authorizer;
 pub use bundle::{BundleError, TrustBundles};
 pub use client::{Client, ClientError};
+pub use document::{BundleDocument, BundleDocumentError};
 pub use enroll::{EnrollError, KeyAndCsr};
 pub use files::{FilesError, SvidFiles};
+pub use jwt::{JwtBundle, JwtBundles, JwtKey, JwtKeyError, JwtSvid, JwtSvidRule};
 pub use peer::{NoPeerIdentity, PeerIdentity, PeerIdentityRequired};
 pub use renewal::{renewal_due, wait_until};
 pub use rules::SvidRule;

@@ -3,9 +3,11 @@
 mod agent;
 mod certs;
 mod client;
+mod document;
 mod files;
 mod handshake;
 mod interop;
+mod jwt;
 mod rotation;
 mod rules;
 mod server;

@@ -22,7 +22,7 @@ pub(crate) enum ApiKey {
         /// What it may do; may be given again
         #[arg(long = "scope", required = true)]
         scopes: Vec<String>,
-        /// Seconds until it expires [default: never]
+        /// Seconds until it expires [default: 90 days]
         #[arg(long, value_name = "SECONDS")]
         expires_in: Option<u64>,
         #[command(flatten)]

@@ -25,7 +25,7 @@ pub(crate) fn input_schema<I: JsonSchema>() -> Schema {
         // Fields that come from a subschema (a flattened struct) are invisible to the plain form.
         let composed = ["$ref", "allOf", "anyOf", "oneOf"]
             .iter()
-            .any(|k| schema.get(k).is_some());
+            .any(|k| schema.get(*k).is_some());
         let keyword = if composed {
             "unevaluatedProperties"
         } else {

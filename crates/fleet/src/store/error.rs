@@ -82,8 +82,11 @@ impl From<sqlx::Error> for StoreError {
             if said.is_unique_violation() {
                 return Self::Duplicate;
             }
-            return match primary_code(said.as_ref()) {
+            let code = extended_code(said.as_ref());
+            return match code.map(|code| code & 0xff) {
                 Some(FULL) => Self::Full,
+                // The shared-memory index of the log could not grow: the same, by another name.
+                _ if code == Some(IOERR_SHMSIZE) => Self::Full,
                 Some(READONLY) => Self::ReadOnly,
                 Some(CORRUPT | NOTADB) => Self::Damaged(Box::new(error)),
                 Some(BUSY | LOCKED) => Self::Busy(Box::new(error)),
@@ -108,10 +111,10 @@ const READONLY: u32 = 8;
 const CORRUPT: u32 = 11;
 const FULL: u32 = 13;
 const NOTADB: u32 = 26;
+const IOERR_SHMSIZE: u32 = 10 | 19 << 8;
 
-fn primary_code(error: &dyn DatabaseError) -> Option<u32> {
-    let extended: u32 = error.code()?.parse().ok()?;
-    Some(extended & 0xff)
+fn extended_code(error: &dyn DatabaseError) -> Option<u32> {
+    error.code()?.parse().ok()
 }
 
 impl OpenStoreError {

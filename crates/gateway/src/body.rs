@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::BytesMut;
 use http::header::{CONTENT_TYPE, EXPECT, HeaderMap};
-use http::{Version, request};
+use http::request;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::Value;

@@ -65,12 +65,12 @@ impl InputCheck {
         for error in self.0.iter_errors(input).take(MAX_COMPLAINTS) {
             let field = error.instance_path().to_string();
             let field = field.trim_start_matches('/').replace('/', ".");
-            texts.push(if field.is_empty() {
-                error.to_string()
-            } else {
-                format!("{field}: {error}")
+            let message = complaint(&error);
+            texts.push(match &*field {
+                "" => message.clone(),
+                field => format!("{field}: {message}"),
             });
-            complaints.push(json!({ "field": field, "message": error.to_string() }));
+            complaints.push(json!({ "field": field, "message": message }));
         }
         Err(CallError::invalid_input(texts.join("; "))
             .with_details(json!({ "fields": complaints })))

@@ -1,33 +1,34 @@
 //! The embedded certificate authority of one trust domain.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hostler_identity::{
-    EnrollError, KeyAndCsr, Source, SpiffeId, Svid, SvidError, TrustBundles, TrustDomain,
-};
+use hostler_identity::{JwtBundles, KeyAndCsr, Source, SpiffeId, Svid, TrustBundles, TrustDomain};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::ExtendedKeyUsagePurpose;
-use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::csr::{self, CsrRefused};
-use crate::files::{self, FileError};
-use crate::jwks;
+use crate::csr;
+use crate::error::{OpenError, SignError};
+use crate::files;
+use crate::keys::{Bundles, Keys};
+use crate::mint::{self, IssuedJwtSvid};
 use crate::renewer;
-use crate::signer::{self, Leaf, Signer};
-use crate::store::{Store, StoreError};
-use crate::succession::{Dated, Succession};
+use crate::signer::{self, Leaf};
+use crate::store::Store;
+use crate::succession::Dated;
 
-/// How long certificates live.
+/// How long keys, certificates and tokens live.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
-    /// A root (default 30 days).
+    /// A root, and a key that signs JWT-SVIDs (default 30 days).
     pub root: SignedDuration,
     /// An X.509-SVID (default 1 hour).
     pub svid: SignedDuration,
+    /// A JWT-SVID, unless its caller says otherwise (default 5 minutes).
+    pub jwt_svid: SignedDuration,
     /// How far `notBefore` lies in the past, for peers whose clocks are behind (default 30 s).
     pub backdate: SignedDuration,
 }
@@ -37,6 +38,7 @@ impl Default for Lifetimes {
         Self {
             root: SignedDuration::from_hours(30 * 24),
             svid: SignedDuration::from_hours(1),
+            jwt_svid: SignedDuration::from_mins(5),
             backdate: SignedDuration::from_secs(30),
         }
     }
@@ -50,8 +52,8 @@ struct Inner {
     trust_domain: TrustDomain,
     lifetimes: Lifetimes,
     store: Store,
-    roots: Mutex<Succession<Signer>>,
-    bundles: watch::Sender<TrustBundles>,
+    keys: Mutex<Keys>,
+    bundles: watch::Sender<Bundles>,
     /// Held so that no second process signs from the same directory.
     _lock: File,
 }
@@ -72,71 +74,6 @@ pub struct IssuedSvid {
     pub not_after: Timestamp,
 }
 
-/// Why an authority could not be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// A file or the directory could not be used.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The state file is not what was written.
-    #[error(
-        "{} is damaged: {reason}; put back a backup, or remove the file to begin a new authority, \
-         which every host must then enrol with again", path.display()
-    )]
-    Damaged {
-        /// The state file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The directory holds the authority of another trust domain.
-    #[error(
-        "{} belongs to the trust domain {found}, not {wanted}; start with that trust domain, or \
-         with another data directory", path.display()
-    )]
-    OtherTrustDomain {
-        /// The state file.
-        path: PathBuf,
-        /// The trust domain in it.
-        found: String,
-        /// The trust domain that was asked for.
-        wanted: TrustDomain,
-    },
-    /// A key or certificate could not be made.
-    #[error("cannot make a root certificate: {0}")]
-    Make(#[from] rcgen::Error),
-}
-
-/// Why nothing was signed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SignError {
-    /// The ID is not one that this authority speaks for.
-    #[error("{id} is not a member of {trust_domain} (spiffe://{trust_domain}/...)")]
-    NotAMember {
-        /// The ID that was asked for.
-        id: SpiffeId,
-        /// The authority's trust domain.
-        trust_domain: TrustDomain,
-    },
-    /// The request was refused. The sender of the request is at fault.
-    #[error("the certificate request was refused: {0}")]
-    Csr(#[from] CsrRefused),
-    /// The roots had to change, and that could not be stored.
-    #[error("the authority's roots are due to change, which failed: {0}")]
-    Store(#[from] FileError),
-    /// Making the certificate failed.
-    #[error("cannot make a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-    /// Making a key for this process failed.
-    #[error(transparent)]
-    Key(#[from] EnrollError),
-    /// The new certificate and its key do not make an SVID.
-    #[error("cannot make an identity: {0}")]
-    Svid(#[from] SvidError),
-}
-
 impl Authority {
     /// Opens the authority that lives in `dir`, or begins a new one there.
     pub fn open(dir: &Path, trust_domain: TrustDomain) -> Result<Self, OpenError> {
@@ -153,31 +90,35 @@ impl Authority {
         files::make_private_dir(dir)?;
         let lock = files::lock(&dir.join("authority.lock"))?;
         let store = Store::new(dir.join("authority.json"), trust_domain.clone());
-        let make = || Signer::spiffe(&trust_domain, now - lifetimes.backdate, lifetimes.root);
-        let roots = match store
+        let stored = store
             .load()
-            .map_err(|error| explain(error, &trust_domain))?
-        {
-            Some(mut roots) => {
-                if roots.advance(now, make)? {
-                    store.save(&roots)?;
-                }
-                roots
+            .map_err(|error| OpenError::from_store(error, &trust_domain))?;
+        let (keys, changed) = match stored {
+            Some((roots, Some(jwt))) => {
+                let mut keys = Keys { roots, jwt };
+                let changed = keys.advance(&trust_domain, &lifetimes, now)?;
+                (keys, changed)
+            }
+            Some((roots, None)) => {
+                let mut keys = Keys::with_first_jwt_key(roots, &lifetimes, now)?;
+                keys.advance(&trust_domain, &lifetimes, now)?;
+                (keys, true)
             }
             None => {
-                let roots = Succession::begin(make()?);
-                store.save(&roots)?;
                 info!(%trust_domain, "new certificate authority");
-                roots
+                (Keys::begin(&trust_domain, &lifetimes, now)?, true)
             }
         };
-        let (bundles, _) = watch::channel(bundles_of(&trust_domain, &roots));
-        let roots = Mutex::new(roots);
+        if changed {
+            store.save(&keys)?;
+        }
+        let (bundles, _) = watch::channel(keys.bundles(&trust_domain));
+        let keys = Mutex::new(keys);
         Ok(Self(Arc::new(Inner {
             trust_domain,
             lifetimes,
             store,
-            roots,
+            keys,
             bundles,
             _lock: lock,
         })))
@@ -197,17 +138,10 @@ impl Authority {
         id: &SpiffeId,
         now: Timestamp,
     ) -> Result<IssuedSvid, SignError> {
-        let Inner {
-            trust_domain,
-            lifetimes,
-            ..
-        } = &*self.0;
-        if !id.is_member_of(trust_domain) || id.path().is_empty() {
-            let (id, trust_domain) = (id.clone(), trust_domain.clone());
-            return Err(SignError::NotAMember { id, trust_domain });
-        }
+        self.must_be_member(id)?;
         let key = csr::public_key(csr_pem)?;
-        let signer = self.settled(now)?.active.clone();
+        let lifetimes = &self.0.lifetimes;
+        let signer = self.settled(now)?.roots.active.clone();
         let not_before = now - lifetimes.backdate;
         let not_after = (now + lifetimes.svid).min(signer.root().not_after());
         let leaf = Leaf {
@@ -232,13 +166,45 @@ impl Authority {
         })
     }
 
+    /// Issues a JWT-SVID for this audience (who will check it; the fewer the better). Without a
+    /// `life` of its own it lives for five minutes; an hour is the most.
+    pub fn mint_jwt_svid(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        life: Option<SignedDuration>,
+        now: Timestamp,
+    ) -> Result<IssuedJwtSvid, SignError> {
+        self.must_be_member(id)?;
+        let Lifetimes {
+            jwt_svid, backdate, ..
+        } = self.0.lifetimes;
+        let signer = self.settled(now)?.jwt.active.clone();
+        let life = life.unwrap_or(jwt_svid);
+        let issued = mint::mint(&signer, id, audience, life, backdate, now)?;
+        let (serial, expires_at) = (&issued.serial, issued.expires_at);
+        info!(%id, %serial, %expires_at, ?audience, "issued a JWT-SVID");
+        Ok(issued)
+    }
+
+    fn must_be_member(&self, id: &SpiffeId) -> Result<(), SignError> {
+        let trust_domain = &self.0.trust_domain;
+        if id.is_member_of(trust_domain) && !id.path().is_empty() {
+            return Ok(());
+        }
+        Err(SignError::NotAMember {
+            id: id.clone(),
+            trust_domain: trust_domain.clone(),
+        })
+    }
+
     /// An identity for this process itself, with a key of its own. It renews itself at half-life
     /// and follows the authority's bundle, in a background task that ends with the last clone of
     /// the source. Must be called within a tokio runtime.
     pub fn source(&self, id: &SpiffeId) -> Result<Source, SignError> {
         let svid = self.issue_own(id, Timestamp::now())?;
         let bundles = self.0.bundles.subscribe();
-        let (source, writer) = Source::memory(svid, bundles.borrow().clone());
+        let (source, writer) = Source::memory(svid, bundles.borrow().x509.clone());
         tokio::spawn(renewer::renew(self.clone(), id.clone(), writer, bundles));
         Ok(source)
     }
@@ -250,78 +216,76 @@ impl Authority {
         Ok(Svid::from_pem(&issued.chain_pem, &own.key_pem)?)
     }
 
-    /// The bundle by which members recognise each other, now.
+    /// The roots by which members recognise each other's certificates, now.
     #[must_use]
     pub fn bundles(&self) -> TrustBundles {
-        self.0.bundles.borrow().clone()
+        self.0.bundles.borrow().x509.clone()
     }
 
-    /// The bundle, and every change of it.
+    /// The keys by which members recognise each other's JWT-SVIDs, now.
     #[must_use]
-    pub fn watch_bundles(&self) -> watch::Receiver<TrustBundles> {
+    pub fn jwt_bundles(&self) -> JwtBundles {
+        self.0.bundles.borrow().jwt.clone()
+    }
+
+    /// Both bundles, and every change of them.
+    #[must_use]
+    pub fn watch_bundles(&self) -> watch::Receiver<Bundles> {
         self.0.bundles.subscribe()
     }
 
-    /// The bundle as PEM `CERTIFICATE` blocks.
+    /// The roots as PEM `CERTIFICATE` blocks.
     #[must_use]
     pub fn bundle_pem(&self) -> String {
-        self.lock().roots().map(|root| root.pem()).collect()
+        self.lock().roots.roots().map(|root| root.pem()).collect()
     }
 
-    /// The bundle as a SPIFFE JWK set (`application/json`), for `GET /bundle`.
+    /// Both bundles as a SPIFFE JWK set (`application/json`), for `GET /bundle`.
     #[must_use]
     pub fn bundle_jwks(&self) -> String {
-        let roots = self.lock();
-        let certificates = roots.roots().map(|root| root.der());
-        // A new root is published half its predecessor's life before it signs; asking ten times
+        // A new key is published half its predecessor's life before it signs; asking ten times
         // in that span leaves room for failed attempts.
-        jwks::bundle(certificates, roots.sequence, self.0.lifetimes.root / 30)
+        self.lock().document(self.0.lifetimes.root / 30)
     }
 
-    /// The roots as they must be at `now`: when it is time for another one, this makes, stores
-    /// and publishes it first. A failure to do so is an error only when the present root can no
+    /// The keys as they must be at `now`: when it is time for another one, this makes, stores
+    /// and publishes it first. A failure to do so is an error only when a present one can no
     /// longer do its work; until then it is tried again with every signature.
-    fn settled(&self, now: Timestamp) -> Result<MutexGuard<'_, Succession<Signer>>, SignError> {
-        let mut roots = self.lock();
-        let mut advanced = roots.clone();
+    fn settled(&self, now: Timestamp) -> Result<MutexGuard<'_, Keys>, SignError> {
+        let mut keys = self.lock();
+        let mut advanced = keys.clone();
         match self.advance(&mut advanced, now) {
             Ok(false) => {}
             Ok(true) => {
-                info!(
-                    sequence = advanced.sequence,
-                    "the authority's roots have changed"
-                );
-                self.0
-                    .bundles
-                    .send_replace(bundles_of(&self.0.trust_domain, &advanced));
-                *roots = advanced;
+                let sequence = advanced.sequence();
+                info!(sequence, "the authority's keys have changed");
+                let bundles = advanced.bundles(&self.0.trust_domain);
+                self.0.bundles.send_replace(bundles);
+                *keys = advanced;
             }
-            Err(error) if roots.active.root().not_after() <= now + self.0.lifetimes.svid => {
-                return Err(error);
-            }
-            Err(error) => warn!(%error, "the authority's roots are due to change"),
+            Err(error) if keys.first_end() <= now + self.0.lifetimes.svid => return Err(error),
+            Err(error) => warn!(%error, "the authority's keys are due to change"),
         }
-        Ok(roots)
+        Ok(keys)
     }
 
-    fn advance(&self, roots: &mut Succession<Signer>, now: Timestamp) -> Result<bool, SignError> {
+    fn advance(&self, keys: &mut Keys, now: Timestamp) -> Result<bool, SignError> {
         let Inner {
             trust_domain,
             lifetimes,
             store,
             ..
         } = &*self.0;
-        let make = || Signer::spiffe(trust_domain, now - lifetimes.backdate, lifetimes.root);
-        let changed = roots.advance(now, make)?;
+        let changed = keys.advance(trust_domain, lifetimes, now)?;
         if changed {
-            store.save(roots)?;
+            store.save(keys)?;
         }
         Ok(changed)
     }
 
-    /// The roots are replaced whole, so a panic elsewhere cannot have left them half changed.
-    fn lock(&self) -> MutexGuard<'_, Succession<Signer>> {
-        self.0.roots.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The keys are replaced whole, so a panic elsewhere cannot have left them half changed.
+    fn lock(&self) -> MutexGuard<'_, Keys> {
+        self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -330,27 +294,5 @@ impl std::fmt::Debug for Authority {
         f.debug_struct("Authority")
             .field("trust_domain", &self.0.trust_domain.as_str())
             .finish_non_exhaustive()
-    }
-}
-
-fn bundles_of(trust_domain: &TrustDomain, roots: &Succession<Signer>) -> TrustBundles {
-    let certificates: Vec<CertificateDer<'static>> =
-        roots.roots().map(|root| root.der().clone()).collect();
-    let mut bundles = TrustBundles::new();
-    bundles
-        .insert(trust_domain.clone(), certificates)
-        .expect("our own roots are certificate authorities");
-    bundles
-}
-
-fn explain(error: StoreError, wanted: &TrustDomain) -> OpenError {
-    match error {
-        StoreError::File(error) => OpenError::File(error),
-        StoreError::Damaged { path, reason } => OpenError::Damaged { path, reason },
-        StoreError::OtherTrustDomain { path, found } => OpenError::OtherTrustDomain {
-            path,
-            found,
-            wanted: wanted.clone(),
-        },
     }
 }

@@ -1,9 +1,10 @@
 //! Who says so: the certificate authorities that come with Hostler.
 //!
 //! - [`Authority`] is the embedded SPIFFE authority of one trust domain. It turns the certificate
-//!   request of an enrolled host into an X.509-SVID, gives its own process a [`Source`] that
-//!   renews itself, and hands out the trust bundle by which members recognise each other. Its
-//!   roots succeed one another with an overlap (`succession.rs`, a core without a clock).
+//!   request of an enrolled host into an X.509-SVID, mints JWT-SVIDs, gives its own process a
+//!   [`Source`] that renews itself, and hands out the trust bundle by which members recognise
+//!   each other. Its keys succeed one another with an overlap (`succession.rs`, a core without a
+//!   clock).
 //! - [`WebAuthority`] is the private authority of the people's door: an ordinary web CA whose
 //!   certificate people trust once, and a server certificate that renews itself.
 //!
@@ -34,8 +35,11 @@
 
 mod authority;
 mod csr;
+mod error;
 mod files;
-mod jwks;
+mod jwt_signer;
+mod keys;
+mod mint;
 mod random;
 mod renewer;
 mod signer;
@@ -43,7 +47,10 @@ mod store;
 mod succession;
 mod web;
 
-pub use authority::{Authority, IssuedSvid, Lifetimes, OpenError, SignError};
+pub use authority::{Authority, IssuedSvid, Lifetimes};
 pub use csr::CsrRefused;
+pub use error::{OpenError, SignError};
 pub use files::FileError;
+pub use keys::Bundles;
+pub use mint::IssuedJwtSvid;
 pub use web::{WebAuthority, WebAuthorityError};

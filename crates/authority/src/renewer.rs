@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use hostler_identity::{SourceWriter, SpiffeId, TrustBundles, renewal_due, wait_until};
+use hostler_identity::{SourceWriter, SpiffeId, renewal_due, wait_until};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::authority::Authority;
+use crate::keys::Bundles;
 use crate::random;
 
 /// After a failed renewal. Half of a certificate's life is left to try again in.
@@ -18,7 +19,7 @@ pub(crate) async fn renew(
     authority: Authority,
     id: SpiffeId,
     writer: SourceWriter,
-    mut bundles: watch::Receiver<TrustBundles>,
+    mut bundles: watch::Receiver<Bundles>,
 ) {
     let mut due = next(&writer);
     loop {
@@ -26,11 +27,14 @@ pub(crate) async fn renew(
             () = writer.unused() => return,
             // The sender lives in `authority`, which this task holds.
             _ = bundles.changed() => {
-                writer.replace_bundles(bundles.borrow_and_update().clone());
+                let now = bundles.borrow_and_update().x509.clone();
+                if writer.bundles().as_ref() != Some(&now) {
+                    writer.replace_bundles(now);
+                }
             }
             () = wait_until(due) => match authority.issue_own(&id, Timestamp::now()) {
                 Ok(svid) => {
-                    writer.replace(svid, bundles.borrow_and_update().clone());
+                    writer.replace(svid, bundles.borrow_and_update().x509.clone());
                     due = next(&writer);
                 }
                 Err(error) => {

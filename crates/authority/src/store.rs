@@ -4,10 +4,13 @@
 use std::path::PathBuf;
 
 use hostler_identity::TrustDomain;
+use jiff::Timestamp;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::files::{self, FileError};
+use crate::jwt_signer::{JwtPublic, JwtSigner};
+use crate::keys::Keys;
 use crate::signer::{LoadError, RootCertificate, Signer};
 use crate::succession::Succession;
 
@@ -42,6 +45,9 @@ struct Stored {
     next: Option<StoredSigner>,
     /// Certificates in PEM.
     retired: Vec<String>,
+    /// Not there in the file of an authority that began before it signed JWT-SVIDs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jwt: Option<StoredJwt>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,13 +60,45 @@ struct StoredSigner {
     key: SecretString,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredJwt {
+    sequence: u64,
+    active: StoredJwtSigner,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next: Option<StoredJwtSigner>,
+    retired: Vec<StoredJwtPublic>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredJwtSigner {
+    /// PEM, PKCS#8.
+    #[serde(serialize_with = "expose", deserialize_with = "conceal")]
+    key: SecretString,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredJwtPublic {
+    /// PEM, SubjectPublicKeyInfo.
+    public_key: String,
+    not_before: Timestamp,
+    not_after: Timestamp,
+}
+
+/// What was stored; JWT keys only if there were any.
+pub(crate) type Loaded = (Succession<Signer>, Option<Succession<JwtSigner>>);
+
 impl Store {
     pub(crate) fn new(path: PathBuf, trust_domain: TrustDomain) -> Self {
         Self { path, trust_domain }
     }
 
-    /// The stored roots; `None` before the first start.
-    pub(crate) fn load(&self) -> Result<Option<Succession<Signer>>, StoreError> {
+    /// The stored keys; `None` before the first start.
+    pub(crate) fn load(&self) -> Result<Option<Loaded>, StoreError> {
         let Some(bytes) = files::read_private(&self.path)? else {
             return Ok(None);
         };
@@ -80,12 +118,13 @@ impl Store {
             return Err(StoreError::OtherTrustDomain { path, found });
         }
         stored
-            .into_succession()
+            .load()
             .map(Some)
             .map_err(|error| damaged(error.to_string()))
     }
 
-    pub(crate) fn save(&self, roots: &Succession<Signer>) -> Result<(), FileError> {
+    pub(crate) fn save(&self, keys: &Keys) -> Result<(), FileError> {
+        let roots = &keys.roots;
         let stored = Stored {
             layout: LAYOUT,
             trust_domain: self.trust_domain.to_string(),
@@ -97,6 +136,7 @@ impl Store {
                 .iter()
                 .map(|root| root.pem().to_owned())
                 .collect(),
+            jwt: Some(StoredJwt::new(&keys.jwt)),
         };
         let text = serde_json::to_string_pretty(&stored);
         let text = SecretString::from(text.expect("strings and numbers serialize"));
@@ -105,9 +145,9 @@ impl Store {
 }
 
 impl Stored {
-    fn into_succession(self) -> Result<Succession<Signer>, LoadError> {
+    fn load(self) -> Result<Loaded, LoadError> {
         let load = |stored: StoredSigner| Signer::load(&stored.certificate, &stored.key);
-        Ok(Succession {
+        let roots = Succession {
             active: load(self.active)?,
             next: self.next.map(load).transpose()?,
             retired: self
@@ -116,7 +156,55 @@ impl Stored {
                 .map(|pem| RootCertificate::load(pem))
                 .collect::<Result<_, _>>()?,
             sequence: self.sequence,
+        };
+        Ok((roots, self.jwt.map(StoredJwt::load).transpose()?))
+    }
+}
+
+impl StoredJwt {
+    fn new(keys: &Succession<JwtSigner>) -> Self {
+        Self {
+            sequence: keys.sequence,
+            active: StoredJwtSigner::new(&keys.active),
+            next: keys.next.as_ref().map(StoredJwtSigner::new),
+            retired: keys.retired.iter().map(StoredJwtPublic::new).collect(),
+        }
+    }
+
+    fn load(self) -> Result<Succession<JwtSigner>, LoadError> {
+        let load = |stored: StoredJwtSigner| {
+            JwtSigner::load(&stored.key, stored.not_before, stored.not_after)
+        };
+        let retired = self
+            .retired
+            .into_iter()
+            .map(|stored| JwtPublic::load(&stored.public_key, stored.not_before, stored.not_after));
+        Ok(Succession {
+            active: load(self.active)?,
+            next: self.next.map(load).transpose()?,
+            retired: retired.collect::<Result<_, _>>()?,
+            sequence: self.sequence,
         })
+    }
+}
+
+impl StoredJwtSigner {
+    fn new(signer: &JwtSigner) -> Self {
+        Self {
+            key: signer.key_pem(),
+            not_before: signer.public().not_before,
+            not_after: signer.public().not_after,
+        }
+    }
+}
+
+impl StoredJwtPublic {
+    fn new(public: &JwtPublic) -> Self {
+        Self {
+            public_key: public.pem.clone(),
+            not_before: public.not_before,
+            not_after: public.not_after,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! How roots succeed one another: a core without a clock, files or keys of its own.
+//! How roots succeed one another: a core without a clock, files or keys of its own. The keys of
+//! JWT-SVIDs succeed one another in just the same way; what is said of a root holds for them.
 //!
 //! A new root is **published half a life before** it is needed and **signs only from the last
 //! sixth** of its predecessor's life, so that by then every member has fetched a bundle that
@@ -8,7 +9,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-/// A root that can sign: a certificate with its key.
+/// A root that can sign: a certificate with its key, or a JWT key with its public half.
 pub(crate) trait Root: Clone {
     type Certificate: Dated;
 

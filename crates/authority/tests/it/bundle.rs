@@ -11,6 +11,12 @@ fn jwks(authority: &hostler_authority::Authority) -> Value {
     serde_json::from_str(&authority.bundle_jwks()).unwrap()
 }
 
+/// How many roots the document holds.
+fn roots(document: &Value) -> usize {
+    let keys = document["keys"].as_array().unwrap();
+    keys.iter().filter(|key| key["use"] == "x509-svid").count()
+}
+
 #[test]
 fn the_three_forms_of_the_bundle_hold_the_same_roots() {
     let (authority, _dir) = new();
@@ -20,9 +26,9 @@ fn the_three_forms_of_the_bundle_hold_the_same_roots() {
         bundles
     );
     let document = jwks(&authority);
-    let keys = document["keys"].as_array().unwrap();
+    let keys = &document["keys"];
     let root = &bundles.get(&domain()).unwrap()[0];
-    assert_eq!(keys.len(), 1);
+    assert_eq!(roots(&document), 1);
     let standard = base64::engine::general_purpose::STANDARD;
     assert_eq!(keys[0]["x5c"][0], standard.encode(root));
 }
@@ -53,22 +59,22 @@ fn the_bundle_document_is_a_spiffe_jwk_set() {
 fn a_new_root_is_published_before_it_signs_and_survives_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let begin = Timestamp::now();
-    let roots = |day: i32| open_at(dir.path(), begin + DAY * day).unwrap();
-    assert_eq!(jwks(&roots(0))["keys"].as_array().unwrap().len(), 1);
-    let published = roots(16);
-    assert_eq!(jwks(&published)["keys"].as_array().unwrap().len(), 2);
-    assert_eq!(jwks(&published)["spiffe_sequence"], 2);
+    let on = |day: i32| open_at(dir.path(), begin + DAY * day).unwrap();
+    assert_eq!(roots(&jwks(&on(0))), 1);
+    let published = on(16);
+    assert_eq!(roots(&jwks(&published)), 2);
+    assert_eq!(
+        jwks(&published)["spiffe_sequence"],
+        3,
+        "a root and a JWT key"
+    );
     let pem = published.bundle_pem();
     drop(published);
-    assert_eq!(roots(17).bundle_pem(), pem, "the same two, from the file");
-    let now_signing = roots(26);
-    assert_eq!(jwks(&now_signing)["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(on(17).bundle_pem(), pem, "the same two, from the file");
+    let now_signing = on(26);
+    assert_eq!(roots(&jwks(&now_signing)), 2);
     drop(now_signing);
-    assert_eq!(
-        jwks(&roots(31))["keys"].as_array().unwrap().len(),
-        2,
-        "and the next is out"
-    );
+    assert_eq!(roots(&jwks(&on(31))), 2, "and the next is out");
 }
 
 #[test]

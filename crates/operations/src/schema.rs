@@ -7,6 +7,7 @@ use jsonschema::error::ValidationErrorKind;
 use jsonschema::{ValidationError, Validator};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::error::CallError;
@@ -45,50 +46,94 @@ pub(crate) fn output_schema<O: JsonSchema>() -> Schema {
 }
 
 /// A compiled input schema.
-pub(crate) struct InputCheck(Validator);
+pub(crate) struct InputCheck {
+    validator: Validator,
+    /// The fields of a flat object; in a composed one only the validator knows them.
+    fields: Option<Vec<String>>,
+}
 
 impl InputCheck {
     pub(crate) fn new(schema: &Schema) -> Result<Self, String> {
-        jsonschema::draft202012::options()
+        let validator = jsonschema::draft202012::options()
             .build(schema.as_value())
-            .map(Self)
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        let is_flat = schema.get("additionalProperties") == Some(&Value::Bool(false));
+        let fields = is_flat.then(|| {
+            let properties = schema.get("properties").and_then(Value::as_object);
+            properties
+                .into_iter()
+                .flat_map(Map::keys)
+                .cloned()
+                .collect()
+        });
+        Ok(Self { validator, fields })
     }
 
     /// Says, field by field, what does not fit.
     pub(crate) fn check(&self, input: &Value) -> Result<(), CallError> {
-        if self.0.is_valid(input) {
+        if self.validator.is_valid(input) {
             return Ok(());
         }
-        let mut complaints: Vec<Value> = Vec::new();
-        let mut texts: Vec<String> = Vec::new();
-        for error in self.0.iter_errors(input).take(MAX_COMPLAINTS) {
-            let field = error.instance_path().to_string();
-            let field = field.trim_start_matches('/').replace('/', ".");
-            let message = complaint(&error);
-            texts.push(match &*field {
-                "" => message.clone(),
-                field => format!("{field}: {message}"),
-            });
-            complaints.push(json!({ "field": field, "message": message }));
-        }
+        let mut complaints = self.unknown_fields(input);
+        let others = self.validator.iter_errors(input).filter(|error| {
+            // Told already, and better.
+            let root = error.instance_path().as_str().is_empty();
+            let unknown = matches!(
+                error.kind(),
+                ValidationErrorKind::AdditionalProperties { .. } | ValidationErrorKind::FalseSchema
+            );
+            !(root && unknown && self.fields.is_some())
+        });
+        complaints.extend(others.map(Complaint::from).take(MAX_COMPLAINTS));
+        let texts: Vec<String> = complaints.iter().map(ToString::to_string).collect();
         Err(CallError::invalid_input(texts.join("; "))
             .with_details(json!({ "fields": complaints })))
     }
+
+    fn unknown_fields(&self, input: &Value) -> Vec<Complaint> {
+        let (Some(known), Some(given)) = (&self.fields, input.as_object()) else {
+            return Vec::new();
+        };
+        let unknown = given
+            .keys()
+            .filter(|field| !known.contains(field))
+            .take(MAX_COMPLAINTS);
+        unknown
+            .map(|field| Complaint {
+                field: field.clone(),
+                message: match &known[..] {
+                    [] => "there is no such field; this takes none".to_owned(),
+                    known => format!("there is no such field; there are {}", known.join(", ")),
+                },
+            })
+            .collect()
+    }
 }
 
-/// What the validator says, in the words of a caller where its own are those of a schema's author.
-fn complaint(error: &ValidationError<'_>) -> String {
-    match error.kind() {
-        ValidationErrorKind::AdditionalProperties { unexpected }
-        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-            let fields: Vec<String> = unexpected
-                .iter()
-                .map(|field| format!("{field:?}"))
-                .collect();
-            format!("there is no field {} here", fields.join(", "))
+/// One thing that does not fit.
+#[derive(Serialize)]
+struct Complaint {
+    /// Where, `port_forwards.0.host_port`; empty for the input as a whole.
+    field: String,
+    message: String,
+}
+
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.field {
+            "" => f.write_str(&self.message),
+            field => write!(f, "{field}: {}", self.message),
         }
-        _ => error.to_string(),
+    }
+}
+
+impl From<ValidationError<'_>> for Complaint {
+    fn from(error: ValidationError<'_>) -> Self {
+        let path = error.instance_path().as_str();
+        Self {
+            field: path.trim_start_matches('/').replace('/', "."),
+            message: error.to_string(),
+        }
     }
 }
 
@@ -142,7 +187,8 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_refused_by_name() {
-        assert!(complaint(json!({"title": "x", "dayz": 3})).contains("dayz"));
+        let text = complaint(json!({"title": "x", "dayz": 3}));
+        assert_eq!(text, "dayz: there is no such field; there are days, title");
     }
 
     #[test]
@@ -151,7 +197,10 @@ mod tests {
         struct Nothing {}
         let check = InputCheck::new(&input_schema::<Nothing>()).expect("a valid schema");
         let refused = check.check(&json!({"x": 1})).expect_err("an unknown field");
-        assert_eq!(refused.message(), "there is no field \"x\" here");
+        assert_eq!(
+            refused.message(),
+            "x: there is no such field; this takes none"
+        );
     }
 
     #[test]

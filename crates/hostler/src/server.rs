@@ -262,19 +262,23 @@ impl IdentityProvider for Callers {
         credentials: &'a Credentials,
     ) -> BoxFuture<'a, Result<Option<Identity>, AuthError>> {
         Box::pin(async {
-            let host_token = credentials
+            let token = credentials
                 .named
                 .iter()
                 .find(|(name, _)| *name == HOST_TOKEN);
-            let peer = credentials
-                .peer
-                .as_ref()
-                .map(hostler_identity::PeerIdentity::id);
+            let token = token.map(|(_, token)| token);
+            let peer = credentials.peer.as_ref();
+            // A connection may live longer than the certificate that it began with.
+            if peer.is_some_and(|peer| peer.expires_at() < Timestamp::now()) {
+                return Err(AuthError::invalid(
+                    "your certificate has expired; connect anew",
+                ));
+            }
             self.0
                 .identify(
                     credentials.bearer.as_ref(),
-                    host_token.map(|(_, token)| token),
-                    peer,
+                    token,
+                    peer.map(PeerIdentity::id),
                 )
                 .await
                 .map_err(|error| match error {

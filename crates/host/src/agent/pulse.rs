@@ -204,8 +204,15 @@ impl Pulse {
     /// The identity was renewed.
     pub(crate) fn renewed(&mut self, svid: Validity, now: Now, draw: f64) {
         // Not again at once, even if by our clock the new certificate is old already.
-        self.renewal.succeed(now.steady + self.interval);
-        self.renewal_due = renewal_due(svid.not_before, svid.not_after, now.wall, draw);
+        let left = Duration::try_from(svid.not_after.duration_since(now.wall)).unwrap_or_default();
+        let pause = if left.is_zero() {
+            self.interval
+        } else {
+            self.interval.min(left / 4)
+        };
+        self.renewal.succeed(now.steady + pause);
+        // It was issued just now; its `notBefore` lies back for the sake of slow clocks.
+        self.renewal_due = renewal_due(now.wall, svid.not_after, now.wall, draw);
         self.not_after = svid.not_after;
         self.svid_refused = false;
         if self.standing != Standing::Good {

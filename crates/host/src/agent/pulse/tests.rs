@@ -205,3 +205,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_life_shorter_than_the_interval_is_renewed_at_its_half_too() {
+    let mut life = Life::begin();
+    let backdate = Duration::from_secs(30);
+    for _ in 0..5 {
+        let (wall, lasts) = (life.now.wall, Duration::from_secs(10));
+        let svid = Validity {
+            not_before: wall - backdate,
+            not_after: wall + lasts,
+        };
+        life.pulse.renewed(svid, life.now, 0.0);
+        loop {
+            match life.wait() {
+                Next::Heartbeat => life.pulse.heartbeat_accepted(life.now, 0.0),
+                step => break assert_eq!(step, Next::Renew(Proof::Svid)),
+            }
+        }
+        assert_eq!(
+            life.now.wall.duration_since(wall),
+            SignedDuration::from_secs(5)
+        );
+    }
+}

@@ -14,9 +14,6 @@ pub(crate) mod protocol;
 
 use protocol::{Line, Reply, Request};
 
-/// How long a guest that is up may take to answer. It may be busy, and emulated.
-const ANSWER: Duration = Duration::from_secs(5);
-
 struct GuestLanguage;
 
 impl Language for GuestLanguage {
@@ -70,7 +67,7 @@ impl Guest {
     }
 
     /// Asks the guest to end: its processes get `grace` to finish. That it has begun, not that it
-    /// is done, is what a return means.
+    /// is done, is what a return means. A guest that is not up yet hears it once it is.
     pub(crate) async fn power_off(&self, grace: Duration) -> Result<(), GuestError> {
         let grace_ms = grace.as_millis().try_into().unwrap_or(u32::MAX);
         let request = |id| {
@@ -80,7 +77,7 @@ impl Guest {
             }
             .to_string()
         };
-        match self.dialogue.ask(ANSWER, request).await? {
+        match self.dialogue.ask_patiently(request).await? {
             Reply::Done => Ok(()),
             other => Err(refusal(other)),
         }

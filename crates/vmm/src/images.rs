@@ -7,6 +7,7 @@
 mod build;
 mod ext4;
 mod import;
+mod kernel;
 mod packages;
 mod recipe;
 

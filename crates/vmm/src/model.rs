@@ -130,8 +130,8 @@ pub struct Vm {
     pub id: VmId,
     /// Where the VM is in its life.
     pub state: VmState,
-    /// Why the state is what it is, when that is not obvious: always in `error`, sometimes in
-    /// `paused` and `stopped`.
+    /// Why the state is what it is, when that is not obvious: in `error` and in
+    /// `paused`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_reason: Option<String>,
     /// Virtual CPUs.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -15,12 +15,11 @@ use sha2::{Digest, Sha256};
 
 use super::packages::{self, Package, PackageError};
 use super::recipe::{self, RecipeError};
-use super::{Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4};
-use crate::cpio::Archive;
+use super::{Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4, kernel};
 use crate::driver::Bus;
 use crate::files::{self, Context as _, DraftDir, StorageError};
-use crate::kernel_file::{self, KernelFormat, NotBootable};
-use crate::kernels::{KERNEL_FILE, Kernel, Kernels, MODULES_FILE, write_flushed};
+use crate::kernel_file::{KernelFormat, NotBootable};
+use crate::kernels::{KERNEL_FILE, Kernel, Kernels, MODULES_FILE};
 use crate::name::ItemName;
 use crate::shelf::{Shelf, sha256};
 use crate::tool::{Tool, ToolError};
@@ -101,7 +100,7 @@ pub(super) async fn default_image(
         })
     };
     report(1, "asking apt which packages are current".to_owned());
-    let ingredients = ingredients().await?;
+    let ingredients = ingredients(cache).await?;
     let place = cache.join("builds").join(key(&ingredients));
     let build = match finished(&place).await? {
         Some(build) => build,
@@ -122,8 +121,44 @@ pub(super) async fn default_image(
     Ok(Pulled { image, kernel })
 }
 
-/// The packages that a build is made from; the kernel's is the last.
-async fn ingredients() -> Result<Vec<Package>, PackageError> {
+/// What apt answered, and what its answer depended on.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    recipe: u32,
+    lists: String,
+    packages: Vec<Package>,
+}
+
+/// The packages that a build is made from; the kernel's is the last. apt is asked again only when
+/// its lists have changed.
+async fn ingredients(cache: &Path) -> Result<Vec<Package>, BuildError> {
+    let memory = cache.join("packages.json");
+    let lists = blocking::run(packages::state_of_lists).await;
+    let remembered: Option<Answer> = fs::read(&memory)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    if let Some(answer) = remembered
+        && answer.recipe == recipe::VERSION
+        && Some(&answer.lists) == lists.as_ref()
+    {
+        return Ok(answer.packages);
+    }
+    let packages = ask_apt().await?;
+    if let Some(lists) = lists {
+        let answer = Answer {
+            recipe: recipe::VERSION,
+            lists,
+            packages: packages.clone(),
+        };
+        let bytes = serde_json::to_vec(&answer).map_err(io::Error::from);
+        let bytes = bytes.context("write", &memory)?;
+        files::make_private_dir(cache)?;
+        files::write_atomic(&memory, &bytes)?;
+    }
+    Ok(packages)
+}
+
+async fn ask_apt() -> Result<Vec<Package>, PackageError> {
     let mut names: Vec<&str> = recipe::INGREDIENTS
         .iter()
         .map(|(package, _)| *package)
@@ -209,7 +244,7 @@ async fn build(
         .map(|package| package.name.clone())
         .unwrap_or_default();
     let (kernel_format, modules) = blocking::run(move || {
-        make_kernel(&unpacked.join(&kernel_package), &target, kernel_package)
+        kernel::make(&unpacked.join(&kernel_package), &target, kernel_package)
     })
     .await?;
 
@@ -253,76 +288,6 @@ async fn make_image(unpacked: &Path, disk: &Path) -> Result<(), BuildError> {
     let (from, to) = (unpacked.to_owned(), tree.clone());
     blocking::run(move || recipe::assemble(&from, &to, &applets)).await?;
     Ok(ext4::make(&tree, disk, recipe::SIZE_MB).await?)
-}
-
-/// Puts the kernel and its modules into `target`.
-fn make_kernel(
-    unpacked: &Path,
-    target: &Path,
-    package: String,
-) -> Result<(KernelFormat, BTreeMap<Bus, Vec<String>>), BuildError> {
-    let boot = unpacked.join("boot");
-    let entries = fs::read_dir(&boot).context("read", &boot)?;
-    let image = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|n| n.as_encoded_bytes().starts_with(b"vmlinuz"))
-        })
-        .ok_or_else(|| BuildError::Recipe {
-            problem: format!("package {package} has no vmlinuz"),
-        })?;
-    let bytes = fs::read(&image).context("read", &image)?;
-    let bootable =
-        kernel_file::prepare(&bytes).map_err(|problem| BuildError::Kernel { package, problem })?;
-    write_flushed(&target.join(KERNEL_FILE), &bootable.bytes)?;
-
-    let mut archive = Archive::default();
-    archive.directory("modules");
-    let mut packed = Vec::new();
-    let mut lists = BTreeMap::new();
-    for bus in [Bus::Mmio, Bus::Pci] {
-        let mut list = Vec::new();
-        for module in recipe::modules(bus) {
-            let Some(path) = find_module(unpacked, module)? else {
-                continue;
-            };
-            let file = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if !packed.contains(&file) {
-                let content = fs::read(&path).context("read", &path)?;
-                archive.file(&format!("modules/{file}"), 0o644, &content);
-                packed.push(file.clone());
-            }
-            list.push(file);
-        }
-        lists.insert(bus, list);
-    }
-    write_flushed(&target.join(MODULES_FILE), &archive.finish())?;
-    Ok((bootable.format, lists))
-}
-
-/// Finds a module, packed or not; `None` when it is built into the kernel.
-fn find_module(unpacked: &Path, module: &str) -> Result<Option<PathBuf>, BuildError> {
-    let forms = ["ko", "ko.xz", "ko.zst", "ko.gz"];
-    let files = forms.map(|form| format!("{module}.{form}"));
-    if let Some(path) = files.iter().find_map(|file| recipe::find(unpacked, file)) {
-        return Ok(Some(path));
-    }
-    let built_in = recipe::find(unpacked, "modules.builtin");
-    let built_in = built_in
-        .and_then(|path| fs::read_to_string(path).ok())
-        .unwrap_or_default();
-    let suffix = format!("/{module}.ko");
-    if built_in.lines().any(|line| line.ends_with(&suffix)) {
-        return Ok(None);
-    }
-    Err(BuildError::Recipe {
-        problem: format!("its kernel has no module {module}"),
-    })
 }
 
 fn put_kernel(

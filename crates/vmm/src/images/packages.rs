@@ -2,11 +2,14 @@
 //!
 //! apt's lists carry the SHA-256 of every package and are themselves signed, so what is checked
 //! against them is what Debian published. A package is kept under its checksum, which is checked
-//! again before each use: a cache that somebody touched is only slower, not dangerous.
+//! again before each use, so a damaged cache costs time and nothing else.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::blocking;
 use crate::files::{self, Context as _, DraftDir, StorageError};
@@ -41,13 +44,32 @@ pub enum PackageError {
 }
 
 /// A package as apt describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) sha256: String,
     /// The first choice of each dependency, by name.
     pub(crate) depends: Vec<String>,
+}
+
+/// Where apt keeps its lists (apt-get(8), FILES).
+const LISTS: &str = "/var/lib/apt/lists";
+
+/// What apt's answers depend on: as long as this is the same, they are. apt takes most of a second
+/// to answer, so it is worth not to ask twice.
+pub(crate) fn state_of_lists() -> Option<String> {
+    let mut files: Vec<String> = fs::read_dir(LISTS)
+        .ok()?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            Some(format!("{name} {} {}", metadata.len(), metadata.mtime()))
+        })
+        .collect();
+    files.sort();
+    Some(files.join("\n"))
 }
 
 /// Asks apt about packages: the versions that it would install, in the order of the names.

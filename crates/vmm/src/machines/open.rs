@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::{Inner, Machines, OWNER, keeper, remove_traces};
@@ -102,16 +103,14 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
         .write(true)
         .open(&path);
     let file = file.context("open", &path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse {
+    let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    if taken == Err(Errno::WOULDBLOCK) {
+        return Err(OpenError::InUse {
             data_dir: layout.root().to_owned(),
-        }),
-        Err(error) => Err(Err::<(), _>(error)
-            .context("lock", &path)
-            .unwrap_err()
-            .into()),
+        });
     }
+    taken.context("lock", &path)?;
+    Ok(file)
 }
 
 async fn choose_driver(config: &Config) -> (Result<Arc<dyn Driver>, NoDriver>, Vec<DriverStatus>) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{CreateVm, VmState};
+use hostler_vmm::{CreateVm, ImportImage, VmState};
 
 use crate::support::{Host, PATIENCE, forward, free_port, page, processes_of, small};
 
@@ -226,5 +226,64 @@ async fn the_bare_command_boots_the_same_vm() {
     assert!(page(port).await.contains("Hello from web-6"));
     child.kill().unwrap();
     child.wait().unwrap();
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn an_imported_root_file_system_boots() {
+    let host = Host::new().await;
+    // The default image, taken apart and packed as somebody else would pack theirs.
+    let work = tempfile::tempdir().unwrap();
+    let tree = work.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    let image = host.data_dir().join("images/debian-minimal/root.ext4");
+    let dump = format!("rdump / {}", tree.display());
+    let run = |command: &mut Command| assert!(command.status().unwrap().success());
+    run(Command::new("/usr/sbin/debugfs")
+        .args(["-R", &dump])
+        .arg(&image)
+        .stderr(Stdio::null()));
+    let archive = work.path().join("root.tar");
+    run(Command::new("tar")
+        .arg("-cf")
+        .arg(&archive)
+        .arg("-C")
+        .arg(&tree)
+        .arg("."));
+
+    let request = ImportImage {
+        source: archive.to_str().unwrap().to_owned(),
+        name: "mine".parse().unwrap(),
+        size_mb: None,
+    };
+    let imported = host
+        .machines
+        .images()
+        .import(request, &|_| {})
+        .await
+        .unwrap();
+    assert!(imported.size_mb < 256);
+    let port = free_port();
+    let request = CreateVm {
+        image: Some("mine".parse().unwrap()),
+        port_forwards: vec![forward(port, 80)],
+        ..small("web-7")
+    };
+    host.machines.create(request).await.unwrap();
+    host.machines.start("web-7").await.unwrap();
+    assert!(page(port).await.contains("Hello from web-7"));
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_data_directory_too_deep_for_sockets_works_all_the_same() {
+    let host = Host::in_directory(&"a-rather-long-name/".repeat(6)).await;
+    host.machines.images().pull(&|_| {}).await.unwrap();
+    host.machines.create(small("web-8")).await.unwrap();
+    host.machines.start("web-8").await.unwrap();
+    host.until_ready("web-8").await;
+    let host = host.restart().await;
+    host.until_ready("web-8").await;
+    host.machines.stop("web-8", PATIENCE).await.unwrap();
     host.clear().await;
 }

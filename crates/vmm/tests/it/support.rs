@@ -17,19 +17,27 @@ pub(crate) struct Host {
 
 /// The directory, which goes away with every process that belongs to it.
 struct Site {
-    dir: tempfile::TempDir,
+    data_dir: PathBuf,
+    _dir: tempfile::TempDir,
 }
 
 impl Host {
     /// A host without an image: enough for what is refused before one is needed.
     pub(crate) async fn bare() -> Self {
+        Self::in_directory("data").await
+    }
+
+    /// The same, with its data in this place of a temporary directory.
+    pub(crate) async fn in_directory(place: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let machines = Machines::open(Config::new(dir.path().join("data")))
-            .await
-            .unwrap();
+        let data_dir = dir.path().join(place);
+        let machines = Machines::open(Config::new(&data_dir)).await.unwrap();
         Self {
             machines,
-            site: Site { dir },
+            site: Site {
+                data_dir,
+                _dir: dir,
+            },
         }
     }
 
@@ -41,7 +49,7 @@ impl Host {
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
-        self.site.data_dir()
+        self.site.data_dir.clone()
     }
 
     /// Forgets everything without stopping anything, as a killed daemon does, and opens again.
@@ -93,16 +101,10 @@ impl Host {
     }
 }
 
-impl Site {
-    fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-}
-
 impl Drop for Site {
     /// A failed test leaves no process behind either.
     fn drop(&mut self) {
-        for pid in processes_of(&self.data_dir()) {
+        for pid in processes_of(&self.data_dir) {
             let pid = rustix::process::Pid::from_raw(pid).unwrap();
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

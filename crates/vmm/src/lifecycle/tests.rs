@@ -1,0 +1,159 @@
+//! What the core promises.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::process::Birth;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn process() -> Process {
+    Process {
+        birth: Birth::of(1).unwrap(),
+        control_socket: PathBuf::from("/c"),
+        guest_socket: PathBuf::from("/g"),
+    }
+}
+
+fn running() -> Phase {
+    let mut phase = Phase::NEW;
+    assert_eq!(phase.start(at(1)), StartStep::Launch);
+    phase.launched(process(), at(2));
+    phase
+}
+
+#[test]
+fn a_start_of_a_running_vm_changes_nothing() {
+    let mut phase = running();
+    let before = phase.clone();
+    assert_eq!(phase.start(at(9)), StartStep::AlreadyRunning);
+    assert_eq!(phase, before);
+}
+
+#[test]
+fn a_stop_of_a_stopped_vm_changes_nothing() {
+    let mut phase = running();
+    assert_eq!(phase.stop(at(3)), StopStep::End(process()));
+    phase.ended(Ending::GuestShutdown, at(4));
+    let before = phase.clone();
+    assert_eq!(phase.stop(at(5)), StopStep::AlreadyStopped);
+    assert_eq!(phase, before);
+    assert_eq!(phase.state(), VmState::Stopped);
+}
+
+#[test]
+fn a_failed_launch_leaves_the_vm_as_it_was() {
+    let mut phase = Phase::NEW;
+    phase.start(at(1));
+    assert_eq!(phase.state(), VmState::Starting);
+    phase.launch_failed();
+    assert_eq!(phase, Phase::NEW);
+}
+
+#[test]
+fn a_process_that_dies_unasked_is_an_error_with_a_reason() {
+    let mut phase = running();
+    phase.ended(
+        Ending::Unexpected {
+            reason: "killed".into(),
+        },
+        at(3),
+    );
+    assert_eq!(
+        (phase.state(), phase.reason()),
+        (VmState::Error, Some("killed"))
+    );
+}
+
+#[test]
+fn a_guest_that_ends_itself_was_stopped_if_it_had_been_up_and_is_an_error_otherwise() {
+    for ending in [Ending::GuestShutdown, Ending::GuestReset] {
+        let mut phase = running();
+        phase.ended(ending.clone(), at(3));
+        assert_eq!(
+            (phase.state(), phase.reason()),
+            (VmState::Error, Some(NEVER_UP))
+        );
+        let mut phase = running();
+        phase.ready(at(3));
+        phase.ended(ending, at(4));
+        assert_eq!(
+            phase,
+            Phase::Idle(Idle::Stopped {
+                at: at(4),
+                by_request: false
+            })
+        );
+    }
+}
+
+#[test]
+fn a_process_that_dies_while_stopping_was_stopped_by_request() {
+    let mut phase = running();
+    phase.stop(at(3));
+    phase.ended(
+        Ending::Unexpected {
+            reason: "killed".into(),
+        },
+        at(4),
+    );
+    assert_eq!(
+        phase,
+        Phase::Idle(Idle::Stopped {
+            at: at(4),
+            by_request: true
+        })
+    );
+}
+
+#[test]
+fn only_the_guests_first_answer_counts() {
+    let mut phase = running();
+    assert!(phase.ready(at(3)));
+    assert!(!phase.ready(at(4)));
+    assert_eq!(phase.live().unwrap().ready_at, Some(at(3)));
+}
+
+#[test]
+fn a_paused_vm_is_resumed_by_a_start() {
+    let mut phase = running();
+    assert!(phase.paused("disk full".into()));
+    assert_eq!(phase.state(), VmState::Paused);
+    assert_eq!(phase.start(at(3)), StartStep::Resume);
+    assert!(phase.resumed());
+    assert_eq!(phase.state(), VmState::Running);
+}
+
+#[test]
+fn nothing_turns_a_stopping_vm_back() {
+    let mut phase = running();
+    phase.stop(at(3));
+    assert!(!phase.paused("x".into()));
+    assert!(!phase.resumed());
+    assert!(!phase.unresponsive("x".into()));
+    assert_eq!(phase.state(), VmState::Stopping);
+}
+
+#[test]
+fn a_vm_that_somebody_stopped_does_not_start_by_itself() {
+    let mut phase = running();
+    assert!(!phase.wants_auto_start());
+    phase.ended(Ending::Unwatched, at(3));
+    assert!(phase.wants_auto_start());
+    phase.stop(at(4));
+    assert!(!phase.wants_auto_start());
+}
+
+#[test]
+fn every_phase_survives_a_round_trip_through_json() {
+    let mut starting = Phase::NEW;
+    starting.start(at(1));
+    let mut failed = running();
+    failed.ended(Ending::Unexpected { reason: "x".into() }, at(3));
+    for phase in [Phase::NEW, starting, running(), failed] {
+        let json = serde_json::to_string(&phase).unwrap();
+        assert_eq!(serde_json::from_str::<Phase>(&json).unwrap(), phase);
+    }
+}

@@ -39,7 +39,7 @@ impl GuestConfig {
     /// The configuration of this VM; `modules` are file names in load order.
     pub(crate) fn of(spec: &Spec, modules: &[String]) -> Self {
         Self {
-            hostname: spec.name.to_string(),
+            hostname: spec.hostname.to_string(),
             modules: modules.to_vec(),
             dns_servers: match spec.dns_servers.as_slice() {
                 [] => vec![GATEWAY_DNS.into()],

@@ -40,6 +40,10 @@ impl fmt::Display for VmId {
 pub struct CreateVm {
     /// What the VM is called; unique on its host.
     pub name: VmName,
+    /// What the guest calls itself; absent: as the VM is called. A fleet calls its VMs by ids that
+    /// no two teams share, and their guests by the names that their owners gave them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<VmName>,
     /// Virtual CPUs, 1 to 32.
     #[serde(default = "defaults::cpus")]
     #[schemars(range(min = 1, max = 32))]
@@ -86,6 +90,7 @@ impl CreateVm {
     pub fn named(name: VmName) -> Self {
         Self {
             name,
+            hostname: None,
             cpus: defaults::cpus(),
             memory_mb: defaults::memory_mb(),
             disk_size_mb: defaults::disk_size_mb(),

@@ -148,6 +148,7 @@ mod tests {
     fn record() -> Record {
         let spec = Spec {
             name: "web-1".parse().unwrap(),
+            hostname: "web-1".parse().unwrap(),
             id: VmId::generate(),
             cpus: 1,
             memory_mb: 512,

@@ -16,6 +16,8 @@ use crate::name::{ItemName, VmName};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) name: VmName,
+    /// What the guest calls itself.
+    pub(crate) hostname: VmName,
     pub(crate) id: VmId,
     pub(crate) cpus: u32,
     pub(crate) memory_mb: u64,

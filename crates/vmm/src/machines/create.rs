@@ -114,6 +114,7 @@ fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
         dns_servers: request.dns_servers,
         auto_start: request.auto_start,
         created_at: Timestamp::now(),
+        hostname: request.hostname.unwrap_or_else(|| request.name.clone()),
         name: request.name,
     })
 }

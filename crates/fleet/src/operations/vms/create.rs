@@ -240,6 +240,8 @@ async fn make(
 ) -> Result<Vm, OrHost<CreateVmError>> {
     let mut input: Value = serde_json::to_value(&vm.spec).map_err(|e| own(internal(e)))?;
     input["name"] = json!(vm.id);
+    // The guest goes by the name that its owner knows.
+    input["hostname"] = json!(vm.name);
     match ask::<HostVm>(fleet, call, (&vm, host), input, WORK_TIMEOUT).await {
         Ok(said) => Ok(confirmed(fleet, vm, said).await?),
         Err(failure) if failure.is_certain() => {

@@ -45,15 +45,12 @@ pub(crate) enum Heard<A, N> {
 pub enum Broken {
     /// The socket failed.
     #[error("{}: {source}", path.display())]
-    #[allow(missing_docs)]
     Socket { path: PathBuf, source: io::Error },
     /// The far side hung up.
     #[error("{} was closed by the other side", path.display())]
-    #[allow(missing_docs)]
     Closed { path: PathBuf },
     /// The far side kept silent.
     #[error("{} gave no answer within {} s", path.display(), limit.as_secs_f32())]
-    #[allow(missing_docs)]
     Silent { path: PathBuf, limit: Duration },
 }
 

@@ -141,18 +141,15 @@ pub enum LaunchError {
     Storage(#[from] StorageError),
     /// The program could not be run.
     #[error("cannot run {}: {source}; install it, or configure its path", program.display())]
-    #[allow(missing_docs)]
     Spawn { program: PathBuf, source: io::Error },
     /// The program ran and refused.
     #[error("{} refused to start the VM: {message}", program.display())]
-    #[allow(missing_docs)]
     Refused { program: PathBuf, message: String },
     /// The program did not come up.
     #[error(
         "{} did not come up within {} s; the host may be overloaded: look at its load, then try \
          again", program.display(), limit.as_secs()
     )]
-    #[allow(missing_docs)]
     Slow { program: PathBuf, limit: Duration },
     /// The program came up and cannot be spoken to.
     #[error(transparent)]
@@ -168,18 +165,15 @@ pub enum LinkError {
     Broken(#[from] crate::dialogue::Broken),
     /// It is not the process that it should be.
     #[error("the process behind {} is another VM's ({found})", socket.display())]
-    #[allow(missing_docs)]
     Stranger { socket: PathBuf, found: String },
     /// It refused a command.
     #[error("the VM's process refused {command}: {message}")]
-    #[allow(missing_docs)]
     Refused {
         command: &'static str,
         message: String,
     },
     /// It said something that makes no sense here.
     #[error("the VM's process gave an unknown answer to {command}: {answer:?}")]
-    #[allow(missing_docs)]
     Unknown {
         command: &'static str,
         answer: String,

@@ -74,10 +74,6 @@ pub struct NoDriver {
 /// A VM was not created, and nothing of it is left behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum CreateError {
     #[error(transparent)]
     Invalid(#[from] InvalidField),
@@ -105,10 +101,6 @@ pub enum CreateError {
 /// A VM was not started, and is what it was before.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum StartError {
     #[error(transparent)]
     NotFound(#[from] NotFound),
@@ -128,10 +120,6 @@ pub enum StartError {
 /// A VM was not stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum StopError {
     #[error(transparent)]
     NotFound(#[from] NotFound),
@@ -146,10 +134,6 @@ pub enum StopError {
 /// A VM was not deleted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum DeleteError {
     #[error(transparent)]
     NotFound(#[from] NotFound),
@@ -165,10 +149,6 @@ pub enum DeleteError {
 /// A port was not forwarded, and all forwards are as they were.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum PortForwardError {
     #[error(transparent)]
     NotFound(#[from] NotFound),

@@ -49,7 +49,6 @@ pub enum NotBootable {
     Unknown,
     /// It is for another processor.
     #[error("this kernel is for {0}, and this host runs x86-64 kernels")]
-    #[allow(missing_docs)]
     Architecture(&'static str),
     /// It has no entry point for virtual machines.
     #[error(
@@ -59,7 +58,6 @@ pub enum NotBootable {
     NoPvhEntry,
     /// It is damaged.
     #[error("this kernel is damaged: {0}; fetch it again")]
-    #[allow(missing_docs)]
     Damaged(String),
 }
 

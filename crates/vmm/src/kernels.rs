@@ -74,10 +74,6 @@ pub struct ImportKernel {
 /// A kernel was not imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum ImportKernelError {
     /// The source is not a file that can be read.
     #[error("{} cannot be read: {problem}; give the absolute path of a kernel file on the host", path.display())]

@@ -236,6 +236,14 @@ impl Phase {
         self.change_mode(Mode::Unresponsive { reason })
     }
 
+    /// A new daemon has found the process alive. A stop that the earlier one did not live to finish
+    /// was never answered, so it counts as never asked.
+    pub(crate) fn adopted(&mut self) {
+        if let Self::Live(live) = self {
+            live.mode = Mode::Running;
+        }
+    }
+
     fn change_mode(&mut self, mode: Mode) -> bool {
         match self {
             Self::Live(live) if live.mode != Mode::Stopping && live.mode != mode => {

@@ -20,7 +20,6 @@ pub enum PortError {
         "{} port {}:{} of the host belongs to VM {holder}; choose another port",
         forward.protocol, forward.bind, forward.host_port
     )]
-    #[allow(missing_docs)]
     Claimed {
         forward: PortForward,
         holder: VmName,
@@ -30,14 +29,12 @@ pub enum PortError {
         "{} port {}:{} of the host is in use by another program; choose another port",
         forward.protocol, forward.bind, forward.host_port
     )]
-    #[allow(missing_docs)]
     Taken { forward: PortForward },
     /// The system does not let us listen on it.
     #[error(
         "cannot listen on {} port {}:{} of the host: {source}; choose a port of 1024 or above and \
          an address of this host", forward.protocol, forward.bind, forward.host_port
     )]
-    #[allow(missing_docs)]
     Refused {
         forward: PortForward,
         source: io::Error,

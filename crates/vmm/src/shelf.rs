@@ -42,11 +42,9 @@ pub(crate) struct Shelf<T> {
 pub enum RemoveError {
     /// It is not there.
     #[error("there is no {kind} {name:?} on this host; list them to see those that are")]
-    #[allow(missing_docs)]
     NotFound { kind: &'static str, name: String },
     /// VMs use it.
     #[error("{kind} {name} is in use by {}; delete {} first", list(users), if users.len() == 1 { "that VM" } else { "those VMs" })]
-    #[allow(missing_docs)]
     InUse {
         kind: &'static str,
         name: ItemName,

@@ -18,11 +18,9 @@ const LIMIT: Duration = Duration::from_secs(1800);
 pub enum ToolError {
     /// It could not be run.
     #[error("cannot run {program}: {source}; {}", install(program))]
-    #[allow(missing_docs)]
     Missing { program: String, source: io::Error },
     /// It failed.
     #[error("{program} failed ({status}): {message}")]
-    #[allow(missing_docs)]
     Failed {
         program: String,
         status: ExitStatus,
@@ -30,7 +28,6 @@ pub enum ToolError {
     },
     /// It did not end.
     #[error("{program} did not end within {} minutes; try again, and look at the host's load and network", LIMIT.as_secs() / 60)]
-    #[allow(missing_docs)]
     Slow { program: String },
 }
 

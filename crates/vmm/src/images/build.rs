@@ -28,10 +28,6 @@ use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, blocking, disk};
 /// The default image was not built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum BuildError {
     #[error(transparent)]
     Packages(#[from] PackageError),

@@ -11,10 +11,6 @@ use crate::tool::{Tool, ToolError};
 /// A directory did not become a file system.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum Ext4Error {
     #[error(transparent)]
     Storage(#[from] StorageError),

@@ -36,10 +36,6 @@ pub struct ImportImage {
 /// An image was not imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum ImportImageError {
     /// The source cannot be read.
     #[error("{} cannot be read: {problem}; give the absolute path of a tar archive on the host", path.display())]

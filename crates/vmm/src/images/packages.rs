@@ -19,10 +19,6 @@ use crate::tool::{Tool, ToolError};
 /// Packages could not be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum PackageError {
     /// apt does not know them.
     #[error("apt knows no package {}; run `apt-get update`, then try again", names.join(", "))]

@@ -137,6 +137,17 @@ fn nothing_turns_a_stopping_vm_back() {
 }
 
 #[test]
+fn a_stop_that_died_with_its_daemon_is_forgotten() {
+    let mut phase = running();
+    phase.stop(at(3));
+    phase.adopted();
+    assert_eq!(phase.state(), VmState::Running);
+    phase.ready(at(4));
+    phase.ended(Ending::GuestShutdown, at(5));
+    assert_eq!(phase.state(), VmState::Stopped);
+}
+
+#[test]
 fn a_vm_that_somebody_stopped_does_not_start_by_itself() {
     let mut phase = running();
     assert!(!phase.wants_auto_start());

@@ -32,10 +32,6 @@ use crate::{DEFAULT_KERNEL, ItemName};
 /// A data directory could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(
-    missing_docs,
-    reason = "each variant's error is documented where it is defined"
-)]
 pub enum OpenError {
     /// Another daemon uses it.
     #[error("{} is in use by another daemon; stop that one, or use another data directory", data_dir.display())]
@@ -355,8 +351,15 @@ async fn reconcile(slot: &Slot, link: &dyn Link) {
     let record = slot.record();
     let name = record.spec.name.as_str();
     match link.standstill().await {
-        Ok(Some(reason)) => drop(slot.note(|record| record.phase.paused(reason)).await),
-        Ok(None) => drop(slot.note(|record| record.phase.resumed()).await),
+        Ok(standstill) => {
+            slot.note(|record| {
+                record.phase.adopted();
+                if let Some(reason) = standstill {
+                    record.phase.paused(reason);
+                }
+            })
+            .await;
+        }
         Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
     }
     if let Err(error) = reconcile_forwards(&record.port_forwards, link).await {

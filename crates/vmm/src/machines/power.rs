@@ -174,18 +174,17 @@ pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopErro
 /// Ends a process, and returns once its end is written down.
 async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), StopError> {
     let watched = &at.watched;
-    let asked = ask_guest(&at, patience);
-    let gone = timeout(patience, async {
-        asked.await && {
+    let asked_and_gone = async {
+        let asked = ask_guest(&at, patience).await;
+        if asked {
             watched.ended().await;
-            true
         }
-    })
-    .await;
-    if gone != Ok(true)
-        && !ends_after(watched, Signal::TERM, AFTER_TERM).await
-        && !ends_after(watched, Signal::KILL, AFTER_KILL).await
-    {
+        asked
+    };
+    let gone = timeout(patience, asked_and_gone).await == Ok(true)
+        || ends_after(watched, Signal::TERM, AFTER_TERM).await
+        || ends_after(watched, Signal::KILL, AFTER_KILL).await;
+    if !gone {
         return Err(StopError::Stubborn { name: name.clone() });
     }
     let mut kept = at.kept.clone();

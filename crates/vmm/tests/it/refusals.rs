@@ -124,10 +124,8 @@ async fn a_vm_that_lacks_something_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_disk_that_cannot_be_written_is_named_and_nothing_is_left() {
+async fn a_storage_failure_in_the_middle_names_the_path_and_leaves_nothing() {
     let host = Host::new().await;
-    // A limit on the size of files is what a full disk looks like to whoever writes; the image is
-    // made to be missing instead, which fails at the same place for every user, root included.
     let image = host.data_dir().join("images/debian-minimal/root.ext4");
     fs::rename(&image, image.with_extension("away")).unwrap();
     let error = refused(&host, small("a")).await;

@@ -150,7 +150,8 @@ impl Drop for DraftDir {
         if !self.kept
             && let Err(error) = fs::remove_dir_all(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "a leftover stays until the next start");
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "a leftover stays until the next start");
         }
     }
 }

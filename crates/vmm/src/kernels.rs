@@ -76,7 +76,10 @@ pub struct ImportKernel {
 #[non_exhaustive]
 pub enum ImportKernelError {
     /// The source is not a file that can be read.
-    #[error("{} cannot be read: {problem}; give the absolute path of a kernel file on the host", path.display())]
+    #[error(
+        "{} cannot be read: {problem}; give the absolute path of a kernel file on the host",
+        path.display()
+    )]
     Source { path: PathBuf, problem: String },
     /// It cannot be booted here.
     #[error("{}: {problem}", path.display())]

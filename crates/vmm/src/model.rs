@@ -1,4 +1,5 @@
-//! The data that goes in and out: what a caller asks for ([`CreateVm`]) and what it is shown ([`Vm`]).
+//! The data that goes in and out: what a caller asks for ([`CreateVm`]) and what it is shown
+//! ([`Vm`]).
 //!
 //! These are wire types. Inside, a VM is a [`Spec`](crate::spec::Spec) and a
 //! [`Phase`](crate::lifecycle::Phase), which cannot hold a nonsensical combination.

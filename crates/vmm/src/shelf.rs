@@ -44,7 +44,10 @@ pub enum RemoveError {
     #[error("there is no {kind} {name:?} on this host; list them to see those that are")]
     NotFound { kind: &'static str, name: String },
     /// VMs use it.
-    #[error("{kind} {name} is in use by {}; delete {} first", list(users), if users.len() == 1 { "that VM" } else { "those VMs" })]
+    #[error(
+        "{kind} {name} is in use by {}; delete {} first",
+        list(users), if users.len() == 1 { "that VM" } else { "those VMs" }
+    )]
     InUse {
         kind: &'static str,
         name: ItemName,

@@ -27,7 +27,11 @@ pub enum ToolError {
         message: String,
     },
     /// It did not end.
-    #[error("{program} did not end within {} minutes; try again, and look at the host's load and network", LIMIT.as_secs() / 60)]
+    #[error(
+        "{program} did not end within {} minutes; try again, and look at the host's load and \
+         network",
+        LIMIT.as_secs() / 60
+    )]
     Slow { program: String },
 }
 

@@ -33,7 +33,8 @@ pub enum BuildError {
     Packages(#[from] PackageError),
     /// A package is not as the recipe expects.
     #[error(
-        "the default image does not fit this version of Debian: {problem}; import an image and a kernel instead"
+        "the default image does not fit this version of Debian: {problem}; \
+         import an image and a kernel instead"
     )]
     Recipe { problem: String },
     /// The packaged kernel does not boot here.

@@ -1,7 +1,7 @@
 //! Images from somebody's own archive of a root file system.
 //!
-//! So far that is one tar file on the host, packed or not. What comes later (registries, OCI layouts,
-//! `docker save`) is refused by name instead of half understood.
+//! So far that is one tar file on the host, packed or not. What comes later (registries, OCI
+//! layouts, `docker save`) is refused by name instead of half understood.
 
 use std::fs;
 use std::io;
@@ -38,11 +38,15 @@ pub struct ImportImage {
 #[non_exhaustive]
 pub enum ImportImageError {
     /// The source cannot be read.
-    #[error("{} cannot be read: {problem}; give the absolute path of a tar archive on the host", path.display())]
+    #[error(
+        "{} cannot be read: {problem}; give the absolute path of a tar archive on the host",
+        path.display()
+    )]
     Source { path: PathBuf, problem: String },
     /// The source is of a kind that cannot be imported so far.
     #[error(
-        "{source_text}: {kind} cannot be imported yet; give a tar archive of the root file system, such as `docker export` writes"
+        "{source_text}: {kind} cannot be imported yet; give a tar archive of the root \
+         file system, such as `docker export` writes"
     )]
     Unsupported {
         source_text: String,

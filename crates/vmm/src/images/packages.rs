@@ -25,12 +25,14 @@ pub enum PackageError {
     Unknown { names: Vec<String> },
     /// apt could not fetch them.
     #[error(
-        "packages could not be fetched: {source}; run `apt-get update`, check the network, then try again"
+        "packages could not be fetched: {source}; run `apt-get update`, check the \
+         network, then try again"
     )]
     Fetch { source: ToolError },
     /// What was fetched is not what Debian published.
     #[error(
-        "package {name} does not have the checksum that Debian published; run `apt-get update`, then try again"
+        "package {name} does not have the checksum that Debian published; run \
+         `apt-get update`, then try again"
     )]
     Checksum { name: String },
     #[error(transparent)]
@@ -222,7 +224,8 @@ mod tests {
 
     use super::*;
 
-    const SHOWN: &str = "Package: linux-image-cloud-amd64\nSource: linux-signed\nVersion: 6.1.192-2\n\
+    const SHOWN: &str = "Package: linux-image-cloud-amd64\nSource: linux-signed\n\
+        Version: 6.1.192-2\n\
         Depends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2), a | b, c:any\n\
         Description: a kernel\n with a line that says SHA256: nonsense\nSHA256: 00be\n\n\
         Package: busybox-static\nVersion: 1:1.35.0\nSHA256: 3d3f\n\n";

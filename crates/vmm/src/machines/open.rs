@@ -34,7 +34,10 @@ use crate::{DEFAULT_KERNEL, ItemName};
 #[non_exhaustive]
 pub enum OpenError {
     /// Another daemon uses it.
-    #[error("{} is in use by another daemon; stop that one, or use another data directory", data_dir.display())]
+    #[error(
+        "{} is in use by another daemon; stop that one, or use another data directory",
+        data_dir.display()
+    )]
     InUse { data_dir: PathBuf },
     /// A driver was asked for that this program does not have.
     #[error("driver {0} is not part of this version; use driver auto or qemu")]
@@ -223,7 +226,7 @@ impl Machines {
         });
     }
 
-    /// Starts the `auto_start` VMs that do not run and that nobody stopped, without waiting for them.
+    /// Starts the `auto_start` VMs that do not run and that nobody stopped, without waiting.
     async fn start_those_that_want(&self) {
         for slot in self.inner.registry.all() {
             let Record { spec, phase, .. } = slot.record();

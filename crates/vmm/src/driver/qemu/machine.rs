@@ -3,8 +3,8 @@
 //! | host | machine | why |
 //! |---|---|---|
 //! | hardware virtualisation works | microvm | nothing to emulate, nothing to probe |
-//! | it does not; the TSC's frequency is known exactly | microvm | the guest is told the frequency |
-//! | it does not; the frequency is not known | q35 | the guest measures it, which a microvm cannot |
+//! | else, the TSC's frequency is known exactly | microvm | the guest is told the frequency |
+//! | else | q35 | the guest can measure the frequency, as it cannot on a microvm |
 //!
 //! Under emulation the guest's time-stamp counter is the host's. A Linux guest on a microvm without
 //! KVM measures its frequency against timers that the emulation serves late, and now and then hangs

@@ -30,7 +30,10 @@ pub(crate) struct Found {
 pub(crate) enum NotFound {
     #[error("this host is {0}, and VMs run only on x86-64 so far")]
     Architecture(&'static str),
-    #[error("{} is not installed; install it (Debian: apt-get install qemu-system-x86)", _0.display())]
+    #[error(
+        "{} is not installed; install it (Debian: apt-get install qemu-system-x86)",
+        _0.display()
+    )]
     Missing(PathBuf),
     #[error("{} does not run: {problem}", program.display())]
     Unusable { program: PathBuf, problem: String },

@@ -361,6 +361,18 @@ impl Agent {
     }
 }
 
+impl Drop for Agent {
+    /// A test that fails leaves its guests running, and nobody else would end them.
+    fn drop(&mut self) {
+        self.daemon = None;
+        for pid in processes_of(&self.directory) {
+            let _ = Command::new("kill")
+                .args(["-s", "KILL", &pid.to_string()])
+                .status();
+        }
+    }
+}
+
 /// What curl brought back.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -70,8 +70,19 @@ pub(crate) fn cell(value: &Value, field: &str) -> String {
     }
 }
 
+/// A moment of an answer as a cell, to the second.
+pub(crate) fn moment(value: &Value, field: &str) -> String {
+    let moment = value[field]
+        .as_str()
+        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    moment.map_or_else(
+        || cell(value, field),
+        |m| m.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+    )
+}
+
 /// A value in words: lists with commas, objects as `name=value`.
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
@@ -98,6 +109,17 @@ mod tests {
         ];
         let text = layout(&["NAME", "STATE"], &rows);
         assert_eq!(text, "NAME   STATE\nweb-1  running\nü");
+    }
+
+    #[test]
+    fn a_moment_is_told_to_the_second() {
+        let vm =
+            serde_json::json!({"started_at": "2026-11-22T12:17:44.36135791Z", "ready_at": "?"});
+        assert_eq!(moment(&vm, "started_at"), "2026-11-22 12:17:44Z");
+        assert_eq!(
+            (moment(&vm, "ready_at"), moment(&vm, "stopped_at")),
+            ("?".into(), "-".into())
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{Column, show};
 use crate::cli::{Format, Printing};
 use crate::client::Connect;
 use crate::failure::Failure;
-use crate::output::{self, cell};
+use crate::output::{self, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum ApiKey {
@@ -53,8 +53,8 @@ const COLUMNS: &[Column] = &[
     ("ID", |k| cell(k, "id")),
     ("NAME", |k| cell(k, "name")),
     ("SCOPES", |k| cell(k, "scopes")),
-    ("CREATED", |k| cell(k, "created_at")),
-    ("EXPIRES", |k| cell(k, "expires_at")),
+    ("CREATED", |k| moment(k, "created_at")),
+    ("EXPIRES", |k| moment(k, "expires_at")),
 ];
 
 const KEYS: [&str; 2] = ["v1", "api-keys"];

@@ -7,7 +7,7 @@ use super::{Column, show, show_fields};
 use crate::cli::{Format, Printing};
 use crate::client::Connect;
 use crate::failure::Failure;
-use crate::output::{self, cell};
+use crate::output::{self, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum Host {
@@ -122,7 +122,7 @@ const COLUMNS: &[Column] = &[
     ("CPUS", |h| cell(h, "cpu_cores")),
     ("MEMORY_MB", |h| cell(h, "memory_mb")),
     ("TAGS", |h| cell(h, "tags")),
-    ("LAST HEARTBEAT", |h| cell(h, "last_heartbeat_at")),
+    ("LAST HEARTBEAT", |h| moment(h, "last_heartbeat_at")),
 ];
 
 pub(crate) async fn run(host: Host) -> Result<(), Failure> {

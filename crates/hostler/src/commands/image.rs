@@ -7,7 +7,7 @@ use super::{Column, host_or_only, show};
 use crate::cli::Printing;
 use crate::client::{Connect, LONG_PATIENCE};
 use crate::failure::Failure;
-use crate::output::{self, cell};
+use crate::output::{self, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum Image {
@@ -56,7 +56,7 @@ const COLUMNS: &[Column] = &[
     ("NAME", |i| cell(i, "name")),
     ("SIZE_MB", |i| cell(i, "size_mb")),
     ("SHA256", |i| cell(i, "sha256").chars().take(16).collect()),
-    ("CREATED", |i| cell(i, "created_at")),
+    ("CREATED", |i| moment(i, "created_at")),
 ];
 
 pub(crate) async fn run(image: Image) -> Result<(), Failure> {

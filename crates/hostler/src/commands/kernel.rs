@@ -7,7 +7,7 @@ use super::{Column, host_or_only, show};
 use crate::cli::Printing;
 use crate::client::{Connect, LONG_PATIENCE};
 use crate::failure::Failure;
-use crate::output::{self, cell};
+use crate::output::{self, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum Kernel {
@@ -51,7 +51,7 @@ const COLUMNS: &[Column] = &[
     ("ARCH", |k| cell(k, "arch")),
     ("FORMAT", |k| cell(k, "format")),
     ("SHA256", |k| cell(k, "sha256").chars().take(16).collect()),
-    ("CREATED", |k| cell(k, "created_at")),
+    ("CREATED", |k| moment(k, "created_at")),
 ];
 
 pub(crate) async fn run(kernel: Kernel) -> Result<(), Failure> {

@@ -38,10 +38,19 @@ fn show_fields(printing: Printing, answer: &Value) {
     if printing.output == Format::Json {
         return output::json(answer);
     }
-    let fields = answer.as_object().into_iter().flatten();
-    let rows: Vec<Vec<String>> = fields
-        .map(|(name, _)| vec![name.clone(), output::cell(answer, name)])
-        .collect();
+    let mut rows = Vec::new();
+    for (name, value) in answer.as_object().into_iter().flatten() {
+        match value.as_array() {
+            // Each of several things gets a line.
+            Some(items) if items.iter().any(Value::is_object) => {
+                let lines = items
+                    .iter()
+                    .map(|item| vec![name.clone(), output::plain(item)]);
+                rows.extend(lines);
+            }
+            _ => rows.push(vec![name.clone(), output::cell(answer, name)]),
+        }
+    }
     output::table(&["FIELD", "VALUE"], &rows);
 }
 

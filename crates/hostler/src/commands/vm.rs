@@ -11,7 +11,7 @@ use super::{Column, show, show_fields};
 use crate::cli::Printing;
 use crate::client::{Connect, LONG_PATIENCE};
 use crate::failure::{Doing, Failure};
-use crate::output::{self, cell};
+use crate::output::{self, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum Vm {
@@ -181,7 +181,7 @@ const COLUMNS: &[Column] = &[
     ("MEMORY_MB", |v| cell(v, "memory_mb")),
     ("IMAGE", |v| cell(v, "image")),
     ("PORTS", ports),
-    ("STARTED", |v| cell(v, "started_at")),
+    ("STARTED", |v| moment(v, "started_at")),
 ];
 
 fn ports(vm: &Value) -> String {

@@ -1,0 +1,116 @@
+//! The command line as a user meets it on a bad day.
+
+use crate::support::{Plane, free_port, hostler};
+
+/// Runs it; its exit code and what it said on the error stream.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = hostler()
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), told)
+}
+
+fn one_line(told: &str) -> bool {
+    told.lines().count() == 1 && told.starts_with("error: ")
+}
+
+#[test]
+fn a_wrong_usage_ends_with_2_and_a_failure_with_1() {
+    assert_eq!(run(&["vm", "create"], &[]).0, Some(2));
+    assert_eq!(run(&["no-such-command"], &[]).0, Some(2));
+    let create = ["vm", "create", "x", "--port", "eighty"];
+    let (code, told) = run(&create, &[]);
+    assert!(code == Some(2) && told.contains("8080:80"), "{told}");
+    let (code, told) = run(&["vm", "list"], &[]);
+    assert!(
+        code == Some(1) && one_line(&told) && told.contains("--server"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_absent_server_is_named() {
+    let url = format!("https://127.0.0.1:{}", free_port());
+    let environment = [("HOSTLER_SERVER", url.as_str()), ("HOSTLER_TOKEN", "hst_x")];
+    let (code, told) = run(&["host", "list"], &environment);
+    assert!(
+        code == Some(1) && one_line(&told) && told.contains(&url),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_server_of_another_authority_never_sees_the_token() {
+    let plane = Plane::start();
+    let other = Plane::start();
+    let (url, ca) = (plane.url(), other.ca());
+    let environment = [
+        ("HOSTLER_SERVER", url.as_str()),
+        ("HOSTLER_TOKEN", plane.key()),
+        ("HOSTLER_CA", ca.to_str().expect("text")),
+    ];
+    let (code, told) = run(&["host", "list"], &environment);
+    assert!(
+        code == Some(1) && one_line(&told) && told.contains("certificate"),
+        "{told}"
+    );
+    assert!(!plane.log().contains("hosts/list"), "the request arrived");
+}
+
+#[test]
+fn a_wrong_token_is_told_where_to_get_a_better_one() {
+    let plane = Plane::start();
+    let (url, ca) = (plane.url(), plane.ca());
+    let environment = [
+        ("HOSTLER_SERVER", url.as_str()),
+        ("HOSTLER_TOKEN", "hst_00000000000000000000000000000000"),
+        ("HOSTLER_CA", ca.to_str().expect("text")),
+    ];
+    let (code, told) = run(&["host", "list"], &environment);
+    assert!(
+        code == Some(1) && one_line(&told) && told.contains("hostler login"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_login_is_saved_and_used() {
+    let plane = Plane::start();
+    let home = tempfile::tempdir().expect("a directory");
+    let login = hostler()
+        .args(["login", "--server", &plane.url(), "--ca"])
+        .arg(plane.ca())
+        .env("HOSTLER_TOKEN", plane.key())
+        .env("XDG_CONFIG_HOME", home.path())
+        .output()
+        .expect("it runs");
+    assert!(
+        login.status.success(),
+        "{}",
+        String::from_utf8_lossy(&login.stderr)
+    );
+    let list = hostler()
+        .args(["host", "list", "--output", "json"])
+        .env("XDG_CONFIG_HOME", home.path())
+        .output()
+        .expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&list.stdout).trim(), "[]");
+}
+
+#[test]
+fn a_shell_can_be_completed() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = hostler()
+            .args(["completion", shell])
+            .output()
+            .expect("it runs");
+        let script = String::from_utf8_lossy(&output.stdout);
+        assert!(
+            output.status.success() && script.contains("port-forward"),
+            "{shell}"
+        );
+    }
+}

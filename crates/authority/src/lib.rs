@@ -7,9 +7,11 @@
 //!   clock).
 //! - [`WebAuthority`] is the private authority of the people's door: an ordinary web CA whose
 //!   certificate people trust once, and a server certificate that renews itself.
+//! - [`workload_api`] is the SPIFFE Workload API on a Unix socket: local processes learn who they
+//!   are by asking, whether an [`Authority`] of their own answers or one far away.
 //!
-//! Both keep what they must remember in one directory each, in files that are replaced atomically;
-//! private keys have mode 0600 and never leave the process otherwise.
+//! The authorities keep what they must remember in one directory each, in files that are replaced
+//! atomically; private keys have mode 0600 and never leave the process otherwise.
 //!
 //! ```no_run
 //! use hostler_authority::Authority;
@@ -33,6 +35,8 @@
 //!
 //! [`Source`]: hostler_identity::Source
 
+#![warn(missing_docs)]
+
 mod authority;
 mod csr;
 mod error;
@@ -46,6 +50,7 @@ mod signer;
 mod store;
 mod succession;
 mod web;
+pub mod workload_api;
 
 pub use authority::{Authority, IssuedSvid, Lifetimes};
 pub use csr::CsrRefused;

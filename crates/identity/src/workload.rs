@@ -30,10 +30,15 @@ pub enum WorkloadApiFailure {
         source: WorkloadApiError,
     },
     /// The agent answers, but has no identity for this process.
-    #[error("the agent at {endpoint} has no identity for this process: register an entry for it")]
+    #[error(
+        "the agent at {endpoint} has no identity for this process ({reason}): register an entry \
+         for it"
+    )]
     NoIdentity {
         /// The endpoint as it was given.
         endpoint: String,
+        /// What the agent said.
+        reason: String,
     },
     /// The agent took a connection and then said nothing.
     #[error("the agent at {endpoint} gave no answer within {} s", FIRST_ANSWER.as_secs())]
@@ -82,11 +87,14 @@ impl Source {
 
 async fn ask_and_listen(endpoint: &str) -> Result<Source, WorkloadApiFailure> {
     let failed = |source: WorkloadApiError| match source {
-        WorkloadApiError::NoIdentityIssued | WorkloadApiError::PermissionDenied(_) => {
-            WorkloadApiFailure::NoIdentity {
-                endpoint: endpoint.to_owned(),
-            }
-        }
+        WorkloadApiError::NoIdentityIssued => WorkloadApiFailure::NoIdentity {
+            endpoint: endpoint.to_owned(),
+            reason: source.to_string(),
+        },
+        WorkloadApiError::PermissionDenied(reason) => WorkloadApiFailure::NoIdentity {
+            endpoint: endpoint.to_owned(),
+            reason,
+        },
         source => WorkloadApiFailure::Unreachable {
             endpoint: endpoint.to_owned(),
             source,

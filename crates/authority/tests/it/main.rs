@@ -7,3 +7,4 @@ mod signing;
 mod source;
 mod support;
 mod web;
+mod workload_api;

@@ -1,0 +1,148 @@
+//! The identities that are handed out here: one key and one certificate per SPIFFE ID, shared by
+//! every process that has it, made when somebody first asks and renewed when somebody still does.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hostler_identity::{KeyAndCsr, SpiffeId, Svid, renewal_due};
+use jiff::{SignedDuration, Timestamp};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject;
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use tracing::{info, warn};
+
+use super::issuer::{Issuer, IssuerError};
+use crate::random;
+
+/// How long the issuer may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// After a failure; whoever asks before is told of the failure, or given the present identity.
+const RETRY: SignedDuration = SignedDuration::from_secs(5);
+/// However short lives are, nothing is renewed more often.
+const AT_MOST_EVERY: SignedDuration = SignedDuration::from_secs(1);
+
+/// What is handed out: an SVID in the form of the wire.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) svid: Svid,
+    /// PKCS#8.
+    pub(super) key_der: SecretSlice<u8>,
+}
+
+#[derive(Debug)]
+pub(super) struct Identities<I> {
+    issuer: I,
+    slots: Mutex<HashMap<SpiffeId, Arc<Slot>>>,
+}
+
+/// One ID's identity. The lock is held while it is made, so that a thousand processes that ask
+/// together make one.
+type Slot = tokio::sync::Mutex<State>;
+
+#[derive(Debug)]
+struct State {
+    last: Result<Arc<Identity>, IssuerError>,
+    /// When to ask the issuer again; until then, what there is is the answer.
+    due: Timestamp,
+}
+
+impl<I: Issuer> Identities<I> {
+    pub(super) fn new(issuer: I) -> Self {
+        Self {
+            issuer,
+            slots: Mutex::default(),
+        }
+    }
+
+    pub(super) fn issuer(&self) -> &I {
+        &self.issuer
+    }
+
+    /// The identity of this ID, and when to come back for the next one.
+    pub(super) async fn get(
+        &self,
+        id: &SpiffeId,
+    ) -> Result<(Arc<Identity>, Timestamp), IssuerError> {
+        let slot = self.slot(id);
+        let mut state = slot.lock().await;
+        let now = Timestamp::now();
+        if now >= state.due || !state.is_of_use(now) && state.last.is_ok() {
+            match self.make(id).await {
+                Ok(identity) => state.renewed(identity, id),
+                Err(error) => state.not_renewed(error, id),
+            }
+        }
+        match &state.last {
+            Ok(identity) => Ok((Arc::clone(identity), state.due)),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    fn slot(&self, id: &SpiffeId) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(id) {
+            return Arc::clone(slot);
+        }
+        // Whose time is over and who is not being asked for: the entry is gone.
+        let now = Timestamp::now();
+        slots.retain(|_, slot| slot.try_lock().map_or(true, |state| state.is_of_use(now)));
+        let fresh = Arc::new(Slot::new(State {
+            last: Err(IssuerError::Unavailable("nobody has asked yet".to_owned())),
+            due: Timestamp::MIN,
+        }));
+        slots.insert(id.clone(), Arc::clone(&fresh));
+        fresh
+    }
+
+    async fn make(&self, id: &SpiffeId) -> Result<Identity, IssuerError> {
+        let unusable = |error: String| IssuerError::Unavailable(error);
+        let own = KeyAndCsr::generate(None).map_err(|error| unusable(error.to_string()))?;
+        let signing = self.issuer.sign(id.clone(), own.csr_pem);
+        let chain_pem = tokio::time::timeout(PATIENCE, signing)
+            .await
+            .map_err(|_| unusable(format!("no answer within {} s", PATIENCE.as_secs())))??;
+        let svid = Svid::from_pem(&chain_pem, &own.key_pem)
+            .map_err(|error| unusable(format!("its answer is no identity: {error}")))?;
+        if svid.id() != id {
+            return Err(unusable(format!(
+                "its answer is the identity of {}",
+                svid.id()
+            )));
+        }
+        Ok(Identity {
+            svid,
+            key_der: key_der(&own.key_pem)?,
+        })
+    }
+}
+
+impl State {
+    fn renewed(&mut self, identity: Identity, id: &SpiffeId) {
+        let (now, end) = (Timestamp::now(), identity.svid.not_after());
+        info!(%id, expires_at = %end, "identity for local processes");
+        let due = renewal_due(now, end, now, random::jitter());
+        self.due = due.max(now + AT_MOST_EVERY);
+        self.last = Ok(Arc::new(identity));
+    }
+
+    /// An issuer that is away takes nothing back; one that refuses does.
+    fn not_renewed(&mut self, error: IssuerError, id: &SpiffeId) {
+        let now = Timestamp::now();
+        warn!(%id, %error, "no new identity for local processes");
+        self.due = now + RETRY;
+        if matches!(error, IssuerError::Refused(_)) || !self.is_of_use(now) {
+            self.last = Err(error);
+        }
+    }
+
+    fn is_of_use(&self, now: Timestamp) -> bool {
+        matches!(&self.last, Ok(identity) if identity.svid.not_after() > now)
+    }
+}
+
+fn key_der(pem: &SecretString) -> Result<SecretSlice<u8>, IssuerError> {
+    PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes())
+        .map(|key| key.secret_pkcs8_der().to_vec().into())
+        .map_err(|error| IssuerError::Unavailable(format!("our own key is unreadable: {error}")))
+}

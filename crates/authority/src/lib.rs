@@ -9,6 +9,7 @@
 //!   certificate people trust once, and a server certificate that renews itself.
 //! - [`workload_api`] is the SPIFFE Workload API on a Unix socket: local processes learn who they
 //!   are by asking, whether an [`Authority`] of their own answers or one far away.
+//! - [`federation`] fetches the bundles of foreign trust domains and keeps them fresh.
 //!
 //! The authorities keep what they must remember in one directory each, in files that are replaced
 //! atomically; private keys have mode 0600 and never leave the process otherwise.
@@ -40,6 +41,7 @@
 mod authority;
 mod csr;
 mod error;
+pub mod federation;
 mod files;
 mod jwt_signer;
 mod keys;

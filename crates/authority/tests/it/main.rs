@@ -1,6 +1,7 @@
 //! The promises of hostler-authority, kept with real files, certificates and sockets.
 
 mod bundle;
+mod federation;
 mod jwt;
 mod opening;
 mod signing;

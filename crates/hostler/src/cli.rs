@@ -1,9 +1,9 @@
 //! The commands and their help. Every command shows an example.
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::commands::{api_key, host, image, kernel, login, status, vm};
+use crate::commands::{Common, api_key, host, image, kernel, login, vm};
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 
 /// A private microVM cloud: hosts enrol, prove who they are, and run microVMs.
@@ -52,7 +52,7 @@ pub(crate) enum Command {
     ApiKey(api_key::ApiKey),
     /// Show the state of the whole fleet
     #[command(after_help = "Example:\n  hostler status --output json")]
-    Status(status::Status),
+    Status(Common),
     /// Save where the control plane is and the key to it
     #[command(after_help = "Example:\n  HOSTLER_TOKEN=hst_... hostler login \
                             --server https://cloud.example:8443 --ca ca.pem")]
@@ -64,22 +64,6 @@ pub(crate) enum Command {
         /// Which shell
         shell: Shell,
     },
-}
-
-/// How a client command prints data.
-#[derive(Args, Clone, Copy)]
-pub(crate) struct Printing {
-    /// How to print
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(crate) output: Format,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
-    /// For people
-    Table,
-    /// For programs: what the control plane answered
-    Json,
 }
 
 pub(crate) fn completion(shell: Shell) {

@@ -2,9 +2,26 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use clap::Args;
 use serde_json::Value;
 
 use crate::failure::Failure;
+
+/// How a client command prints data.
+#[derive(Args, Clone, Copy)]
+pub(crate) struct Printing {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs: what the control plane answered
+    Json,
+}
 
 /// Prints a line of results. A reader that went away (`| head`) is no error.
 pub(crate) fn line(text: impl AsRef<str>) {

@@ -1,13 +1,11 @@
 //! `hostler api-key`: what programs and people present to the control plane.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 
-use super::{Column, show};
-use crate::cli::{Format, Printing};
-use crate::client::Connect;
+use super::{Column, Common, show};
 use crate::failure::Failure;
-use crate::output::{self, cell, moment};
+use crate::output::{self, Format, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum ApiKey {
@@ -39,14 +37,6 @@ pub(crate) enum ApiKey {
         #[command(flatten)]
         common: Common,
     },
-}
-
-#[derive(Args)]
-pub(crate) struct Common {
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 const COLUMNS: &[Column] = &[

@@ -3,11 +3,9 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Column, show, show_fields};
-use crate::cli::{Format, Printing};
-use crate::client::Connect;
+use super::{Column, Common, show, show_fields};
 use crate::failure::Failure;
-use crate::output::{self, cell, moment};
+use crate::output::{self, Format, Printing, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum Host {
@@ -92,14 +90,6 @@ pub(crate) enum Tag {
     /// List the tags of a host
     #[command(after_help = "Example:\n  hostler host tag list host-1a2b3c")]
     List(One),
-}
-
-#[derive(Args)]
-pub(crate) struct Common {
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 #[derive(Args)]

@@ -1,11 +1,10 @@
 //! `hostler image`: the root file systems that a host keeps.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 
-use super::{Column, host_or_only, show};
-use crate::cli::Printing;
-use crate::client::{Connect, LONG_PATIENCE};
+use super::{Column, OnHost, show};
+use crate::client::LONG_PATIENCE;
 use crate::failure::Failure;
 use crate::output::{self, cell, moment};
 
@@ -13,10 +12,10 @@ use crate::output::{self, cell, moment};
 pub(crate) enum Image {
     /// List the images of a host
     #[command(after_help = "Example:\n  hostler image list")]
-    List(On),
+    List(OnHost),
     /// Make the default image and kernel present on a host
     #[command(after_help = "Example:\n  hostler image pull --host host-1a2b3c")]
-    Pull(On),
+    Pull(OnHost),
     /// Make an image of a root file system's tar archive on a host
     #[command(after_help = "Example:\n  hostler image import /srv/alpine-rootfs.tar --name alpine")]
     Import {
@@ -29,7 +28,7 @@ pub(crate) enum Image {
         #[arg(long)]
         size_mb: Option<u32>,
         #[command(flatten)]
-        on: On,
+        on: OnHost,
     },
     /// Delete an image that no VM uses
     #[command(after_help = "Example:\n  hostler image delete alpine")]
@@ -37,19 +36,8 @@ pub(crate) enum Image {
         /// The image's name
         name: String,
         #[command(flatten)]
-        on: On,
+        on: OnHost,
     },
-}
-
-#[derive(Args)]
-pub(crate) struct On {
-    /// The host [default: the only one]
-    #[arg(long)]
-    host: Option<String>,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 const COLUMNS: &[Column] = &[
@@ -60,39 +48,51 @@ const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) async fn run(image: Image) -> Result<(), Failure> {
-    let (Image::List(on) | Image::Pull(on) | Image::Import { on, .. } | Image::Delete { on, .. }) =
-        &image;
-    let (api, printing) = (on.connect.open()?, on.printing);
-    let host = host_or_only(&api, on.host.clone()).await?;
-    let images = ["v1", "hosts", &host, "images"];
     match image {
-        Image::List(_) => show(printing, &api.list(&images).await?, COLUMNS),
-        Image::Pull(_) => {
+        Image::List(on) => {
+            let printing = on.common.printing;
+            let (api, host) = on.open().await?;
+            show(
+                printing,
+                &api.list(&["v1", "hosts", &host, "images"]).await?,
+                COLUMNS,
+            );
+        }
+        Image::Pull(on) => {
+            let printing = on.common.printing;
+            let (api, host) = on.open().await?;
             output::progress(format!("{host} fetches the default image and kernel ..."));
-            let path = ["v1", "hosts", &host, "images", "pull"];
-            api.post(&path).patience(LONG_PATIENCE).send().await?;
-            show(printing, &api.list(&images).await?, COLUMNS);
+            let pull = api.post(&["v1", "hosts", &host, "images", "pull"]);
+            pull.patience(LONG_PATIENCE).send().await?;
+            show(
+                printing,
+                &api.list(&["v1", "hosts", &host, "images"]).await?,
+                COLUMNS,
+            );
         }
         Image::Import {
             source,
             name,
             size_mb,
-            ..
+            on,
         } => {
             let mut body = json!({ "source": source, "name": name });
             if let Some(size_mb) = size_mb {
                 body["size_mb"] = size_mb.into();
             }
-            let path = ["v1", "hosts", &host, "images", "import"];
-            let imported = api
-                .post(&path)
-                .body(body)
-                .patience(LONG_PATIENCE)
-                .send()
-                .await?;
-            show(printing, &imported, COLUMNS);
+            let printing = on.common.printing;
+            let (api, host) = on.open().await?;
+            let import = api
+                .post(&["v1", "hosts", &host, "images", "import"])
+                .body(body);
+            show(
+                printing,
+                &import.patience(LONG_PATIENCE).send().await?,
+                COLUMNS,
+            );
         }
-        Image::Delete { name, .. } => {
+        Image::Delete { name, on } => {
+            let (api, host) = on.open().await?;
             api.delete(&["v1", "hosts", &host, "images", &name])
                 .send()
                 .await?;

@@ -1,11 +1,10 @@
 //! `hostler kernel`: the kernels that a host boots its VMs with.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::json;
 
-use super::{Column, host_or_only, show};
-use crate::cli::Printing;
-use crate::client::{Connect, LONG_PATIENCE};
+use super::{Column, OnHost, show};
+use crate::client::LONG_PATIENCE;
 use crate::failure::Failure;
 use crate::output::{self, cell, moment};
 
@@ -13,7 +12,7 @@ use crate::output::{self, cell, moment};
 pub(crate) enum Kernel {
     /// List the kernels of a host
     #[command(after_help = "Example:\n  hostler kernel list")]
-    List(On),
+    List(OnHost),
     /// Take over a kernel from a file on a host: an ELF vmlinux or a bzImage
     #[command(after_help = "Example:\n  hostler kernel import /boot/vmlinuz-6.1 --name debian-6.1")]
     Import {
@@ -23,7 +22,7 @@ pub(crate) enum Kernel {
         #[arg(long)]
         name: String,
         #[command(flatten)]
-        on: On,
+        on: OnHost,
     },
     /// Delete a kernel that no VM uses
     #[command(after_help = "Example:\n  hostler kernel delete debian-6.1")]
@@ -31,19 +30,8 @@ pub(crate) enum Kernel {
         /// The kernel's name
         name: String,
         #[command(flatten)]
-        on: On,
+        on: OnHost,
     },
-}
-
-#[derive(Args)]
-pub(crate) struct On {
-    /// The host [default: the only one]
-    #[arg(long)]
-    host: Option<String>,
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 const COLUMNS: &[Column] = &[
@@ -55,29 +43,31 @@ const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) async fn run(kernel: Kernel) -> Result<(), Failure> {
-    let (Kernel::List(on) | Kernel::Import { on, .. } | Kernel::Delete { on, .. }) = &kernel;
-    let (api, printing) = (on.connect.open()?, on.printing);
-    let host = host_or_only(&api, on.host.clone()).await?;
     match kernel {
-        Kernel::List(_) => {
+        Kernel::List(on) => {
+            let printing = on.common.printing;
+            let (api, host) = on.open().await?;
             show(
                 printing,
                 &api.list(&["v1", "hosts", &host, "kernels"]).await?,
                 COLUMNS,
             );
         }
-        Kernel::Import { source, name, .. } => {
-            let path = ["v1", "hosts", &host, "kernels", "import"];
+        Kernel::Import { source, name, on } => {
             let body = json!({ "source": source, "name": name });
-            let imported = api
-                .post(&path)
-                .body(body)
-                .patience(LONG_PATIENCE)
-                .send()
-                .await?;
-            show(printing, &imported, COLUMNS);
+            let printing = on.common.printing;
+            let (api, host) = on.open().await?;
+            let import = api
+                .post(&["v1", "hosts", &host, "kernels", "import"])
+                .body(body);
+            show(
+                printing,
+                &import.patience(LONG_PATIENCE).send().await?,
+                COLUMNS,
+            );
         }
-        Kernel::Delete { name, .. } => {
+        Kernel::Delete { name, on } => {
+            let (api, host) = on.open().await?;
             api.delete(&["v1", "hosts", &host, "kernels", &name])
                 .send()
                 .await?;

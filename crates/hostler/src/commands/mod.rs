@@ -8,12 +8,40 @@ pub(crate) mod login;
 pub(crate) mod status;
 pub(crate) mod vm;
 
+use clap::Args;
 use serde_json::Value;
 
-use crate::cli::{Format, Printing};
-use crate::client::Api;
+use crate::client::{Api, Connect};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, Format, Printing};
+
+/// What every command takes: where the control plane is, and how to print its answer.
+#[derive(Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    connect: Connect,
+    #[command(flatten)]
+    printing: Printing,
+}
+
+/// What every command about one host's things takes.
+#[derive(Args)]
+pub(crate) struct OnHost {
+    /// The host [default: the only one]
+    #[arg(long)]
+    host: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl OnHost {
+    /// Connects, and says which host is meant.
+    async fn open(self) -> Result<(Api, String), Failure> {
+        let api = self.common.connect.open()?;
+        let host = host_or_only(&api, self.host).await?;
+        Ok((api, host))
+    }
+}
 
 /// A column of a table: its heading, and what makes a cell of an item.
 type Column = (&'static str, fn(&Value) -> String);

@@ -7,9 +7,8 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Column, show, show_fields};
-use crate::cli::Printing;
-use crate::client::{Connect, LONG_PATIENCE};
+use super::{Column, Common, show, show_fields};
+use crate::client::LONG_PATIENCE;
 use crate::failure::{Doing, Failure};
 use crate::output::{self, cell, moment};
 
@@ -71,14 +70,6 @@ pub(crate) enum Vm {
         #[arg(last = true)]
         command: Vec<String>,
     },
-}
-
-#[derive(Args)]
-pub(crate) struct Common {
-    #[command(flatten)]
-    connect: Connect,
-    #[command(flatten)]
-    printing: Printing,
 }
 
 #[derive(Args)]

@@ -21,7 +21,8 @@ use serde_json::Value;
 
 use crate::access::{Access, Grants, Identity, Scope};
 use crate::call::Call;
-use crate::error::{CallError, ErrorSpec, OperationError};
+use crate::declare::{ErrorSpec, OperationError};
+use crate::error::CallError;
 use crate::schema::{input_schema, output_schema};
 
 /// How long a call may take when its definition says nothing.

@@ -5,8 +5,9 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::call::Call;
+use crate::declare::internal;
 use crate::define::{Kind, Service, query, service};
-use crate::error::{NOT_FOUND, internal};
+use crate::error::NOT_FOUND;
 use crate::errors;
 use crate::registry::Registered;
 

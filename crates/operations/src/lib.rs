@@ -77,6 +77,7 @@
 
 mod access;
 mod call;
+mod declare;
 mod define;
 mod discovery;
 mod error;
@@ -86,13 +87,14 @@ mod schema;
 
 pub use access::{Access, Denied, Grants, Identity, Scope};
 pub use call::{Call, Reply, RequestId};
+pub use declare::{ErrorSpec, Internal, OperationError, internal};
 pub use define::{
     DEFAULT_TIMEOUT, Handler, Kind, Operation, Outputs, RestBinding, Service, Undecided, mutation,
     query, service, subscription,
 };
 pub use error::{
-    CallError, ErrorCode, ErrorObject, ErrorSpec, ErrorStatus, FORBIDDEN, INTERNAL, INVALID_INPUT,
-    Internal, NOT_FOUND, OperationError, TIMEOUT, internal, rest_code,
+    CallError, ErrorCode, ErrorObject, FORBIDDEN, INTERNAL, INVALID_INPUT, NOT_FOUND, TIMEOUT,
+    rest_code,
 };
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};

@@ -161,6 +161,48 @@ async fn a_subscription_streams_until_its_first_error() {
     assert_eq!(seen[2].as_ref().expect_err("the end").code(), &NOT_FOUND);
 }
 
+fn stumbling(when: &str) -> Request {
+    request(Some(reader(&[READ])), json!({ "when": when }))
+}
+
+#[tokio::test]
+async fn a_subscription_that_panics_ends_with_internal_and_its_text_stays_here() {
+    use futures::StreamExt;
+    let (registry, _) = registry();
+    let begun = registry.subscribe("books/stumble", stumbling("before"));
+    let error = begun.await.err().expect("it panics");
+    assert_eq!(error.code(), &INTERNAL);
+    assert!(!error.message().contains("stumbled"), "{error}");
+
+    let begun = registry.subscribe("books/stumble", stumbling("during"));
+    let seen: Vec<_> = begun.await.expect("subscribed").collect().await;
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert_eq!(seen[1].as_ref().expect_err("the end").code(), &INTERNAL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_does_not_begin_is_a_timeout_and_is_dropped() {
+    let (registry, library) = registry();
+    let begun = registry.subscribe("books/stumble", stumbling("never"));
+    let error = begun.await.err().expect("it never begins");
+    assert_eq!(error.code(), &TIMEOUT);
+    library.dropped.notified().await;
+}
+
+#[tokio::test]
+async fn a_subscription_ends_when_its_request_is_cancelled() {
+    use futures::StreamExt;
+    let (registry, _) = registry();
+    let request = stumbling("still");
+    let cancelled = request.cancelled.clone();
+    let begun = registry.subscribe("books/stumble", request).await;
+    let mut outputs = Box::pin(begun.expect("subscribed"));
+    assert!(outputs.next().await.is_some());
+    cancelled.cancel();
+    let end = tokio::time::timeout(Duration::from_secs(10), outputs.next()).await;
+    assert!(end.expect("it ends").is_none());
+}
+
 #[tokio::test]
 async fn the_next_page_is_told_beside_the_output() {
     let (registry, _) = registry();

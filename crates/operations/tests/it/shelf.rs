@@ -71,6 +71,7 @@ fn operations() -> Service<Library> {
         .with(query("lie", lie).requires(READ))
         .with(query("wait", wait).requires(READ))
         .with(subscription("watch", watch).requires(READ))
+        .with(subscription("stumble", stumble).requires(READ))
 }
 
 errors! {
@@ -221,4 +222,44 @@ async fn watch(_: &Library, _: Call, input: Watch) -> Result<Outputs<u32, BookEr
     let numbers = futures::stream::iter((1..=input.upto).map(Ok));
     let end = futures::stream::iter([Err(BookError::NoMore), Ok(99)]);
     Ok(numbers.chain(end).boxed())
+}
+
+/// Streams, and comes to grief.
+#[derive(Deserialize, JsonSchema)]
+struct Stumble {
+    when: When,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum When {
+    /// Before the stream begins.
+    Before,
+    /// After its first output.
+    During,
+    /// It never begins.
+    Never,
+    /// It begins and stands still.
+    Still,
+}
+
+async fn stumble(
+    library: &Library,
+    _: Call,
+    input: Stumble,
+) -> Result<Outputs<u32, BookError>, BookError> {
+    let first = futures::stream::iter([Ok(1)]);
+    match input.when {
+        When::Before => panic!("stumbled over a secret"),
+        When::During => Ok(first
+            .chain(futures::stream::poll_fn(|_| {
+                panic!("stumbled over a secret")
+            }))
+            .boxed()),
+        When::Never => {
+            let _tell = TellWhenDropped(&library.dropped);
+            std::future::pending().await
+        }
+        When::Still => Ok(first.chain(futures::stream::pending()).boxed()),
+    }
 }

@@ -15,6 +15,10 @@ use crate::error::CallError;
 /// At most this many complaints about one input are told at once.
 const MAX_COMPLAINTS: usize = 5;
 
+/// At most this many characters of a field's name or of what is wrong with it are told: both may
+/// repeat the input, which may be as large as a request.
+const MAX_TEXT: usize = 200;
+
 /// The schema that a caller's input of type `I` must fit. Objects refuse unknown fields.
 pub(crate) fn input_schema<I: JsonSchema>() -> Schema {
     let mut schema = SchemaSettings::draft2020_12()
@@ -84,7 +88,8 @@ impl InputCheck {
             );
             !(root && unknown && self.fields.is_some())
         });
-        complaints.extend(others.map(Complaint::from).take(MAX_COMPLAINTS));
+        let room = MAX_COMPLAINTS - complaints.len();
+        complaints.extend(others.map(Complaint::from).take(room));
         let texts: Vec<String> = complaints.iter().map(ToString::to_string).collect();
         Err(CallError::invalid_input(texts.join("; "))
             .with_details(json!({ "fields": complaints })))
@@ -100,7 +105,7 @@ impl InputCheck {
             .take(MAX_COMPLAINTS);
         unknown
             .map(|field| Complaint {
-                field: field.clone(),
+                field: shortened(field.clone()),
                 message: match &known[..] {
                     [] => "there is no such field; this takes none".to_owned(),
                     known => format!("there is no such field; there are {}", known.join(", ")),
@@ -131,10 +136,19 @@ impl From<ValidationError<'_>> for Complaint {
     fn from(error: ValidationError<'_>) -> Self {
         let path = error.instance_path().as_str();
         Self {
-            field: path.trim_start_matches('/').replace('/', "."),
-            message: error.to_string(),
+            field: shortened(path.trim_start_matches('/').replace('/', ".")),
+            message: shortened(error.to_string()),
         }
     }
+}
+
+/// The beginning of a text, when it is a long one.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// The schema of one field of an error's details.
@@ -211,6 +225,31 @@ mod tests {
             "{text}"
         );
         assert!(complaint(json!({"days": 3})).contains("title"));
+    }
+
+    #[test]
+    fn a_complaint_does_not_send_a_large_input_back() {
+        let long = "é".repeat(100_000);
+        for input in [
+            json!({ "title": "x", "days": long }),
+            json!({ "title": "x", long.as_str(): 1 }),
+        ] {
+            let text = complaint(input);
+            assert!(text.len() < 1000, "{} bytes", text.len());
+            assert!(text.contains("days"), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_many_complaints_the_first_are_told() {
+        let mut input = json!({"title": 7, "days": 31});
+        for n in 0..20 {
+            input[format!("odd-{n}")] = json!(n);
+        }
+        let check = InputCheck::new(&input_schema::<Lend>()).expect("a valid schema");
+        let refused = check.check(&input).expect_err("nothing of it fits");
+        let told = refused.details().expect("details")["fields"].as_array();
+        assert_eq!(told.map(Vec::len), Some(MAX_COMPLAINTS));
     }
 
     #[test]

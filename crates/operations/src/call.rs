@@ -204,12 +204,21 @@ pub(crate) struct RequestParts {
 }
 
 /// The successful end of a call.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Reply {
     /// What the handler answered.
     pub output: Value,
     /// Where the next page of a list begins.
     pub next_cursor: Option<String>,
+}
+
+impl fmt::Debug for Reply {
+    /// Leaves the output out: an operation may answer with a secret that it shows only once.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply")
+            .field("next_cursor", &self.next_cursor)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Request {

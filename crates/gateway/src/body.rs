@@ -56,8 +56,8 @@ pub(crate) struct Incoming {
 
 impl Incoming {
     pub(crate) fn new(body: Body, head: &request::Parts) -> Self {
-        // HTTP/2 resets the one stream. A client that waits for 100 Continue has sent nothing.
-        // Whoever waits for permission to send has sent nothing.
+        // A client that waits for `100 Continue` has sent nothing yet, and learns enough from the
+        // answer that comes instead.
         let lingers = !head.headers.contains_key(EXPECT);
         Self { body, lingers }
     }

@@ -2,13 +2,22 @@
 
 use std::collections::BTreeSet;
 
+use hostler_operations::{Kind, Registered};
 use http::HeaderValue;
 use serde_json::Value;
 
-use crate::input::percent;
+use crate::input::{self, percent};
 
 /// The input field that says where a page begins.
 pub(crate) const CURSOR: &str = "cursor";
+
+/// Whether an operation's answers come in pages.
+pub(crate) fn pages(operation: &Registered) -> bool {
+    operation.kind() == Kind::Query
+        && input::properties(operation.input_schema().as_value())
+            .iter()
+            .any(|(name, _)| *name == CURSOR)
+}
 
 /// The address of a request without its cursor, kept while the call runs.
 pub(crate) struct Page(String);

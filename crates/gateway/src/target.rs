@@ -6,7 +6,7 @@ use hostler_operations::{Kind, Method, Registered, Registry, StatusCode};
 
 use crate::answer::Surface;
 use crate::input::Plan;
-use crate::paging::CURSOR;
+use crate::paging::pages;
 use crate::route::{RouteError, Table};
 
 pub(crate) const HEALTH: &str = "/healthz";
@@ -78,7 +78,7 @@ pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteErro
     table.insert(Method::GET, DOCUMENT, Arc::new(Target::Document))?;
     for operation in registry.external() {
         let plan = Arc::new(Plan::new(operation.input_schema()));
-        let pages = plan.has(CURSOR);
+        let pages = pages(operation);
         let path = operation.name().path();
         let target = Arc::new(Target::Operation(Route {
             operation: Arc::clone(operation),

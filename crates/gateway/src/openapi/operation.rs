@@ -1,6 +1,6 @@
 //! One operation in one of its forms, as OpenAPI's Operation Object.
 
-use hostler_operations::{Access, Kind, Method, Registered, Scope, StatusCode};
+use hostler_operations::{Access, Method, Registered, Scope, StatusCode};
 use http::HeaderName;
 use serde_json::{Value, json};
 
@@ -8,7 +8,6 @@ use super::components::Components;
 use super::parameters;
 use super::responses;
 use crate::answer::Surface;
-use crate::paging::CURSOR;
 use crate::target::operation_methods;
 
 /// A way to reach an operation: its own path under a method, or a REST route.
@@ -81,14 +80,6 @@ pub(super) fn describe(
         described["requestBody"] = body;
     }
     described
-}
-
-/// Whether its answers come in pages.
-pub(super) fn pages(operation: &Registered) -> bool {
-    operation.kind() == Kind::Query
-        && crate::input::properties(operation.input_schema().as_value())
-            .iter()
-            .any(|(name, _)| *name == CURSOR)
 }
 
 /// The first sentence.

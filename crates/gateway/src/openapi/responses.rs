@@ -6,8 +6,9 @@ use hostler_operations::{Access, Kind, Method, Registered, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::components::{Components, Role};
-use super::operation::{Form, pages};
+use super::operation::Form;
 use crate::answer::Surface;
+use crate::paging::pages;
 use crate::sse::EVENT_STREAM;
 
 /// One way to fail.

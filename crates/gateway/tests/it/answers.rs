@@ -1,4 +1,4 @@
-//! Statuses, codes and headers, as the contract lists them.
+//! Statuses, codes and headers: what each outcome of a call looks like over HTTP.
 
 use http::Request;
 use http_body_util::Full;

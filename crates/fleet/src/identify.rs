@@ -5,7 +5,7 @@
 //! credential is never passed over for a better one.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hostler_identity::SpiffeId;
@@ -95,10 +95,11 @@ impl Fleet {
         let key = match self.known_keys.get(&hash) {
             Some(key) => key,
             None => {
+                let era = self.known_keys.era();
                 let mut db = self.store.read().await?;
                 let found = keys::by_hash(&mut db, &hash).await?;
                 let key = found.ok_or(IdentifyError::Refused)?;
-                self.known_keys.remember(hash, key.clone());
+                self.known_keys.remember(era, hash, key.clone());
                 key
             }
         };
@@ -122,30 +123,80 @@ fn host_identity(host: &HostId, subject: String) -> Identity {
 /// The keys that were found lately, by their hashes. Only good ones are remembered, so that guesses
 /// take no room.
 #[derive(Default)]
-pub(crate) struct KnownKeys(Mutex<HashMap<String, (Instant, ApiKeyInfo)>>);
+pub(crate) struct KnownKeys(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    keys: HashMap<String, (Instant, ApiKeyInfo)>,
+    /// How often everything was forgotten.
+    era: u64,
+}
 
 impl KnownKeys {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self, hash: &str) -> Option<ApiKeyInfo> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, key) = known.get(hash)?;
+        let known = self.known();
+        let (since, key) = known.keys.get(hash)?;
         (since.elapsed() < REMEMBERED_FOR).then(|| key.clone())
     }
 
-    fn remember(&self, hash: String, key: ApiKeyInfo) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED {
-            known.retain(|_, (since, _)| since.elapsed() < REMEMBERED_FOR);
+    /// To be asked before a key is looked up, and told when it is remembered.
+    fn era(&self) -> u64 {
+        self.known().era
+    }
+
+    /// Remembers a key that was looked up in this era. What was read before something was
+    /// forgotten may be the very thing, and is not remembered.
+    fn remember(&self, era: u64, hash: String, key: ApiKeyInfo) {
+        let mut known = self.known();
+        if known.era != era {
+            return;
         }
-        if known.len() < REMEMBERED {
-            known.insert(hash, (Instant::now(), key));
+        if known.keys.len() >= REMEMBERED {
+            known
+                .keys
+                .retain(|_, (since, _)| since.elapsed() < REMEMBERED_FOR);
+        }
+        if known.keys.len() < REMEMBERED {
+            known.keys.insert(hash, (Instant::now(), key));
         }
     }
 
     /// Forgets everything, because some key is no longer good.
     pub(crate) fn forget(&self) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        let mut known = self.known();
+        known.era += 1;
+        known.keys.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::KeyId;
+
+    #[test]
+    fn a_key_that_was_looked_up_before_it_was_deleted_is_not_remembered() {
+        let known = KnownKeys::default();
+        let key = ApiKeyInfo {
+            id: KeyId::generate(),
+            name: "k".to_owned(),
+            scopes: Vec::new(),
+            team_id: None,
+            created_by: "ada".to_owned(),
+            created_at: clock::now(),
+            expires_at: None,
+        };
+        let before = known.era();
+        known.forget();
+        known.remember(before, "hash".to_owned(), key.clone());
+        assert_eq!(known.get("hash"), None);
+        known.remember(known.era(), "hash".to_owned(), key.clone());
+        assert_eq!(known.get("hash"), Some(key));
+        known.forget();
+        assert_eq!(known.get("hash"), None);
     }
 }

@@ -18,11 +18,21 @@ pub use host_token::{HOST_TOKEN_LIFE, KeyUnusable};
 pub(crate) use host_token::{HostTokens, SigningKey};
 pub use registration::RegistrationToken;
 
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serializer;
 use sha2::{Digest, Sha256};
 
 /// How a secret is kept and found: the lower-case hex of its SHA-256.
 pub(crate) fn hash(secret: &str) -> String {
     hex::encode(Sha256::digest(secret.as_bytes()))
+}
+
+/// Writes a secret into the one answer that shows it.
+pub(crate) fn reveal<S: Serializer>(
+    secret: &SecretString,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose_secret())
 }
 
 /// Fresh random bytes from the operating system's generator, in lower-case hex.

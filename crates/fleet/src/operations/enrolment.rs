@@ -11,7 +11,7 @@ use hostler_operations::{
 };
 use jiff::{SignedDuration, Timestamp};
 use schemars::JsonSchema;
-use secrecy::ExposeSecret;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use super::errors::write_errors;
@@ -26,7 +26,7 @@ use crate::model::{Host, HostAddress, HostStatus, VmState};
 use crate::reach::calling_host;
 use crate::reconcile;
 use crate::scopes::{HOST_SELF, HOSTS_WRITE};
-use crate::secrets::RegistrationToken;
+use crate::secrets::{self, RegistrationToken};
 use crate::store::audit::{self, Actor};
 use crate::store::registration::{self, Facts};
 use crate::store::{self, Db, StoreError, hosts, vms};
@@ -163,7 +163,9 @@ struct Registered {
     /// The host.
     host: Host,
     /// The host token (JWT, one year), for the header `X-Host-Token`.
-    token: String,
+    #[serde(serialize_with = "secrets::reveal")]
+    #[schemars(with = "String")]
+    token: SecretString,
     /// The host's certificate chain (PEM, leaf first), when it sent a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     svid: Option<String>,
@@ -237,7 +239,7 @@ async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Register
     tracing::info!(host = %id, address = %input.address, "a host has registered");
     Ok(Registered {
         host,
-        token: token.expose_secret().to_owned(),
+        token,
         svid,
         bundle: fleet.authority.bundle_pem(),
         machines_url: fleet.machines_url.clone(),

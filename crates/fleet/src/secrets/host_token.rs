@@ -102,7 +102,7 @@ struct Claims {
 }
 
 impl HostTokens {
-    /// Takes the stored keys, oldest first: the newest signs, all of them verify.
+    /// Takes the stored keys: the newest signs, all of them verify.
     pub(crate) fn new(newest: &SigningKey, older: &[SigningKey]) -> Result<Self, KeyUnusable> {
         let (encoding, decoding) = newest.load()?;
         let mut known = BTreeMap::from([(newest.kid.clone(), decoding)]);

@@ -223,7 +223,7 @@ impl Connector {
             .body(Bytes::from(ask.input.to_string()));
         let invalid = |reason: &dyn ToString| ClientError::InvalidRequest(reason.to_string());
         let answer = match (request, self.client(id)) {
-            (Ok(request), Ok(client)) => client.with_timeout(ask.timeout).request(request).await,
+            (Ok(request), Ok(client)) => client.request_within(ask.timeout, request).await,
             (Err(reason), _) => Err(invalid(&reason)),
             (_, Err(reason)) => Err(invalid(&reason)),
         };

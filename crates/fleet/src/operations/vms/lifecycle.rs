@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, WORK_TIMEOUT, ask, find, observed};
+use super::{Asked, WORK_TIMEOUT, ask, described, find};
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::TeamId;
@@ -134,11 +134,12 @@ async fn on_its_host(
     drop(db);
     input["name"] = json!(vm.id);
     let said: HostVm = ask(fleet, call, (&vm, &host), input, timeout).await?;
-    let vm = observed(fleet, vm, said).await?;
+    let actor = Actor::of(call, clock::now());
     let mut tx = fleet.store.begin().await?;
-    audit::record(&mut tx, &Actor::of(call, clock::now()), action, &vm.id).await?;
+    vms::observe(&mut tx, &vm.id, &said, actor.now).await?;
+    audit::record(&mut tx, &actor, action, &vm.id).await?;
     store::commit(tx).await?;
-    Ok(vm)
+    Ok(described(vm, &said))
 }
 
 /// Deletes a VM with its disk. A running one only by force.

@@ -111,6 +111,9 @@ impl<L: Language> Dialogue<L> {
         &self,
         question: impl FnOnce(u64) -> String,
     ) -> Result<L::Answer, Broken> {
+        let closed = || Broken::Closed {
+            path: self.path.clone(),
+        };
         let id = self
             .next_id
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -119,9 +122,10 @@ impl<L: Language> Dialogue<L> {
             id,
             pending: &self.pending,
         };
-        if let Some(pending) = lock(&self.pending).as_mut() {
-            pending.insert(id, sender);
-        }
+        lock(&self.pending)
+            .as_mut()
+            .ok_or_else(closed)?
+            .insert(id, sender);
 
         let mut line = question(id);
         line.push('\n');
@@ -130,9 +134,7 @@ impl<L: Language> Dialogue<L> {
             path: self.path.clone(),
             source,
         })?;
-        answer.await.map_err(|_| Broken::Closed {
-            path: self.path.clone(),
-        })
+        answer.await.map_err(|_| closed())
     }
 
     /// The next news; `None` once the conversation has ended.
@@ -291,5 +293,9 @@ mod tests {
             () = endless => panic!("the socket was closed, and the conversation was not"),
             news = tokio::time::timeout(LONG, dialogue.news()) => assert_eq!(news, Ok(None)),
         }
+        // The socket still takes what is written to it, but nobody listens for an answer any more.
+        let late = dialogue.ask_patiently(|id| id.to_string());
+        let late = tokio::time::timeout(LONG, late).await.unwrap();
+        assert!(matches!(late, Err(Broken::Closed { .. })), "{late:?}");
     }
 }

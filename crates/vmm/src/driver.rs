@@ -88,8 +88,8 @@ pub(crate) trait Link: Send + Sync {
     /// Whether the processors stand still now, and why.
     async fn standstill(&self) -> Result<Option<String>, LinkError>;
 
-    /// The next thing that happens. Never returns again once the conversation has ended.
-    async fn event(&self) -> Event;
+    /// The next thing that happens; `None` once the conversation has ended.
+    async fn event(&self) -> Option<Event>;
 }
 
 /// Something that happened to a VM.

@@ -156,10 +156,14 @@ impl Drop for DraftDir {
     }
 }
 
-/// Removes a directory such that it is there or gone, never half there under its name.
+/// Removes a directory such that it is there or gone, never half there under its name. That
+/// somebody else has removed it is no error.
 pub(crate) fn remove_dir_atomic(place: &Path) -> Result<(), StorageError> {
     let doomed = draft_in(parent(place));
-    fs::rename(place, &doomed).context("remove", place)?;
+    match fs::rename(place, &doomed) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        renamed => renamed.context("remove", place)?,
+    }
     if let Err(error) = fs::remove_dir_all(&doomed) {
         tracing::warn!(path = %doomed.display(), %error, "a leftover stays until the next start");
     }
@@ -263,6 +267,16 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_already_counts_as_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("vm");
+        fs::create_dir(&place).unwrap();
+        remove_dir_atomic(&place).unwrap();
+        remove_dir_atomic(&place).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

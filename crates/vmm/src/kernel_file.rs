@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::lz4;
 
-/// No kernel is larger than this, packed or not.
-const MAX_SIZE: usize = 512 * 1024 * 1024;
+/// No kernel has more bytes than this, packed or not.
+pub(crate) const MAX_SIZE: usize = 512 * 1024 * 1024;
 
 /// The form of a kernel's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -219,13 +219,17 @@ fn read_source(source: &Path) -> Result<Vec<u8>, ImportKernelError> {
     if !source.is_absolute() {
         return Err(unreadable("the path is not absolute".to_owned()));
     }
-    // Not a device or a pipe, which may never end.
-    if !source
+    let metadata = source
         .metadata()
-        .map_err(|error| unreadable(error.to_string()))?
-        .is_file()
-    {
+        .map_err(|error| unreadable(error.to_string()))?;
+    // Not a device or a pipe, which may never end.
+    if !metadata.is_file() {
         return Err(unreadable("it is not a regular file".to_owned()));
+    }
+    // Nor a disk's image, given by mistake: it is read into memory as a whole.
+    if metadata.len() > kernel_file::MAX_SIZE as u64 {
+        let most = kernel_file::MAX_SIZE >> 20;
+        return Err(unreadable(format!("it has more than {most} MiB")));
     }
     fs::read(source).map_err(|error| unreadable(error.to_string()))
 }
@@ -287,5 +291,19 @@ mod tests {
             assert!(!matches!(error, ImportKernelError::Storage(_)), "{error}");
         }
         assert_eq!(fs::read_dir(dir.path().join("kernels")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_too_large_for_a_kernel_is_not_read() {
+        let (dir, kernels) = kernels();
+        let source = dir.path().join("disk.img");
+        let file = fs::File::create(&source).unwrap();
+        file.set_len(1 << 40).unwrap();
+        let request = ImportKernel {
+            source,
+            name: "mine".parse().unwrap(),
+        };
+        let error = kernels.import(request).await.unwrap_err();
+        assert!(error.to_string().contains("more than 512 MiB"), "{error}");
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -44,6 +44,17 @@ impl Birth {
             start_time,
             boot_id: boot_id()?,
         })
+    }
+
+    /// Ends the process by its pid, for when no pidfd is to be had. Better a [`Watched`]: between
+    /// the look at the process and the signal, its pid could go to another.
+    pub(crate) fn kill(&self) {
+        if self.is_alive()
+            && let Some(pid) = Pid::from_raw(self.pid)
+        {
+            // The only other way to fail is that it has just ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 
     fn is_alive(&self) -> bool {
@@ -126,6 +137,7 @@ fn boot_id() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
@@ -162,6 +174,24 @@ mod tests {
         child.wait().unwrap();
         watched.signal(Signal::KILL).unwrap();
         assert!(Watched::open(&birth).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_is_ended_by_its_birth_and_a_later_one_with_its_pid_is_not() {
+        let mut child = Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let birth = Birth::of(child.id().try_into().unwrap()).unwrap();
+        let earlier = Birth {
+            start_time: birth.start_time - 1,
+            ..birth.clone()
+        };
+        earlier.kill();
+        assert!(birth.is_alive(), "a stranger was killed");
+        birth.kill();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
 
     #[tokio::test]

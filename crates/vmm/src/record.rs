@@ -134,7 +134,7 @@ pub(crate) enum LoadError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -145,7 +145,7 @@ mod tests {
     use crate::model::{DriverKind, VmId};
     use crate::spec::MacAddress;
 
-    fn record() -> Record {
+    pub(crate) fn record() -> Record {
         let spec = Spec {
             name: "web-1".parse().unwrap(),
             hostname: "web-1".parse().unwrap(),

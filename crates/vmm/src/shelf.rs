@@ -87,12 +87,18 @@ impl<T: Item> Shelf<T> {
         self.describe(&self.directory(name)).ok().flatten()
     }
 
-    /// All things, by name.
+    /// All things, by name. One whose description is damaged is left out: it must not take the
+    /// others with it.
     pub(crate) fn list(&self) -> Result<Vec<T>, StorageError> {
         let mut items = Vec::new();
         for entry in fs::read_dir(&self.root).context("read", &self.root)? {
             let directory = entry.context("read", &self.root)?.path();
-            items.extend(self.describe(&directory)?);
+            match self.describe(&directory) {
+                Ok(item) => items.extend(item),
+                Err(error) => {
+                    tracing::warn!(%error, "a damaged {} is left out; delete it", T::KIND);
+                }
+            }
         }
         items.sort_by(|one, other| one.name().cmp(other.name()));
         Ok(items)
@@ -123,9 +129,13 @@ impl<T: Item> Shelf<T> {
         DraftDir::begin(&self.root)
     }
 
-    /// Puts a finished thing on the shelf. Fails with `AlreadyExists` when the name is taken.
+    /// Puts a finished thing on the shelf, in the place of a damaged one if need be. Fails with
+    /// `AlreadyExists` when the name is taken.
     pub(crate) fn put(&self, draft: DraftDir, item: &T) -> Result<(), StorageError> {
         let place = self.directory(item.name());
+        if self.describe(&place).is_err() {
+            files::remove_dir_atomic(&place)?;
+        }
         let bytes = serde_json::to_vec_pretty(item)
             .map_err(io::Error::from)
             .context("write", &place)?;
@@ -140,10 +150,11 @@ impl<T: Item> Shelf<T> {
             name: name.to_owned(),
         };
         let name: ItemName = name.parse().map_err(|_| not_found())?;
-        if self.get(&name).is_none() {
+        let place = self.directory(&name);
+        // What is damaged is there too, and this is how it is got rid of.
+        if matches!(self.describe(&place), Ok(None)) {
             return Err(not_found());
         }
-        let place = self.directory(&name);
         // The rename happens while no VM can be created: one that was asked for before counts as
         // a user, one that is asked for later does not find the thing any more.
         self.registry.with_users(
@@ -226,6 +237,22 @@ mod tests {
             Err(RemoveError::NotFound { .. })
         ));
         assert_eq!(shelf.list().unwrap(), [thing("b")]);
+    }
+
+    #[test]
+    fn a_damaged_thing_hides_no_other_and_can_be_removed_or_replaced() {
+        let (_dir, _, shelf) = shelf();
+        for name in ["a", "b"] {
+            shelf.put(shelf.draft().unwrap(), &thing(name)).unwrap();
+        }
+        let damage = || fs::write(shelf.root.join("a").join(Thing::DESCRIPTION), "{").unwrap();
+        damage();
+        assert_eq!(shelf.list().unwrap(), [thing("b")]);
+        shelf.put(shelf.draft().unwrap(), &thing("a")).unwrap();
+        assert_eq!(shelf.list().unwrap(), [thing("a"), thing("b")]);
+        damage();
+        shelf.remove("a").unwrap();
+        assert!(!shelf.root.join("a").exists());
     }
 
     #[test]

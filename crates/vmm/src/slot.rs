@@ -50,6 +50,14 @@ pub(crate) struct Attachment {
     pub(crate) _keeper: Arc<AbortOnDropHandle<()>>,
 }
 
+impl Attachment {
+    /// Waits until the keeper has seen the process's end, written it down and cleared up.
+    pub(crate) async fn let_go(mut self) {
+        // The keeper never sends; it closes the channel when it is done.
+        while self.kept.changed().await.is_ok() {}
+    }
+}
+
 impl Slot {
     pub(crate) fn new(dir: VmDir, record: Record) -> Self {
         Self {

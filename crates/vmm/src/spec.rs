@@ -153,6 +153,12 @@ impl FromStr for SshPublicKey {
         let blob = BASE64
             .decode(blob)
             .map_err(|_| problem("has a damaged second word"))?;
+        // A type's name has no quotes or commas (RFC 4250 section 4.6.1 and sshd(8)): a first word
+        // with those would be read as an option, and might go on in the words that follow.
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-.@".contains(c);
+        if !kind.chars().all(plain) {
+            return Err(problem("is not an OpenSSH public key"));
+        }
         // The blob opens with the same type name, length first (RFC 4253 section 6.6).
         let named = blob
             .split_first_chunk::<4>()
@@ -275,6 +281,10 @@ mod tests {
     fn what_is_not_a_lone_public_key_is_refused() {
         let two_lines = format!("{KEY}\n{KEY}");
         let options = format!("command=\"reboot\" {KEY}");
+        // Sound but for its type's name, which opens an option that the comment ends.
+        let kind = "command=\"a";
+        let blob = [&(kind.len() as u32).to_be_bytes()[..], kind.as_bytes()].concat();
+        let disguised = format!("{kind} {} ;reboot\" {KEY}", BASE64.encode(blob));
         let wrong_kind = KEY.replace("ssh-ed25519 ", "ssh-rsa ");
         for text in [
             "",
@@ -282,6 +292,7 @@ mod tests {
             "ssh-ed25519 !!!",
             &two_lines,
             &options,
+            &disguised,
             &wrong_kind,
             "a AAAA",
         ] {

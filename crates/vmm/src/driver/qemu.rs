@@ -239,15 +239,11 @@ impl Link for QemuLink {
         })
     }
 
-    async fn event(&self) -> Event {
+    async fn event(&self) -> Option<Event> {
         loop {
-            match self.qmp.event().await {
-                Some(event) => {
-                    if let Some(event) = understand(&event) {
-                        return event;
-                    }
-                }
-                None => std::future::pending().await,
+            let event = understand(&self.qmp.event().await?);
+            if event.is_some() {
+                return event;
             }
         }
     }

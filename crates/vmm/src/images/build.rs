@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -77,7 +78,7 @@ const BUILD: &str = "build.json";
 
 /// Makes the default image and kernel present.
 pub(super) async fn default_image(
-    images: &Shelf<Image>,
+    images: &Arc<Shelf<Image>>,
     kernels: &Kernels,
     cache: &Path,
     progress: ProgressSink<'_>,
@@ -107,15 +108,19 @@ pub(super) async fn default_image(
         STEPS,
         format!("placing image {image_name} and kernel {kernel_name}"),
     );
-    let kernel = match kernels.get(&kernel_name) {
-        Some(kernel) => kernel,
-        None => put_kernel(kernels, kernel_name, &build, &place)?,
-    };
-    let image = match images.get(&image_name) {
-        Some(image) => image,
-        None => put_image(images, image_name, &build, &place)?,
-    };
-    Ok(Pulled { image, kernel })
+    let (images, kernels) = (images.clone(), kernels.clone());
+    let pulled = blocking::run(move || {
+        let kernel = match kernels.get(&kernel_name) {
+            Some(kernel) => kernel,
+            None => put_kernel(&kernels, kernel_name, &build, &place)?,
+        };
+        let image = match images.get(&image_name) {
+            Some(image) => image,
+            None => put_image(&images, image_name, &build, &place)?,
+        };
+        Ok::<_, StorageError>(Pulled { image, kernel })
+    });
+    Ok(pulled.await?)
 }
 
 /// What apt answered, and what its answer depended on.
@@ -240,10 +245,16 @@ async fn build(
         .last()
         .map(|package| package.name.clone())
         .unwrap_or_default();
-    let (kernel_format, modules) = blocking::run(move || {
-        kernel::make(&unpacked.join(&kernel_package), &target, kernel_package)
-    })
-    .await?;
+    let made = blocking::run(move || {
+        let package = unpacked.join(&kernel_package);
+        let (kernel_format, modules) = kernel::make(&package, &target, kernel_package)?;
+        // Large: removed here, not on a thread that others wait for.
+        drop(work);
+        let image_sha256 = sha256(&target.join(ROOT_DISK))?;
+        let kernel_sha256 = sha256(&target.join(KERNEL_FILE))?;
+        Ok::<_, BuildError>((kernel_format, modules, image_sha256, kernel_sha256))
+    });
+    let (kernel_format, modules, image_sha256, kernel_sha256) = made.await?;
 
     let source = |packages: &[Package]| {
         let named = packages
@@ -253,9 +264,9 @@ async fn build(
     };
     let (userland, kernel) = ingredients.split_at(ingredients.len().saturating_sub(1));
     let build = Build {
-        image_sha256: sha256(&disk)?,
+        image_sha256,
         image_source: source(userland),
-        kernel_sha256: sha256(&draft.path().join(KERNEL_FILE))?,
+        kernel_sha256,
         kernel_source: source(kernel),
         kernel_format,
         modules,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::blocking;
@@ -24,6 +24,9 @@ use crate::slot::{Attachment, Slot};
 
 /// How often the console's log is looked at.
 const CONSOLE_ROUND: Duration = Duration::from_secs(5);
+
+/// How long after its end a process's last words may be on their way.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Connects a VM to its living process and appoints its keeper.
 pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<dyn Link>>) {
@@ -71,6 +74,7 @@ struct Keeper {
 impl Keeper {
     async fn keep(self) {
         let mut announced = None;
+        let mut listening = true;
         let mut greeted = false;
         // One question for the whole life of the VM, whatever else happens meanwhile.
         let mut greeting = pin!(greeting(self.guest.as_deref()));
@@ -80,10 +84,11 @@ impl Keeper {
             tokio::select! {
                 // What happened before the end is heard before the end.
                 biased;
-                event = next_event(self.link.as_deref()) => match event {
-                    Event::Paused { reason } => self.note(|p| p.paused(reason)).await,
-                    Event::Resumed => self.note(|p| p.resumed()).await,
-                    Event::Ending(ending) => announced = Some(ending),
+                event = next_event(self.link.as_deref()), if listening => match event {
+                    Some(Event::Paused { reason }) => self.note(|p| p.paused(reason)).await,
+                    Some(Event::Resumed) => self.note(|p| p.resumed()).await,
+                    Some(Event::Ending(ending)) => announced = Some(ending),
+                    None => listening = false,
                 },
                 answer = &mut greeting, if !greeted => {
                     greeted = true;
@@ -93,7 +98,24 @@ impl Keeper {
                 _ = console_round.tick() => self.trim_console().await,
             }
         }
+        if announced.is_none() {
+            announced = self.last_words().await;
+        }
         self.ended(announced).await;
+    }
+
+    /// What a process said of its end before it ended, if that is heard only now: its words come
+    /// through a socket that somebody else reads, and its end does not wait for them.
+    async fn last_words(&self) -> Option<Ending> {
+        let link = self.link.as_deref()?;
+        let last_words = async {
+            loop {
+                if let Event::Ending(ending) = link.event().await? {
+                    return Some(ending);
+                }
+            }
+        };
+        timeout(LAST_WORDS, last_words).await.ok().flatten()
     }
 
     async fn greeted(&self, answer: Result<u32, GuestError>) {
@@ -137,7 +159,7 @@ impl Keeper {
     }
 }
 
-async fn next_event(link: Option<&dyn Link>) -> Event {
+async fn next_event(link: Option<&dyn Link>) -> Option<Event> {
     match link {
         Some(link) => link.event().await,
         None => std::future::pending().await,
@@ -148,5 +170,96 @@ async fn greeting(guest: Option<&Guest>) -> Result<u32, GuestError> {
     match guest {
         Some(guest) => guest.ready().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::driver::LinkError;
+    use crate::layout::Layout;
+    use crate::model::{PortForward, VmState};
+    use crate::process::{Birth, Process};
+    use crate::record::tests::record;
+
+    /// A process whose last words arrive after its end, as they may on a busy host.
+    struct Late {
+        watched: Watched,
+        said: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Link for Late {
+        async fn event(&self) -> Option<Event> {
+            self.watched.ended().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let said = self.said.swap(true, Ordering::Relaxed);
+            (!said).then_some(Event::Ending(Ending::GuestShutdown))
+        }
+
+        async fn add_forward(&self, _: &PortForward) -> Result<(), LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn remove_forward(&self, _: &PortForward) -> Result<(), LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn forwards(&self) -> Result<Vec<PortForward>, LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn resume(&self) -> Result<(), LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn standstill(&self) -> Result<Option<String>, LinkError> {
+            unreachable!("a keeper only listens")
+        }
+    }
+
+    #[tokio::test]
+    async fn last_words_count_even_if_they_are_heard_after_the_end() {
+        let mut child = Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let birth = Birth::of(child.id().try_into().unwrap()).unwrap();
+        let watch = || Watched::open(&birth).unwrap().unwrap();
+
+        let data = tempfile::tempdir().unwrap();
+        let mut record = record();
+        let dir = Layout::new(data.path().to_owned()).vm(&record.spec.name);
+        std::fs::create_dir_all(dir.path()).unwrap();
+        let now = Timestamp::now();
+        let process = Process {
+            birth: birth.clone(),
+            control_socket: dir.control_socket(),
+            guest_socket: dir.guest_socket(),
+        };
+        record.phase.start(now);
+        record.phase.launched(process, now);
+        record.phase.ready(now);
+        let slot = Arc::new(Slot::new(dir, record));
+        let link = Late {
+            watched: watch(),
+            said: AtomicBool::new(false),
+        };
+        attach(&slot, watch(), Some(Box::new(link))).await;
+
+        let attachment = slot.attachment().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        timeout(Duration::from_secs(60), attachment.let_go())
+            .await
+            .unwrap();
+        assert_eq!(slot.view().state, VmState::Stopped);
+        assert!(slot.attachment().is_none());
     }
 }

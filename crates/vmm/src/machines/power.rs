@@ -32,8 +32,6 @@ const GUEST_GRACE: Duration = Duration::from_secs(5);
 
 /// Starts a VM whose turn the caller has.
 pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartError> {
-    let driver = inner.driver()?;
-    let blueprint = blueprint(inner, &*driver, slot).await?;
     match slot
         .commit(|record| record.phase.start(Timestamp::now()))
         .await?
@@ -41,7 +39,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         StartStep::AlreadyRunning => {}
         StartStep::Resume => resume(slot).await?,
         StartStep::Launch => {
-            if let Err(error) = launch(&*driver, slot, &blueprint).await {
+            if let Err(error) = launch(inner, slot).await {
                 slot.note(|record| record.phase.launch_failed()).await;
                 remove_traces(&slot.dir);
                 return Err(error);
@@ -51,13 +49,16 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
     Ok(slot.view())
 }
 
-async fn launch(
-    driver: &dyn Driver,
-    slot: &Arc<Slot>,
-    blueprint: &Blueprint,
-) -> Result<(), StartError> {
+async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
+    // An earlier process has ended, but its keeper may still be clearing up: it must not take the
+    // new one's sockets for the old one's.
+    if let Some(earlier) = slot.attachment() {
+        earlier.let_go().await;
+    }
+    let driver = inner.driver()?;
+    let blueprint = blueprint(inner, &*driver, slot).await?;
     prepare_sockets(&slot.dir)?;
-    let launched = driver.launch(blueprint).await?;
+    let launched = driver.launch(&blueprint).await?;
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;
     match attached {
@@ -75,11 +76,16 @@ async fn launch(
     }
 }
 
-/// Takes hold of a process that was just made and writes it down. A process that cannot be written
-/// down is ended: nobody would find it again.
+/// Takes hold of a process that was just made and writes it down. A process that cannot be held or
+/// written down is ended: nobody would find it again.
 async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>, StorageError> {
-    let Some(watched) = Watched::open(&process.birth).context("watch", slot.dir.path())? else {
-        return Ok(None);
+    let watched = match Watched::open(&process.birth) {
+        Ok(Some(watched)) => watched,
+        Ok(None) => return Ok(None),
+        Err(error) => {
+            process.birth.kill();
+            return Err(error).context("watch", slot.dir.path());
+        }
     };
     let noted = slot
         .commit(|record| record.phase.launched(process, Timestamp::now()))
@@ -187,9 +193,7 @@ async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), St
     if !gone {
         return Err(StopError::Stubborn { name: name.clone() });
     }
-    let mut kept = at.kept.clone();
-    // The keeper never sends; it closes the channel when it is done.
-    while kept.changed().await.is_ok() {}
+    at.let_go().await;
     Ok(())
 }
 

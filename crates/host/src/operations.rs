@@ -37,8 +37,8 @@ pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
         .service(host::operations(), host)
 }
 
-/// A request type of `vmm` as an operation's input, under the description that the operation
-/// goes by.
+/// A type that several operations or `vmm` know, as one operation's input, under the description
+/// that the operation goes by.
 macro_rules! request {
     ($(#[doc = $doc:literal])+ $name:ident($inner:ty)) => {
         $(#[doc = $doc])+

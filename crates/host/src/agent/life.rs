@@ -96,21 +96,20 @@ impl Agent {
 
     /// One step: a pause, a heartbeat or a renewal.
     async fn step(&mut self, pulse: &mut Pulse) -> Option<Ended> {
-        let trouble = pulse.failures();
         match pulse.next(Now::read()) {
             Next::Wait(time) => tokio::time::sleep(time).await,
             Next::Heartbeat => match self.heartbeat(false).await {
                 Ok(()) => {
-                    pulse.heartbeat_accepted(Now::read(), draw());
-                    if trouble > 0 {
+                    if pulse.heartbeat_failures() > 0 {
                         info!("the control plane answers heartbeats again");
                     }
+                    pulse.heartbeat_accepted(Now::read(), draw());
                 }
                 Err(error) => {
                     let Some(failure) = error.failure() else {
                         return Some(self.forget(&error));
                     };
-                    report(trouble, "a heartbeat failed", &error);
+                    report(pulse.heartbeat_failures(), "a heartbeat failed", &error);
                     pulse.heartbeat_failed(failure, Now::read(), draw());
                 }
             },
@@ -126,7 +125,11 @@ impl Agent {
                     let Some(failure) = error.failure() else {
                         return Some(self.forget(&error));
                     };
-                    report(trouble, "the identity was not renewed", &error);
+                    report(
+                        pulse.renewal_failures(),
+                        "the identity was not renewed",
+                        &error,
+                    );
                     pulse.renewal_failed(proof, failure, Now::read(), draw());
                 }
             },

@@ -142,9 +142,14 @@ impl Pulse {
         self.standing != Standing::Refused
     }
 
-    /// Failures in a row of what fails at present.
-    pub(crate) fn failures(&self) -> u32 {
-        self.heartbeat.failures.max(self.renewal.failures)
+    /// Heartbeats that failed in a row.
+    pub(crate) fn heartbeat_failures(&self) -> u32 {
+        self.heartbeat.failures
+    }
+
+    /// Renewals that failed in a row.
+    pub(crate) fn renewal_failures(&self) -> u32 {
+        self.renewal.failures
     }
 
     /// What to do now.

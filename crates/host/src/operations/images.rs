@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::codes::{CONFLICT, IN_USE, INVALID_STATE, STORAGE_FULL, UNSUPPORTED};
-use super::page::page;
+use super::page::{Page, page};
 use super::storage::from_storage_error;
 use super::{IMAGES_READ, IMAGES_WRITE, request};
 use crate::host::Host;
@@ -47,17 +47,9 @@ pub(super) fn operations() -> Service<Host> {
         ))
 }
 
-/// Lists the images of this host, by name.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct List {
-    /// How many at most, 1 to 1000; 100 unless said.
-    #[serde(default)]
-    #[schemars(range(min = 1, max = 1000))]
-    limit: Option<u32>,
-    /// Where the page begins: the cursor that came with the page before.
-    #[serde(default)]
-    cursor: Option<String>,
+request! {
+    /// Lists the images of this host, by name.
+    List(Page)
 }
 
 errors! {
@@ -72,14 +64,7 @@ errors! {
 
 async fn list(host: &Host, call: Call, input: List) -> Result<Vec<Image>, ListError> {
     let images = host.machines().images().list().await?;
-    let cursor = input.cursor.as_deref();
-    Ok(page(
-        images,
-        |image| image.name.as_str(),
-        input.limit,
-        cursor,
-        &call,
-    ))
+    Ok(page(images, |image| image.name.as_str(), input.0, &call))
 }
 
 /// Makes the default image and its kernel present, from the host's cache or from Debian's

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::codes::{CONFLICT, INVALID_STATE, STORAGE_FULL};
 use super::images::{DeleteError, Deleted};
-use super::page::page;
+use super::page::{Page, page};
 use super::storage::from_storage_error;
 use super::{IMAGES_READ, IMAGES_WRITE, request};
 use crate::host::Host;
@@ -33,17 +33,9 @@ pub(super) fn operations() -> Service<Host> {
         ))
 }
 
-/// Lists the kernels of this host, by name.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct List {
-    /// How many at most, 1 to 1000; 100 unless said.
-    #[serde(default)]
-    #[schemars(range(min = 1, max = 1000))]
-    limit: Option<u32>,
-    /// Where the page begins: the cursor that came with the page before.
-    #[serde(default)]
-    cursor: Option<String>,
+request! {
+    /// Lists the kernels of this host, by name.
+    List(Page)
 }
 
 errors! {
@@ -58,14 +50,7 @@ errors! {
 
 async fn list(host: &Host, call: Call, input: List) -> Result<Vec<Kernel>, ListError> {
     let kernels = host.machines().kernels().list().await?;
-    let cursor = input.cursor.as_deref();
-    Ok(page(
-        kernels,
-        |kernel| kernel.name.as_str(),
-        input.limit,
-        cursor,
-        &call,
-    ))
+    Ok(page(kernels, |kernel| kernel.name.as_str(), input.0, &call))
 }
 
 request! {

@@ -9,7 +9,7 @@ use hostler_vmm::{PortForward, Protocol, Vm, VmName};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::page::page;
+use super::page::{Page, page};
 use super::vms_errors::{
     CreateError, DeleteError, ForwardError, GetError, ListError, StartError, StopError,
 };
@@ -55,7 +55,8 @@ pub(super) fn operations() -> Service<Host> {
             mutation("stop", stop)
                 .requires(VMS_WRITE)
                 .rest(Method::POST, "/v1/vms/{name}/stop", StatusCode::OK)
-                .timeout(Duration::from_secs(MAX_STOP_SECS as u64 + 30)),
+                // A process that has to be killed takes up to 35 s more.
+                .timeout(Duration::from_secs(MAX_STOP_SECS as u64 + 60)),
         )
         .with(
             mutation("port-forward", port_forward)
@@ -76,23 +77,14 @@ async fn create(host: &Host, _: Call, input: Create) -> Result<Vm, CreateError> 
     Ok(host.machines().create(input.0).await?)
 }
 
-/// Lists the VMs of this host, by name.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct List {
-    /// How many at most, 1 to 1000; 100 unless said.
-    #[serde(default)]
-    #[schemars(range(min = 1, max = 1000))]
-    limit: Option<u32>,
-    /// Where the page begins: the cursor that came with the page before.
-    #[serde(default)]
-    cursor: Option<String>,
+request! {
+    /// Lists the VMs of this host, by name.
+    List(Page)
 }
 
 async fn list(host: &Host, call: Call, input: List) -> Result<Vec<Vm>, ListError> {
     let vms = host.machines().list().await;
-    let cursor = input.cursor.as_deref();
-    Ok(page(vms, |vm| vm.name.as_str(), input.limit, cursor, &call))
+    Ok(page(vms, |vm| vm.name.as_str(), input.0, &call))
 }
 
 /// Shows a VM.

@@ -10,6 +10,9 @@ use crate::model::VmState;
 pub(crate) struct Known {
     pub(crate) id: VmId,
     pub(crate) state: VmState,
+    /// Whether its host has said that it made it. Of one that is on its way only a report that has
+    /// it says something: whoever made it may have died before hearing the answer.
+    pub(crate) placed: bool,
     /// Whether it has not changed for so long that a report must know of it. A report that was
     /// under way while the VM was made does not.
     pub(crate) settled: bool,
@@ -32,10 +35,12 @@ pub(crate) fn changes<'a>(
     let change = |vm: &Known| {
         let (state, reason) = match reported.get(vm.id.as_str()) {
             Some(state) => (*state, None),
-            None if vm.settled => (VmState::Missing, Some("its host does not have it")),
+            None if vm.placed && vm.settled => {
+                (VmState::Missing, Some("its host does not have it"))
+            }
             None => return None,
         };
-        (state != vm.state).then(|| Change {
+        (state != vm.state || !vm.placed).then(|| Change {
             id: vm.id.clone(),
             state,
             reason,
@@ -52,8 +57,27 @@ mod tests {
         Known {
             id: VmId::named(id),
             state,
+            placed: true,
             settled,
         }
+    }
+
+    #[test]
+    fn a_vm_on_its_way_has_arrived_once_its_host_reports_it() {
+        let on_its_way = |id| Known {
+            placed: false,
+            ..known(id, VmState::Created, true)
+        };
+        let books = [on_its_way("vm-made"), on_its_way("vm-not-yet")];
+        let changes = changes(&books, [("vm-made", VmState::Created)]);
+        assert_eq!(
+            changes,
+            [Change {
+                id: VmId::named("vm-made"),
+                state: VmState::Created,
+                reason: None
+            }]
+        );
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub use error::{OpenStoreError, StoreError};
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request waits for a connection when all are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Takes the write lock at once.
+const BEGIN: &str = "BEGIN IMMEDIATE";
 const READERS: u32 = 3;
 /// A reader that nobody needed for this long is closed, and its memory with it.
 const READER_IDLE: Duration = Duration::from_secs(60);
@@ -98,7 +100,16 @@ impl Store {
 
     /// Begins a transaction that may write.
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+        match self.writer.begin_with(BEGIN).await {
+            // A full disk makes SQLite roll back by itself. The driver does not notice: its own
+            // rollback then fails, and it holds the transaction for open ever after. So the
+            // connection is given up, and a new one takes its place.
+            Err(sqlx::Error::InvalidSavePointStatement) => {
+                self.writer.acquire().await?.close().await?;
+                Ok(self.writer.begin_with(BEGIN).await?)
+            }
+            begun => Ok(begun?),
+        }
     }
 
     /// Lets go of the file once everything under way has ended.
@@ -152,9 +163,8 @@ mod tests {
         (store, dir)
     }
 
-    #[tokio::test]
-    async fn a_full_disk_is_an_error_of_its_own_and_changes_nothing() {
-        let (store, _dir) = store().await;
+    /// Writes until the database is as full as it may get; says how that ended.
+    async fn fill(store: &Store) -> Result<(), StoreError> {
         let mut tx = store.begin().await.expect("a transaction");
         // The database may not grow any more: SQLite reports it as it does a full disk.
         sqlx::query("PRAGMA max_page_count = 1")
@@ -168,8 +178,14 @@ mod tests {
                 break;
             }
         }
+        filled
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_of_its_own_and_changes_nothing() {
+        let (store, _dir) = store().await;
+        let filled = fill(&store).await;
         assert!(matches!(filled, Err(StoreError::Full)), "{filled:?}");
-        drop(tx);
         let mut db = store.read().await.expect("a connection");
         assert!(
             teams::list(&mut db, "", 10)
@@ -177,6 +193,17 @@ mod tests {
                 .expect("readable")
                 .is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn once_there_is_space_again_the_books_can_be_written_again() {
+        let (store, _dir) = store().await;
+        for _ in 0..2 {
+            fill(&store).await.expect_err("it is full");
+            let mut tx = store.begin().await.expect("the next one begins");
+            teams::insert(&mut tx, &team("ours")).await.expect("space");
+            // Not committed, so that the name is free the second time.
+        }
     }
 
     #[tokio::test]

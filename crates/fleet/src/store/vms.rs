@@ -311,22 +311,23 @@ pub(crate) async fn candidates(db: &mut Db) -> Result<Vec<Candidate>, StoreError
     Ok(hosts.into_iter().map(with_reservation).collect())
 }
 
-/// The placed VMs of a host, to be compared with what it reports. Those that have changed after
-/// `settled` are too fresh for a report to know of.
+/// The VMs of a host, to be compared with what it reports. Those that have changed after `settled`
+/// are too fresh for a report to know of.
 pub(crate) async fn known_on_host(
     db: &mut Db,
     host: &HostId,
     settled: Timestamp,
 ) -> Result<Vec<Known>, StoreError> {
-    let rows: Vec<(String, String, i64)> =
-        sqlx::query_as("SELECT id, state, updated_at FROM vms WHERE host_id = $1 AND placed")
+    let rows: Vec<(String, String, bool, i64)> =
+        sqlx::query_as("SELECT id, state, placed, updated_at FROM vms WHERE host_id = $1")
             .bind(host.as_str())
             .fetch_all(db)
             .await?;
-    let known = rows.into_iter().map(|(id, state, updated_at)| {
+    let known = rows.into_iter().map(|(id, state, placed, updated_at)| {
         Ok(Known {
             id: VmId::named(id),
             state: VmState::parse(&state).map_err(StoreError::unreadable)?,
+            placed,
             settled: updated_at <= millis(settled),
         })
     });

@@ -151,6 +151,21 @@ async fn a_creation_that_nobody_finished_comes_to_light() {
 }
 
 #[tokio::test]
+async fn a_vm_that_was_made_unheard_is_there_with_the_next_heartbeat() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    let vm = desk.call("vms/create", json!({"name": "web"})).await;
+    // As if the server had died before it heard that the host has made it.
+    desk.tamper("UPDATE vms SET placed = FALSE").await;
+    host.heartbeat(&desk, json!([])).await;
+    assert_eq!(states(&desk).await, [] as [Value; 0]);
+    let report = json!([{"name": vm["id"], "state": "created"}]);
+    host.heartbeat(&desk, report).await;
+    assert_eq!(states(&desk).await, ["created"]);
+    desk.call("vms/delete", json!({"name": "web"})).await;
+}
+
+#[tokio::test]
 async fn a_fleet_whose_books_are_gone_says_that_it_is_not_well() {
     let desk = Desk::open().await;
     assert!(desk.fleet.healthy());

@@ -13,6 +13,7 @@ pub struct ConnectionInfo(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    local: SocketAddr,
     remote: SocketAddr,
     peer: Option<PeerIdentity>,
     certificate: Option<Arc<CertificateDer<'static>>>,
@@ -22,17 +23,24 @@ struct Inner {
 impl ConnectionInfo {
     /// Reads who is on the other end from a finished handshake.
     pub(crate) fn new(
-        remote: SocketAddr,
+        (local, remote): (SocketAddr, SocketAddr),
         tls: &rustls::ServerConnection,
         closing: CancellationToken,
     ) -> Self {
         let certificate = tls.peer_certificates().and_then(<[_]>::first);
         Self(Arc::new(Inner {
+            local,
             remote,
             peer: PeerIdentity::from_server_connection(tls).ok(),
             certificate: certificate.map(|leaf| Arc::new(leaf.clone())),
             closing,
         }))
+    }
+
+    /// Where the connection was accepted: it tells the doors of a process apart.
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        self.0.local
     }
 
     /// Where the connection comes from.

@@ -94,9 +94,10 @@ impl Drop for Line {
             operation = facts.target.as_deref().and_then(Target::operation),
             status,
             gone = status.is_none().then_some(true),
-            ms = self.began.elapsed().as_secs_f64() * 1e3,
+            ms = (self.began.elapsed().as_secs_f64() * 1e4).round() / 10.0,
             request_id = %self.id,
             subject = facts.identity.as_ref().map(Identity::subject),
+            door = self.connection.as_ref().map(|c| tracing::field::display(c.local())),
             remote = self.connection.as_ref().map(|c| tracing::field::display(c.remote())),
             "request"
         );

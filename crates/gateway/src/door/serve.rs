@@ -57,6 +57,9 @@ impl Shared {
     pub(super) async fn connection(self: Arc<Self>, stream: TcpStream, remote: SocketAddr) {
         // Answers are written whole; waiting to fill a packet would only delay them.
         let _ = stream.set_nodelay(true);
+        let Ok(local) = stream.local_addr() else {
+            return; // It was reset already.
+        };
         let handshake = tokio::time::timeout(self.limits.handshake_time, self.shake_hands(stream));
         let stream = tokio::select! {
             finished = handshake => match finished {
@@ -82,7 +85,7 @@ impl Shared {
         let ledger = Arc::new(Ledger::new(patience, Instant::now()));
         let service = ConnectionService {
             router: self.router.clone(),
-            connection: ConnectionInfo::new(remote, tls, self.shutdown.clone()),
+            connection: ConnectionInfo::new((local, remote), tls, self.shutdown.clone()),
             ledger: Arc::clone(&ledger),
         };
         let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));

@@ -16,8 +16,9 @@ use secrecy::SecretString;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
-use crate::world::{Client, World, call, provider, soon};
+use crate::world::{Answer, Client, World, call, provider, soon};
 
 #[tokio::test]
 async fn alpn_chooses_the_protocol_and_silence_means_http_1() {
@@ -157,16 +158,10 @@ async fn a_certificate_of_a_private_ca_is_shown_to_the_provider() {
     assert_eq!(answer.json()["subject"], "somebody with a certificate");
 }
 
-#[tokio::test]
-async fn a_closing_door_finishes_what_is_in_flight_and_takes_nothing_new() {
-    let world = World::start().await;
-    let (mut idle1, mut idle2) = (world.http1().await, world.http2().await);
-    for idle in [&mut idle1, &mut idle2] {
-        assert_eq!(
-            idle.send(call("GET", "/healthz", "", None)).await.status,
-            200
-        );
-    }
+type Nap = JoinHandle<hyper::Result<Answer>>;
+
+/// Two calls that last until somebody wakes them, one over each protocol, both under way.
+async fn two_naps(world: &World) -> Vec<Nap> {
     let mut napping = Vec::new();
     for mut client in [world.http1().await, world.http2().await] {
         napping.push(tokio::spawn(async move {
@@ -179,7 +174,20 @@ async fn a_closing_door_finishes_what_is_in_flight_and_takes_nothing_new() {
         .await
         .expect("open")
         .forget();
+    napping
+}
 
+#[tokio::test]
+async fn a_closing_door_finishes_what_is_in_flight_and_takes_nothing_new() {
+    let world = World::start().await;
+    let (mut idle1, mut idle2) = (world.http1().await, world.http2().await);
+    for idle in [&mut idle1, &mut idle2] {
+        assert_eq!(
+            idle.send(call("GET", "/healthz", "", None)).await.status,
+            200
+        );
+    }
+    let napping = two_naps(&world).await;
     world.shutdown.cancel();
     soon("the idle ones", async {
         (idle1.connection.await, idle2.connection.await)
@@ -239,22 +247,11 @@ async fn what_does_not_finish_in_time_is_cut() {
     let mut limits = DoorLimits::default();
     limits.drain_time = Duration::from_millis(50);
     let world = World::with(limits, |adapter| adapter).await;
-    let mut clients = Vec::new();
-    for mut client in [world.http1().await, world.http2().await] {
-        clients.push(tokio::spawn(async move {
-            client
-                .try_send(call("POST", "/rooms/nap", "", Some(&json!({}))))
-                .await
-        }));
-    }
-    soon("both naps", world.shelf.napping.acquire_many(2))
-        .await
-        .expect("open")
-        .forget();
+    let napping = two_naps(&world).await;
     world.shutdown.cancel();
     soon("the door", world.served).await.expect("no panic");
-    for client in clients {
-        let answer = soon("the cut", client).await.expect("no panic");
+    for nap in napping {
+        let answer = soon("the cut", nap).await.expect("no panic");
         assert!(answer.is_err(), "the connection should have been cut");
     }
     soon("the naps' end", world.shelf.disturbed.acquire_many(2))

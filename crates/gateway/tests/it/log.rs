@@ -58,7 +58,9 @@ async fn a_line_says_who_called_what_and_holds_no_credential() {
         .await;
     assert_eq!(answer.status, 200);
     let line = lines.of(answer.header("x-request-id").expect("an id"));
+    let door = format!("door={}", world.address);
     for part in [
+        door.as_str(),
         "method=GET",
         "route=\"/v1/books/{title}\"",
         "operation=\"books/get\"",

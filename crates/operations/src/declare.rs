@@ -39,8 +39,12 @@ pub fn internal(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> I
     let mut text = cause.to_string();
     let mut source = cause.source();
     while let Some(next) = source {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
+        let said = next.to_string();
+        // Many errors repeat their source in their own text; once is enough.
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         source = next.source();
     }
     Internal(text)
@@ -214,6 +218,28 @@ mod tests {
         let details = declared[0].details.clone().expect("a schema").to_value();
         assert_eq!(details["properties"]["age_days"]["type"], "integer");
         assert!(declared[1].details.is_none());
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{says}")]
+    struct Because {
+        says: &'static str,
+        #[source]
+        of: std::io::Error,
+    }
+
+    #[test]
+    fn each_link_of_a_chain_of_causes_is_told_once() {
+        for (says, told) in [
+            ("no book", "no book: disk 7 is on fire"),
+            (
+                "no book: disk 7 is on fire",
+                "no book: disk 7 is on fire",
+            ),
+        ] {
+            let of = std::io::Error::other("disk 7 is on fire");
+            assert_eq!(internal(Because { says, of }).to_string(), told);
+        }
     }
 
     #[test]

@@ -232,10 +232,7 @@ mod tests {
     fn each_link_of_a_chain_of_causes_is_told_once() {
         for (says, told) in [
             ("no book", "no book: disk 7 is on fire"),
-            (
-                "no book: disk 7 is on fire",
-                "no book: disk 7 is on fire",
-            ),
+            ("no book: disk 7 is on fire", "no book: disk 7 is on fire"),
         ] {
             let of = std::io::Error::other("disk 7 is on fire");
             assert_eq!(internal(Because { says, of }).to_string(), told);

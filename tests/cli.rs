@@ -54,7 +54,7 @@ fn a_server_of_another_authority_never_sees_the_token() {
     ];
     let (code, told) = run(&["host", "list"], &environment);
     assert!(
-        code == Some(1) && one_line(&told) && told.contains("certificate"),
+        code == Some(1) && one_line(&told) && told.contains("--ca"),
         "{told}"
     );
     assert!(!plane.log().contains("hosts/list"), "the request arrived");
@@ -98,6 +98,47 @@ fn a_login_is_saved_and_used() {
         .output()
         .expect("it runs");
     assert_eq!(String::from_utf8_lossy(&list.stdout).trim(), "[]");
+}
+
+#[test]
+fn a_setting_that_cannot_be_costs_nobody_the_first_key() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("server");
+    let data = data.to_str().expect("text");
+    let start = [
+        "server",
+        "--listen",
+        "127.0.0.1:0",
+        "--fleet-listen",
+        "127.0.0.1:0",
+    ];
+    for wrong in [
+        ["--decoy", "nothing"],
+        ["--tls-name", "a b"],
+        ["--database-url", "oracle://x"],
+    ] {
+        let (code, told) = run(&[&start[..], &["--data-dir", data], &wrong].concat(), &[]);
+        assert!(code == Some(1) && told.contains("error: "), "{told}");
+    }
+    // It panics when the key is not printed.
+    Plane::start_in(data.into());
+}
+
+#[test]
+fn a_result_that_cannot_be_printed_is_a_failure_unless_nobody_listens() {
+    let completion = || {
+        let mut command = hostler();
+        command.args(["completion", "bash"]);
+        command
+    };
+    let full = std::fs::File::create("/dev/full").expect("Linux has it");
+    let output = completion().stdout(full).output().expect("it runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && one_line(&told), "{told}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = completion().stdout(writer).output().expect("it runs");
+    assert!(output.status.success() && output.stderr.is_empty());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use rcgen::{ExtendedKeyUsagePurpose, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::{info, warn};
 
@@ -120,14 +120,10 @@ impl WebAuthority {
         &self.ca_path
     }
 
-    /// SHA-256 over the CA's certificate in DER: what clients may pin instead of keeping a file.
+    /// The CA's certificate in DER, for clients that pin its key instead of keeping a file.
     #[must_use]
-    pub fn ca_fingerprint(&self) -> [u8; 32] {
-        let digest =
-            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.resolver.ca.root().der());
-        let mut fingerprint = [0; 32];
-        fingerprint.copy_from_slice(digest.as_ref());
-        fingerprint
+    pub fn ca_der(&self) -> &CertificateDer<'static> {
+        self.resolver.ca.root().der()
     }
 
     /// One-way TLS 1.3 with the server certificate, offering these protocols in this order

@@ -14,6 +14,7 @@ use crate::connector::Connector;
 use crate::identify::KnownKeys;
 use crate::ids::KeyId;
 use crate::model::ApiKeyInfo;
+use crate::monitor;
 use crate::scopes::KeyScope;
 use crate::secrets::{ApiKey, HostTokens, KeyUnusable, SigningKey};
 use crate::store::audit::{self, Actor};
@@ -55,7 +56,8 @@ impl Fleet {
     ///
     /// `source` is this replica's own identity, `spiffe://DOMAIN/control-plane/...`, by which hosts
     /// know it. Where the books hold no API key at all, one with every right is made and returned:
-    /// show it to whoever started the server, because nobody can see it again.
+    /// show it to whoever started the server, because nobody can see it again, and then
+    /// [admit](Self::admit_first_key) it.
     ///
     /// # Errors
     /// [`OpenError`], which names the file and says what to do.
@@ -78,7 +80,7 @@ impl Fleet {
                 SigningKeyError::Unusable(reason) => reason.into(),
             })?;
         let host_tokens = HostTokens::new(&signing_keys.0, &signing_keys.1)?;
-        let first_key = first_key(&store, now).await.map_err(failed)?;
+        let first_key = begin(&store, now).await.map_err(failed)?;
         let trust_domain = authority.trust_domain().clone();
         let fleet = Self {
             store,
@@ -90,6 +92,12 @@ impl Fleet {
             healthy: AtomicBool::new(true),
         };
         Ok((Arc::new(fleet), first_key))
+    }
+
+    /// Makes the key of the first start good, once it has been shown: a key that nobody saw would
+    /// lock everybody out for ever.
+    pub async fn admit_first_key(&self, key: &ApiKey) -> Result<(), StoreError> {
+        enter_first_key(&self.store, key, clock::now()).await
     }
 
     /// Whether the books could be read and written when the monitor last looked.
@@ -131,13 +139,23 @@ async fn signing_keys(
     Ok((key, Vec::new()))
 }
 
-/// Makes the first admin key where there is no key at all.
-async fn first_key(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+/// What a start does to the books before anybody asks: what the last run left half done comes to
+/// light. Returns the first admin's key where there is none; it is not good yet.
+async fn begin(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+    let mut tx = store.begin().await?;
+    monitor::surface_abandoned(&mut tx, now, now).await?;
+    let first = !keys::any(&mut tx).await?;
+    store::commit(tx).await?;
+    Ok(first.then(ApiKey::generate))
+}
+
+/// Enters the first admin's key, where there is no key at all.
+async fn enter_first_key(store: &Store, key: &ApiKey, now: Timestamp) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
     if keys::any(&mut tx).await? {
-        return Ok(None);
+        return Ok(());
     }
-    let (key, actor) = (ApiKey::generate(), Actor::server(now));
+    let actor = Actor::server(now);
     let info = ApiKeyInfo {
         id: KeyId::generate(),
         name: "first admin".to_owned(),
@@ -149,6 +167,5 @@ async fn first_key(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, Stor
     };
     keys::insert(&mut tx, &info, &key.hash()).await?;
     audit::record(&mut tx, &actor, "api-key.create", &info.id).await?;
-    store::commit(tx).await?;
-    Ok(Some(key))
+    store::commit(tx).await
 }

@@ -21,6 +21,7 @@
 //! let (fleet, first_key) = Fleet::open(config, authority, source).await?;
 //! if let Some(key) = first_key {
 //!     eprintln!("the first admin API key, shown this once: {}", key.reveal());
+//!     fleet.admit_first_key(&key).await?;
 //! }
 //! let registry = mount(Registry::builder(), &fleet).build()?;
 //! # Ok(()) }

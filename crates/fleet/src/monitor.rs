@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, StoreError, hosts, registration, vms};
+use crate::store::{self, Db, StoreError, hosts, registration, vms};
 
 /// How often the monitor looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
@@ -56,14 +56,24 @@ impl Fleet {
             tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
         }
         registration::purge_expired(&mut tx, now).await?;
-        let surfaced =
-            vms::surface_abandoned(&mut tx, now - ABANDONED_AFTER, ABANDONED, now).await?;
-        if surfaced > 0 {
-            tracing::warn!(
-                vms = surfaced,
-                "creations that nobody finished are shown as errors"
-            );
-        }
+        surface_abandoned(&mut tx, now - ABANDONED_AFTER, now).await?;
         store::commit(tx).await
     }
+}
+
+/// Shows the VMs whose creation began up to `begun` and was finished by nobody. When a server
+/// starts on books that are its own, that is all of them.
+pub(crate) async fn surface_abandoned(
+    db: &mut Db,
+    begun: Timestamp,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let surfaced = vms::surface_abandoned(db, begun, ABANDONED, now).await?;
+    if surfaced > 0 {
+        tracing::warn!(
+            vms = surfaced,
+            "creations that nobody finished are shown as errors"
+        );
+    }
+    Ok(())
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use hostler_identity::{Authorizer, Source, SourceWriter, TrustDomain};
 use hostler_vmm::StorageError;
 use jiff::Timestamp;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use config::{AgentConfig, ConfigError};
 pub use credentials::{MaterialError, StoreError};
@@ -143,19 +143,13 @@ impl Agent {
                 return Err(StartError::Credentials { path, source });
             }
         };
-        if credentials.address != config.address {
-            warn!(
-                registered = credentials.address,
-                given = config.address,
-                "the control plane goes on calling this host at the address it registered with"
-            );
-        }
         life::warn_of_clock(&svid, Timestamp::now());
         let trust_domain = svid.id().trust_domain().clone();
         let (source, writer) = Source::memory(svid, bundles);
         let control_plane = control_plane_of(trust_domain.clone());
-        let machines_door =
-            MachinesDoor::new(credentials.machines_url.clone(), &source, control_plane);
+        let machines_url = config.machines_url.as_ref();
+        let machines_url = machines_url.unwrap_or(&credentials.machines_url).clone();
+        let machines_door = MachinesDoor::new(machines_url, &source, control_plane);
         Ok(Self {
             host,
             config,

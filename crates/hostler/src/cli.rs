@@ -5,6 +5,7 @@ use clap_complete::Shell;
 
 use crate::commands::{Common, api_key, host, image, kernel, login, vm};
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
+use crate::output;
 
 /// A private microVM cloud: hosts enrol, prove who they are, and run microVMs.
 #[derive(Parser)]
@@ -24,7 +25,7 @@ pub(crate) enum Command {
     /// Run the control plane
     #[command(
         after_help = "Example:\n  hostler server --data-dir /var/lib/hostler/server \
-                            --listen 0.0.0.0:8443 --fleet-listen 0.0.0.0:8444"
+                            --listen 10.0.0.1:8443 --fleet-listen 10.0.0.1:8444 --tls-name cloud.example"
     )]
     Server(Box<ServerOptions>),
     /// Run a host: enrol this machine and run microVMs on it
@@ -67,12 +68,10 @@ pub(crate) enum Command {
 }
 
 pub(crate) fn completion(shell: Shell) {
-    clap_complete::generate(
-        shell,
-        &mut Cli::command(),
-        "hostler",
-        &mut std::io::stdout(),
-    );
+    // By way of memory: the generator panics when its reader goes away.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hostler", &mut script);
+    output::bytes(&script);
 }
 
 #[cfg(test)]

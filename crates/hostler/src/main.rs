@@ -26,6 +26,7 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
+        Ok(()) if output::lost() => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::complain(&failure);

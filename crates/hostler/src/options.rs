@@ -196,7 +196,8 @@ pub(crate) struct AgentOptions {
     /// DATA_DIR/ca.pem [default: the CAs that this system trusts]
     #[arg(long, env = "HOSTLER_SERVER_CA", value_name = "FILE")]
     server_ca: Option<PathBuf>,
-    /// Instead of --server-ca: the fingerprint of the server's certificate or of its CA
+    /// Instead of --server-ca: the pin that the server prints at its start, the SHA-256 of its
+    /// CA's public key
     #[arg(long, env = "HOSTLER_SERVER_CA_PIN", value_name = "sha256:HEX")]
     server_ca_pin: Option<String>,
     /// This host's door [default: 0.0.0.0:9443]

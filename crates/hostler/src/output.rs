@@ -1,11 +1,14 @@
 //! What commands print: tables for people, JSON for programs, complaints in one line.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use serde_json::Value;
 
 use crate::failure::Failure;
+
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// How a client command prints data.
 #[derive(Args, Clone, Copy)]
@@ -23,9 +26,27 @@ pub(crate) enum Format {
     Json,
 }
 
-/// Prints a line of results. A reader that went away (`| head`) is no error.
+/// Prints a line of results.
 pub(crate) fn line(text: impl AsRef<str>) {
-    let _ = writeln!(io::stdout(), "{}", text.as_ref());
+    bytes(format!("{}\n", text.as_ref()).as_bytes());
+}
+
+/// Prints results. A reader that went away (`| head`) is no error; a full disk is one, and
+/// [`lost`] says so at the end.
+pub(crate) fn bytes(results: &[u8]) {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(results).and_then(|()| stdout.flush());
+    if let Err(error) = written
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        LOST.store(true, Ordering::Relaxed);
+        complain(&Failure::new(format!("cannot print the result: {error}")));
+    }
+}
+
+/// Whether a result could not be printed.
+pub(crate) fn lost() -> bool {
+    LOST.load(Ordering::Relaxed)
 }
 
 /// Tells progress, on the error stream, so that results can be piped.
@@ -42,7 +63,7 @@ pub(crate) fn complain(failure: &Failure) {
         "error"
     };
     // One line, whatever was quoted in it.
-    let text = failure.to_string().replace('\n', " ");
+    let text = harmless(&failure.to_string().replace('\n', " "));
     let _ = writeln!(io::stderr(), "{word}: {text}");
 }
 
@@ -98,11 +119,23 @@ pub(crate) fn moment(value: &Value, field: &str) -> String {
     )
 }
 
+/// A text without what a terminal would obey: names come from whoever made them.
+pub(crate) fn harmless(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let each = text.chars().map(|c| match c {
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    });
+    each.collect()
+}
+
 /// A value in words: lists with commas, objects as `name=value`.
 pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => harmless(text),
         Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
         Value::Object(fields) => {
             let fields = fields
@@ -126,6 +159,13 @@ mod tests {
         ];
         let text = layout(&["NAME", "STATE"], &rows);
         assert_eq!(text, "NAME   STATE\nweb-1  running\nü");
+    }
+
+    #[test]
+    fn a_name_cannot_command_a_terminal() {
+        let host = serde_json::json!({"arch": "x\u{1b}[2J\n64", "zone": "südlich"});
+        assert_eq!(cell(&host, "arch"), "x\\u{1b}[2J\\n64");
+        assert_eq!(cell(&host, "zone"), "südlich");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
 use hostler_gateway::{
     AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter, IdentityProvider,
 };
+use hostler_host::agent::ServerPin;
 use hostler_identity::{
     Authorizer, PeerIdentity, SpiffeId, TrustDomain, crypto_provider, server_config,
 };
@@ -37,7 +38,18 @@ pub(crate) async fn run(settings: ServerSettings) -> Result<(), Failure> {
     if let Some(key) = &plane.first_key {
         output::line("This is the first start. The admin's API key, shown this once:");
         output::line(format!("  {}", key.reveal()));
+        if output::lost() {
+            return Err(Failure::new(
+                "nobody would know the admin's key, so it was not made; start again with somewhere \
+                 to print it",
+            ));
+        }
+        plane.admit_first_key().await?;
     }
+    output::line(format!(
+        "server pin, for agents without ca.pem: {}",
+        plane.pin
+    ));
     let machines = &plane.machines_url;
     output::line(format!(
         "ready: people at {}, machines at {machines}",
@@ -53,8 +65,10 @@ pub(crate) struct Plane {
     registry: Arc<Registry>,
     people: Door,
     machines: Door,
-    machines_url: String,
+    pub(crate) machines_url: String,
     ca_pem: Option<String>,
+    /// By what an agent without a CA file recognises the people's door.
+    pin: ServerPin,
     pub(crate) first_key: Option<ApiKey>,
 }
 
@@ -74,6 +88,20 @@ impl Plane {
         let lifetimes = Lifetimes {
             svid: SignedDuration::try_from(settings.svid_ttl).doing(|| "--svid-ttl is too long")?,
             ..Lifetimes::default()
+        };
+        // What was asked for is checked before the admin's key is made, which is shown only once.
+        let decoy = decoy(&settings.decoy)?;
+        let (people_tls, ca_pem, pin) = match &settings.tls_files {
+            Some((cert, key)) => {
+                let (tls, pin) = certificate_of_files(cert, key)?;
+                (tls, None, pin)
+            }
+            None => {
+                let names = names(people.local_addr(), settings.tls_names);
+                let web = WebAuthority::open(&settings.data_dir, &names, now)?;
+                let pin = ServerPin::of(web.ca_der())?;
+                (web.server_config(&ALPN), Some(web.ca_pem().to_owned()), pin)
+            }
         };
         let authority = Authority::open_with(
             &settings.data_dir.join("authority"),
@@ -95,14 +123,6 @@ impl Plane {
         let (fleet, first_key) = Fleet::open(config, authority, source.clone()).await?;
         let registry = hostler_fleet::mount(Registry::builder(), &fleet).build()?;
 
-        let (people_tls, ca_pem) = match &settings.tls_files {
-            Some((cert, key)) => (certificate_of_files(cert, key)?, None),
-            None => {
-                let names = names(people.local_addr(), settings.tls_names);
-                let web = WebAuthority::open(&settings.data_dir, &names, now)?;
-                (web.server_config(&ALPN), Some(web.ca_pem().to_owned()))
-            }
-        };
         let adapter = |decoy| {
             let callers = Arc::new(Callers(Arc::clone(&fleet)));
             let health = Arc::clone(&fleet);
@@ -113,7 +133,7 @@ impl Plane {
                 .about("Hostler control plane", env!("CARGO_PKG_VERSION"))
                 .build()
         };
-        let people_router = adapter(decoy(&settings.decoy)?)?.router();
+        let people_router = adapter(decoy)?.router();
         let machines_router = adapter(Decoy::NotFound)?.router();
         let machines_tls = server_config(&source, members(trust_domain));
         let limits = DoorLimits::default;
@@ -124,6 +144,7 @@ impl Plane {
             registry,
             machines_url,
             ca_pem,
+            pin,
             first_key,
         })
     }
@@ -136,6 +157,14 @@ impl Plane {
     /// What the people's door is recognised by, when its certificate is of its own making.
     pub(crate) fn ca_pem(&self) -> Option<&str> {
         self.ca_pem.as_deref()
+    }
+
+    /// Makes the first key good, once it is where it will be found.
+    pub(crate) async fn admit_first_key(&self) -> Result<(), Failure> {
+        match &self.first_key {
+            Some(key) => Ok(self.fleet.admit_first_key(key).await?),
+            None => Ok(()),
+        }
     }
 
     /// Calls operations in the name of whoever runs this process.
@@ -225,18 +254,23 @@ fn names(listen: std::net::SocketAddr, asked: Vec<String>) -> Vec<String> {
 }
 
 /// TLS 1.3 with a certificate that somebody else issued.
-fn certificate_of_files(cert: &Path, key: &Path) -> Result<ServerConfig, Failure> {
+fn certificate_of_files(cert: &Path, key: &Path) -> Result<(ServerConfig, ServerPin), Failure> {
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .doing(|| format!("cannot read the certificate {}", cert.display()))?;
+    let leaf = chain
+        .first()
+        .ok_or_else(|| Failure::new(format!("{} holds no certificate", cert.display())))?;
+    let pin = ServerPin::of(leaf).doing(|| format!("cannot read {}", cert.display()))?;
     let private = PrivateKeyDer::from_pem_file(key)
         .doing(|| format!("cannot read the key {}", key.display()))?;
-    ServerConfig::builder_with_provider(crypto_provider())
+    let config = ServerConfig::builder_with_provider(crypto_provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .doing(|| "cannot set up TLS 1.3")?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .doing(|| format!("{} and {} do not fit", cert.display(), key.display()))
+        .doing(|| format!("{} and {} do not fit", cert.display(), key.display()))?;
+    Ok((config, pin))
 }
 
 fn decoy(text: &str) -> Result<Decoy, Failure> {

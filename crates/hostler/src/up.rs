@@ -26,23 +26,25 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(settings: UpSettings) -> Result<(), Failure> {
     let stop = process::stop_on_signal()?;
-    let mut plane = Plane::open(ServerSettings::for_up(&settings)).await?;
+    let plane = Plane::open(ServerSettings::for_up(&settings)).await?;
     let (server, operator) = (plane.url(), plane.operator());
+    let machines_url = Url::parse(&plane.machines_url).doing(|| "the machines' door has no URL")?;
     let env = settings.data_dir.join("env");
     write_env(
         &env,
         &plane.url(),
         &settings.data_dir,
-        plane.first_key.take(),
+        plane.first_key.as_ref(),
         &operator,
     )
     .await?;
+    plane.admit_first_key().await?;
     let ca = plane.ca_pem().unwrap_or_default().to_owned();
     let plane_stop = CancellationToken::new();
     let plane = tokio::spawn(plane.serve(plane_stop.clone()));
 
     // Whatever happens to the host, the control plane ends in order.
-    let ended = run_host(settings, &server, ca, &operator, &env, stop).await;
+    let ended = run_host(settings, &server, machines_url, ca, &operator, &env, stop).await;
     plane_stop.cancel();
     plane.await.doing(|| "the control plane broke")?;
     ended
@@ -51,6 +53,7 @@ pub(crate) async fn run(settings: UpSettings) -> Result<(), Failure> {
 async fn run_host(
     settings: UpSettings,
     server: &str,
+    machines_url: Url,
     ca: String,
     operator: &Operator,
     env: &Path,
@@ -60,7 +63,9 @@ async fn run_host(
     let machines = open_machines(&data_dir, &settings.driver).await?;
     let server_url = Url::parse(server).doing(|| "the people's door has no URL")?;
     let address = settings.host_listen.to_string();
-    let config = AgentConfig::new(server_url, ServerTrust::CaPem(ca), address, data_dir);
+    let mut config = AgentConfig::new(server_url, ServerTrust::CaPem(ca), address, data_dir);
+    // Both doors are this process's; they may be elsewhere than the last time.
+    config.machines_url = Some(machines_url);
     let token = Box::pin(operator.announce_host());
     let room = HostRoom::open(config, machines.clone(), settings.host_listen, Some(token)).await?;
     output::line(format!("ready: host {} of {server}", room.host_id()));
@@ -105,7 +110,7 @@ async fn write_env(
     path: &Path,
     server: &str,
     data_dir: &Path,
-    first_key: Option<ApiKey>,
+    first_key: Option<&ApiKey>,
     operator: &Operator,
 ) -> Result<(), Failure> {
     let ca = data_dir.join("server/ca.pem");

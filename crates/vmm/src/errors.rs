@@ -140,6 +140,9 @@ pub enum DeleteError {
     /// It runs, and it was not said that it should be deleted all the same.
     #[error("VM {name} is running; stop it first, or delete it with force")]
     Running { name: VmName },
+    /// Its record cannot be read, so it is not known whether it runs.
+    #[error("VM {name} cannot be deleted: {problem}; see on its host whether it still runs")]
+    Damaged { name: String, problem: String },
     #[error(transparent)]
     Stop(#[from] StopError),
     #[error(transparent)]

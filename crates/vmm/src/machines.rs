@@ -9,6 +9,7 @@ mod keeper;
 mod open;
 mod power;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
@@ -54,8 +55,8 @@ struct Inner {
     kernels: Kernels,
     driver: Result<Arc<dyn Driver>, NoDriver>,
     drivers: Vec<DriverStatus>,
-    /// VMs whose records could not be read.
-    damaged: Vec<String>,
+    /// VMs whose records could not be read, by name, and why.
+    damaged: BTreeMap<String, String>,
     /// Held for as long as this lives: a second daemon is refused.
     _lock: File,
 }
@@ -165,7 +166,14 @@ impl Machines {
     pub async fn delete(&self, name: &str, force: bool) -> Result<Vm, DeleteError> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
         finish(async move {
-            let slot = inner.slot(&name)?;
+            let slot = match (inner.slot(&name), inner.damaged.get(&name)) {
+                // Perhaps it runs: who is told that it is gone would never look for it.
+                (Err(_), Some(problem)) => {
+                    let problem = problem.clone();
+                    return Err(DeleteError::Damaged { name, problem });
+                }
+                (found, _) => found?,
+            };
             let mut turn = turn(&slot, &name).await?;
             create::delete(&inner, &slot, &mut turn, force).await
         })
@@ -237,7 +245,7 @@ impl Machines {
         let mut reasons = Vec::new();
         reasons.extend(status::data_dir_problem(inner.layout.root()));
         reasons.extend(inner.driver.as_ref().err().map(ToString::to_string));
-        reasons.extend(inner.damaged.iter().cloned());
+        reasons.extend(inner.damaged.values().cloned());
         if reasons.is_empty() {
             Health::Healthy
         } else {

@@ -49,6 +49,21 @@ fn install(program: &str) -> String {
     format!("install it (Debian: apt-get install {package})")
 }
 
+/// Where programs are found: the file system's tools are in directories that an ordinary user's
+/// PATH may lack.
+fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin:/sbin")
+}
+
+/// A program that runs a guest, or could. It gets nothing of our environment, in which there may
+/// be tokens: who breaks out of a guest finds them nowhere in its memory.
+pub(crate) fn secluded(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", path()).stdin(Stdio::null());
+    command
+}
+
 /// A program that is about to run.
 pub(crate) struct Tool {
     program: String,
@@ -59,12 +74,16 @@ impl Tool {
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(&program);
         let program = program.as_ref().to_string_lossy().into_owned();
-        // The tools' messages are shown to people and partly read: one language for all. The file
-        // system's tools are in directories that an ordinary user's PATH may lack.
-        let path = std::env::var("PATH").unwrap_or_default();
+        // Our own settings hold tokens. The rest stays: apt may need to know of a proxy.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"HOSTLER_") {
+                command.env_remove(name);
+            }
+        }
+        // The tools' messages are shown to people and partly read: one language for all.
         command
             .env("LC_ALL", "C.UTF-8")
-            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+            .env("PATH", path())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         Self { program, command }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::errors::{ReadError, write_errors};
 use super::page::Page;
 use crate::clock;
+use crate::codes::CONFLICT;
 use crate::fleet::Fleet;
 use crate::ids::{KeyId, TeamId};
 use crate::model::ApiKeyInfo;
@@ -177,6 +178,9 @@ write_errors! {
         /// There is no such key, or not for this caller.
         NoSuchKey { id: KeyId } = NOT_FOUND,
             "there is no API key {id}; api-keys/list shows those there are";
+        /// Nobody could do everything any more, nor make a key that can.
+        LastAdminKey { id: KeyId } = CONFLICT,
+            "{id} is the last key with the scope admin; create another one first";
     }
 }
 
@@ -189,13 +193,11 @@ async fn delete(fleet: &Fleet, call: Call, input: DeleteApiKey) -> Result<(), De
     if !keys::delete(&mut tx, &input.id, team.as_ref()).await? {
         return Err(no_such_key());
     }
-    audit::record(
-        &mut tx,
-        &Actor::of(&call, clock::now()),
-        "api-key.delete",
-        &input.id,
-    )
-    .await?;
+    let now = clock::now();
+    if !keys::any_admin(&mut tx, now).await? {
+        return Err(DeleteApiKeyError::LastAdminKey { id: input.id });
+    }
+    audit::record(&mut tx, &Actor::of(&call, now), "api-key.delete", &input.id).await?;
     store::commit(tx).await?;
     fleet.known_keys.forget();
     Ok(())

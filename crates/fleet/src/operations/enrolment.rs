@@ -333,6 +333,9 @@ struct Heartbeat {
     #[serde(default)]
     #[schemars(length(max = 10_000))]
     vms: Option<Vec<VmReport>>,
+    /// Where the host door is reached now, if that may have changed since the host registered.
+    #[serde(default)]
+    address: Option<HostAddress>,
     /// The host is about to leave.
     #[serde(default)]
     goodbye: bool,
@@ -362,6 +365,13 @@ async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), Ho
         let actor = Actor::of(&call, now);
         audit::record(&mut tx, &actor, &format!("host.{status}"), &host.id).await?;
         tracing::info!(host = %host.id, from = %host.status, to = %status, "a host changed");
+    }
+    if let Some(address) = &input.address
+        && host.address.as_deref() != Some(address.as_str())
+    {
+        hosts::set_address(&mut tx, &host.id, address.as_str(), now).await?;
+        audit::record(&mut tx, &Actor::of(&call, now), "host.moved", &host.id).await?;
+        tracing::info!(host = %host.id, %address, "a host has another address");
     }
     if let Some(reports) = &input.vms {
         let known = vms::known_on_host(&mut tx, &host.id, now - SETTLED_AFTER).await?;

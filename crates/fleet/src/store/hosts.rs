@@ -216,6 +216,22 @@ pub(crate) async fn heard_of(
     Ok(())
 }
 
+/// Notes where a host's door is reached from now on.
+pub(crate) async fn set_address(
+    db: &mut Db,
+    id: &HostId,
+    address: &str,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE hosts SET address = $2, updated_at = $3 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(address)
+        .bind(millis(now))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Makes those unreachable who are online and were last heard of before `silent_since`; says who.
 pub(crate) async fn mark_silent(
     db: &mut Db,

@@ -1,5 +1,6 @@
 //! The table of API keys. It holds their hashes; the keys themselves are kept nowhere.
 
+use jiff::Timestamp;
 use sqlx::FromRow;
 
 use super::{Db, StoreError, millis, time};
@@ -77,6 +78,21 @@ pub(crate) async fn any(db: &mut Db) -> Result<bool, StoreError> {
     let found: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM api_keys LIMIT 1")
         .fetch_optional(db)
         .await?;
+    Ok(found.is_some())
+}
+
+/// Whether a key that may do everything is left, now.
+pub(crate) async fn any_admin(db: &mut Db, now: Timestamp) -> Result<bool, StoreError> {
+    let found: Option<(i64,)> = sqlx::query_as(
+        "SELECT 1 FROM api_keys
+         WHERE team_id IS NULL AND ' ' || scopes || ' ' LIKE $1
+             AND (expires_at IS NULL OR expires_at > $2)
+         LIMIT 1",
+    )
+    .bind(format!("% {} %", KeyScope::Admin.as_str()))
+    .bind(millis(now))
+    .fetch_optional(db)
+    .await?;
     Ok(found.is_some())
 }
 

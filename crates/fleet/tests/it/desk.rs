@@ -30,6 +30,23 @@ fn database(dir: &Path) -> PathBuf {
     dir.join("books/fleet.db")
 }
 
+/// A fleet on the books in this directory. The key of a first start is not good yet.
+pub(crate) async fn begin(dir: &Path) -> (Authority, Arc<Fleet>, Option<ApiKey>) {
+    let domain = TrustDomain::new(TRUST_DOMAIN).expect("a trust domain");
+    let authority = authority(dir, domain).await;
+    let own_id = format!("spiffe://{TRUST_DOMAIN}/control-plane/1")
+        .parse()
+        .expect("an id");
+    let source = authority.source(&own_id).expect("an identity");
+    let config = Config {
+        database: Database::Sqlite(database(dir)),
+        machines_url: "https://127.0.0.1:8444".into(),
+    };
+    let opened = Fleet::open(config, authority.clone(), source).await;
+    let (fleet, first_key) = opened.expect("a fleet");
+    (authority, fleet, first_key)
+}
+
 impl Desk {
     pub(crate) async fn open() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
@@ -40,19 +57,10 @@ impl Desk {
 
     /// A fleet on the books in this directory, which somebody else removes.
     pub(crate) async fn open_existing(dir: &Path) -> Self {
-        let domain = TrustDomain::new(TRUST_DOMAIN).expect("a trust domain");
-        let authority = authority(dir, domain).await;
-        let own_id = format!("spiffe://{TRUST_DOMAIN}/control-plane/1")
-            .parse()
-            .expect("an id");
-        let source = authority.source(&own_id).expect("an identity");
-        let books = database(dir);
-        let config = Config {
-            database: Database::Sqlite(books.clone()),
-            machines_url: "https://127.0.0.1:8444".into(),
-        };
-        let opened = Fleet::open(config, authority.clone(), source).await;
-        let (fleet, first_key) = opened.expect("a fleet");
+        let (authority, fleet, first_key) = begin(dir).await;
+        if let Some(key) = &first_key {
+            fleet.admit_first_key(key).await.expect("it is admitted");
+        }
         let registry = mount(Registry::builder(), &fleet)
             .build()
             .expect("the definitions agree");
@@ -66,7 +74,7 @@ impl Desk {
             authority,
             first_key,
             admin,
-            books,
+            books: database(dir),
             dir: None,
         }
     }

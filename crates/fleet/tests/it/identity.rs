@@ -5,7 +5,7 @@ use hostler_operations::{Grants, Identity};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use crate::desk::{Desk, text};
+use crate::desk::{self, Desk, text};
 use crate::standin::StandIn;
 
 async fn refused(desk: &Desk, bearer: &str) -> bool {
@@ -28,6 +28,19 @@ async fn the_first_key_is_shown_once_and_may_do_everything() {
             .await,
         0
     );
+}
+
+#[tokio::test]
+async fn a_first_key_that_nobody_saw_is_made_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_, fleet, unseen) = desk::begin(dir.path()).await;
+    let unseen = unseen.expect("a first start has a key");
+    fleet.close().await;
+    drop(fleet);
+    let desk = Desk::open_existing(dir.path()).await;
+    let shown = desk.first_key.clone().expect("the next start shows one");
+    assert!(!refused(&desk, shown.reveal()).await);
+    assert!(refused(&desk, unseen.reveal()).await, "it was never good");
 }
 
 #[tokio::test]
@@ -79,6 +92,23 @@ async fn a_key_is_refused_from_its_expiry_or_deletion_on() {
         refused(&desk, &text(&made["secret"])).await,
         "it has expired"
     );
+}
+
+#[tokio::test]
+async fn the_last_key_that_may_do_everything_stays() {
+    let desk = Desk::open().await;
+    let keys = desk.call("api-keys/list", json!({})).await;
+    let first = json!({"id": keys[0]["id"]});
+    let reader = json!({"name": "reader", "scopes": ["hosts:read", "keys:write"]});
+    desk.call("api-keys/create", reader).await;
+    let error = desk.refusal("api-keys/delete", first.clone()).await;
+    assert_eq!(error.code().as_str(), "CONFLICT");
+    assert!(error.to_string().contains("create another one first"));
+
+    let second = json!({"name": "second", "scopes": ["admin"]});
+    desk.call("api-keys/create", second).await;
+    desk.call("api-keys/delete", first).await;
+    assert_eq!(desk.count("api_keys").await, 2);
 }
 
 #[tokio::test]

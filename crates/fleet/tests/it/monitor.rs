@@ -151,6 +151,24 @@ async fn a_creation_that_nobody_finished_comes_to_light() {
 }
 
 #[tokio::test]
+async fn a_host_that_has_moved_says_where_it_is_now() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    let me = host.identity(&desk).await;
+    let moved = json!({"id": host.id, "address": "10.9.8.7:9443"});
+    for _ in 0..2 {
+        desk.call_as(&me, "hosts/heartbeat", moved.clone()).await;
+    }
+    let seen = desk.call("hosts/get", json!({"id": host.id})).await;
+    assert_eq!(seen["address"], "10.9.8.7:9443");
+    let audited = desk.count("audit WHERE action = 'host.moved'").await;
+    assert_eq!(audited, 1, "a change is one line");
+    let nowhere = json!({"id": host.id, "address": "0.0.0.0:9443"});
+    let error = desk.refusal_as(&me, "hosts/heartbeat", nowhere).await;
+    assert_eq!(error.code().as_str(), "INVALID_INPUT");
+}
+
+#[tokio::test]
 async fn a_vm_that_was_made_unheard_is_there_with_the_next_heartbeat() {
     let desk = Desk::open().await;
     let host = StandIn::enrol(&desk).await;

@@ -1,5 +1,6 @@
 //! What the agent is told when it starts.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub struct AgentConfig {
     pub server_trust: ServerTrust,
     /// Where the control plane reaches this host's door: `IP:PORT`, or `NAME:PORT`.
     pub address: String,
+    /// The machines' door of the control plane, when it is known to be elsewhere than what the
+    /// control plane said at registration.
+    pub machines_url: Option<Url>,
     /// The registration token, for the first start. Given again later it is not used again, as
     /// long as it is the same one.
     pub register: Option<SecretString>,
@@ -54,6 +58,7 @@ impl AgentConfig {
             server,
             server_trust,
             address: address.into(),
+            machines_url: None,
             register: None,
             data_dir: data_dir.into(),
             heartbeat_interval: Duration::from_secs(30),
@@ -70,8 +75,12 @@ impl AgentConfig {
         // What can stand between `https://` and `/` of a URL with an explicit port is an address.
         let unusable = || ConfigError::Address(self.address.clone());
         let authority: http::uri::Authority = self.address.parse().map_err(|_| unusable())?;
+        let somewhere = match self.address.parse::<SocketAddr>() {
+            Ok(address) => !address.ip().is_unspecified(),
+            Err(_) => !authority.host().is_empty() && !self.address.contains('@'),
+        };
         match authority.port_u16() {
-            Some(1..) if !authority.host().is_empty() && !self.address.contains('@') => Ok(()),
+            Some(1..) if somewhere => Ok(()),
             _ => Err(unusable()),
         }
     }
@@ -108,7 +117,16 @@ mod tests {
             assert_eq!(check("https://cp.example", good), Ok(()), "{good}");
         }
         for bad in [
-            "", "10.0.0.7", ":9443", "a:0", "a:65536", "me@a:1", "a:1/x", "a b:1",
+            "",
+            "0.0.0.0:1",
+            "[::]:1",
+            "10.0.0.7",
+            ":9443",
+            "a:0",
+            "a:65536",
+            "me@a:1",
+            "a:1/x",
+            "a b:1",
         ] {
             let refused = ConfigError::Address(bad.to_owned());
             assert_eq!(check("https://cp.example", bad), Err(refused));

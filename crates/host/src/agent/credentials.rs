@@ -38,8 +38,6 @@ pub(crate) struct Credentials {
     pub(crate) bundle_pem: String,
     /// The machines' door of the control plane.
     pub(crate) machines_url: Url,
-    /// Where the control plane was told to reach this host.
-    pub(crate) address: String,
     /// SHA-256 of the registration token that was used up, in hexadecimal.
     pub(crate) registered_with: String,
 }
@@ -262,7 +260,6 @@ mod tests {
             svid_pem: "the chain".into(),
             bundle_pem: "the roots".into(),
             machines_url: "https://127.0.0.1:8444".parse().unwrap(),
-            address: "10.0.0.7:9443".into(),
             registered_with: "00".into(),
         }
     }

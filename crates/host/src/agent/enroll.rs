@@ -105,7 +105,6 @@ pub(crate) async fn enroll(
         svid_pem: registered.svid.ok_or(EnrollError::NoCertificate)?,
         bundle_pem: registered.bundle,
         machines_url: registered.machines_url,
-        address: config.address.clone(),
         registered_with: fingerprint(token),
     };
     credentials.material()?;

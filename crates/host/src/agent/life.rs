@@ -145,6 +145,7 @@ impl Agent {
             state: vm.state,
         });
         let heartbeat = Heartbeat {
+            address: &self.config.address,
             vms: summaries.collect(),
             goodbye,
         };

@@ -64,8 +64,10 @@ pub(crate) struct Renewed {
 }
 
 /// What a heartbeat says.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Heartbeat {
+#[derive(Debug, Serialize)]
+pub(crate) struct Heartbeat<'a> {
+    /// Where the control plane reaches this host now; it may have moved since it registered.
+    pub(crate) address: &'a str,
     pub(crate) vms: Vec<VmSummary>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) goodbye: bool,
@@ -186,7 +188,7 @@ impl MachinesDoor {
     pub(crate) async fn heartbeat(
         &self,
         host_id: &str,
-        heartbeat: &Heartbeat,
+        heartbeat: &Heartbeat<'_>,
     ) -> Result<(), LinkError> {
         let path = format!("v1/hosts/{host_id}/heartbeat");
         let request = post(&self.url, &path, heartbeat)?;

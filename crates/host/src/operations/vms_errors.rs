@@ -60,6 +60,8 @@ errors! {
             "VM {name} is running; stop it first, or delete it with force";
         /// Its process does not end.
         Stubborn { reason: String } = INVALID_STATE, "{reason}";
+        /// Its record on the host is damaged.
+        Damaged { reason: String } = INVALID_STATE, "{reason}";
         /// The host's disk is full.
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
@@ -181,6 +183,7 @@ impl From<hostler_vmm::DeleteError> for DeleteError {
             E::NotFound(missing) | E::Stop(S::NotFound(missing)) => missing.into(),
             E::Running { name } => Self::Running { name: name.into() },
             E::Stop(S::Stubborn { .. }) => Self::Stubborn { reason },
+            E::Damaged { .. } => Self::Damaged { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }

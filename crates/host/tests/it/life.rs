@@ -81,7 +81,10 @@ async fn heartbeats_come_at_their_interval_and_a_stop_says_goodbye() {
     assert_eq!(last["goodbye"], true);
     for heard in before {
         if let Heard::Heartbeat(body) = heard {
-            assert_eq!(*body, serde_json::json!({ "vms": [] }));
+            assert_eq!(
+                *body,
+                serde_json::json!({ "address": "127.0.0.1:9443", "vms": [] })
+            );
         }
     }
 }

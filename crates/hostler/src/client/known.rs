@@ -56,7 +56,9 @@ impl Known {
             Failure::new("which control plane? give --server URL, set HOSTLER_SERVER, or log in")
         })?;
         let token = token.or(saved.token).ok_or_else(|| {
-            Failure::new("there is no token; set HOSTLER_TOKEN or run `hostler login`")
+            Failure::new(
+                "there is no token; set HOSTLER_TOKEN, once for `hostler login` or for each command",
+            )
         })?;
         Ok(Self {
             server,

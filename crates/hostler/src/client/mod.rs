@@ -4,6 +4,7 @@
 mod known;
 mod tls;
 
+use std::error::Error;
 use std::time::Duration;
 
 use clap::Args;
@@ -21,6 +22,7 @@ use url::Url;
 use crate::failure::{Doing, Failure};
 
 pub(crate) use known::{Known, config_path, write_private};
+use tls::TlsComplaint;
 
 /// An answer longer than this is not one of ours.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
@@ -215,12 +217,8 @@ impl Ask<'_> {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::from(body.map(|b| b.to_string()).unwrap_or_default()))
             .doing(|| format!("cannot ask {url}"))?;
-        let answer = api.http.request(request).await.doing(|| {
-            format!(
-                "cannot reach the control plane at {} (is it running?)",
-                api.base
-            )
-        })?;
+        let answer = api.http.request(request).await;
+        let answer = answer.map_err(|error| unreached(&api.base, &error))?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body
@@ -242,6 +240,32 @@ impl Ask<'_> {
             next: link.and_then(next_link),
         })
     }
+}
+
+/// Why there was no answer, and what to do about it.
+fn unreached(server: &Url, error: &(dyn Error + 'static)) -> Failure {
+    match tls::complaint(error) {
+        Some(TlsComplaint::UnknownAuthority) => Failure::new(format!(
+            "{server} is not signed by a CA that is trusted here; give --ca FILE or set \
+             HOSTLER_CA, with a copy of ca.pem of that server's data directory"
+        )),
+        Some(TlsComplaint::OtherName(names)) => Failure::new(format!(
+            "the certificate of {server} is for other names ({names}); call it by one of them, or \
+             start that server with --tls-name"
+        )),
+        None => Failure::new(format!(
+            "cannot reach the control plane at {server} (is it running?): {}",
+            root(error)
+        )),
+    }
+}
+
+/// The last link of a chain of causes, which says most.
+fn root(mut error: &(dyn Error + 'static)) -> String {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 /// The target of a `Link: <...>; rel="next"` header (RFC 8288).

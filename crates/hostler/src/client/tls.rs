@@ -1,10 +1,11 @@
 //! TLS of client commands: the server must be signed by the given CA, or by one that this system
 //! trusts.
 
+use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -49,4 +50,38 @@ fn roots(ca: Option<&Path>) -> Result<RootCertStore, Failure> {
         )));
     }
     Ok(roots)
+}
+
+/// What TLS did not like about the server.
+pub(super) enum TlsComplaint {
+    /// No known CA signed its certificate.
+    UnknownAuthority,
+    /// Its certificate is for these names.
+    OtherName(String),
+}
+
+/// Finds what TLS did not like in a chain of causes.
+pub(super) fn complaint(error: &(dyn Error + 'static)) -> Option<TlsComplaint> {
+    let mut link = Some(error);
+    while let Some(error) = link {
+        // An I/O error carries the one of TLS inside of it, and is not its source.
+        let inner = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|io| io.get_ref());
+        let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let tls = error.downcast_ref::<rustls::Error>().or(inner);
+        if let Some(rustls::Error::InvalidCertificate(bad)) = tls {
+            return match bad {
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                    Some(TlsComplaint::UnknownAuthority)
+                }
+                CertificateError::NotValidForNameContext { presented, .. } => {
+                    Some(TlsComplaint::OtherName(presented.join(", ")))
+                }
+                _ => None,
+            };
+        }
+        link = error.source();
+    }
+    None
 }

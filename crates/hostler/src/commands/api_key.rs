@@ -1,9 +1,10 @@
 //! `hostler api-key`: what programs and people present to the control plane.
 
 use clap::Subcommand;
+use hostler_fleet::KeyScope;
 use serde_json::json;
 
-use super::{Column, Common, show};
+use super::{Column, Common, show, words};
 use crate::failure::Failure;
 use crate::output::{self, Format, cell, moment};
 
@@ -18,7 +19,7 @@ pub(crate) enum ApiKey {
         /// What the key is for
         name: String,
         /// What it may do; may be given again
-        #[arg(long = "scope", required = true)]
+        #[arg(long = "scope", required = true, value_parser = words(KeyScope::ALL.iter().map(|scope| scope.as_str())))]
         scopes: Vec<String>,
         /// Seconds until it expires [default: 90 days]
         #[arg(long, value_name = "SECONDS")]

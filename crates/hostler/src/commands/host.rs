@@ -1,9 +1,10 @@
 //! `hostler host`: the machines that run microVMs.
 
 use clap::{Args, Subcommand};
+use hostler_fleet::{HostStatus, HostType};
 use serde_json::{Value, json};
 
-use super::{Column, Common, show, show_fields};
+use super::{Column, Common, show, show_fields, words};
 use crate::failure::Failure;
 use crate::output::{self, Format, Printing, cell, moment};
 
@@ -12,8 +13,8 @@ pub(crate) enum Host {
     /// List the hosts
     #[command(after_help = "Example:\n  hostler host list --status online --tag gpu")]
     List {
-        /// Only hosts in this state: pending, online, unreachable, draining or offline
-        #[arg(long)]
+        /// Only hosts in this state
+        #[arg(long, value_parser = words(HostStatus::ALL.iter().map(|status| status.as_str())))]
         status: Option<String>,
         /// Only hosts with this tag
         #[arg(long)]
@@ -32,7 +33,11 @@ pub(crate) enum Host {
                             HOSTLER_REGISTER=TOKEN hostler agent --server ... (on the host)")]
     Create {
         /// Whose machine it is: regular or byoc
-        #[arg(long = "type", default_value = "regular")]
+        #[arg(
+            long = "type",
+            default_value = "regular",
+            value_parser = words(HostType::ALL.iter().map(|kind| kind.as_str()))
+        )]
         kind: String,
         /// The team that a byoc host belongs to
         #[arg(long)]

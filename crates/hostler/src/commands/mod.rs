@@ -9,6 +9,7 @@ pub(crate) mod status;
 pub(crate) mod vm;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use serde_json::Value;
 
 use crate::client::{Api, Connect};
@@ -41,6 +42,11 @@ impl OnHost {
         let host = host_or_only(&api, self.host).await?;
         Ok((api, host))
     }
+}
+
+/// The words that an option takes; help and errors list them.
+fn words(all: impl IntoIterator<Item = &'static str>) -> PossibleValuesParser {
+    PossibleValuesParser::new(all)
 }
 
 /// A column of a table: its heading, and what makes a cell of an item.

@@ -1,5 +1,6 @@
 //! `hostler vm`: microVMs, wherever in the fleet they run.
 
+use std::net::{Ipv4Addr, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{Column, Common, show, show_fields};
-use crate::client::LONG_PATIENCE;
+use crate::client::{Api, LONG_PATIENCE};
 use crate::failure::{Doing, Failure};
 use crate::output::{self, cell, moment};
 
@@ -52,11 +53,9 @@ pub(crate) enum Vm {
     PortForward {
         #[command(flatten)]
         one: One,
-        /// HOST_PORT:GUEST_PORT, with /udp for UDP
+        /// [IP:]HOST_PORT:GUEST_PORT, with /udp for UDP; the host listens on that IP, 127.0.0.1
+        /// unless said, and 0.0.0.0 for all
         forward: Forward,
-        /// The host's address to listen on [default: 127.0.0.1]
-        #[arg(long)]
-        bind: Option<String>,
     },
     /// Open a shell in a VM over SSH, through the forward to its port 22
     #[command(after_help = "Example:\n  hostler vm ssh web-1 --key ~/.ssh/id_ed25519 -- uname -a")]
@@ -102,7 +101,8 @@ pub(crate) struct Create {
     /// The public key that may log in as root over SSH, a file
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
-    /// Forward HOST_PORT:GUEST_PORT, with /udp for UDP; may be given again
+    /// Forward [IP:]HOST_PORT:GUEST_PORT, with /udp for UDP; may be given again. The host
+    /// listens on that IP, 127.0.0.1 unless said, and 0.0.0.0 for all
     #[arg(long = "port", value_name = "FORWARD")]
     ports: Vec<Forward>,
     /// The host to place it on [default: the least loaded]
@@ -119,9 +119,10 @@ pub(crate) struct Create {
     start: bool,
 }
 
-/// `8080:80` or `5353:53/udp`.
+/// `8080:80`, `0.0.0.0:8080:80` or `5353:53/udp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Forward {
+    bind: Option<Ipv4Addr>,
     host_port: u16,
     guest_port: u16,
     protocol: &'static str,
@@ -131,14 +132,22 @@ impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("{text:?} is not HOST_PORT:GUEST_PORT, such as 8080:80 or 53:53/udp");
+        let wrong = || {
+            format!(
+                "{text:?} is not [IP:]HOST_PORT:GUEST_PORT, such as 8080:80, 0.0.0.0:8080:80 or \
+                 53:53/udp"
+            )
+        };
         let (ports, protocol) = match text.split_once('/') {
             None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), "tcp"),
             Some((ports, "udp")) => (ports, "udp"),
             Some(_) => return Err(wrong()),
         };
-        let (host, guest) = ports.split_once(':').ok_or_else(wrong)?;
+        let (host, guest) = ports.rsplit_once(':').ok_or_else(wrong)?;
+        let (bind, host) = match host.rsplit_once(':') {
+            None => (None, host),
+            Some((ip, port)) => (Some(ip.parse().map_err(|_| wrong())?), port),
+        };
         let port = |text: &str| {
             text.parse::<u16>()
                 .ok()
@@ -146,6 +155,7 @@ impl FromStr for Forward {
                 .ok_or_else(wrong)
         };
         Ok(Self {
+            bind,
             host_port: port(host)?,
             guest_port: port(guest)?,
             protocol,
@@ -156,11 +166,17 @@ impl FromStr for Forward {
 impl Forward {
     fn to_json(&self) -> Value {
         let Self {
+            bind,
             host_port,
             guest_port,
             protocol,
         } = self;
-        json!({ "host_port": host_port, "guest_port": guest_port, "protocol": protocol })
+        let mut forward =
+            json!({ "host_port": host_port, "guest_port": guest_port, "protocol": protocol });
+        if let Some(bind) = bind {
+            forward["bind"] = json!(bind);
+        }
+        forward
     }
 }
 
@@ -179,7 +195,11 @@ fn ports(vm: &Value) -> String {
     let forwards = vm["port_forwards"].as_array();
     let each = forwards.into_iter().flatten().map(|f| {
         let udp = if f["protocol"] == "udp" { "/udp" } else { "" };
-        format!("{}:{}{udp}", f["host_port"], f["guest_port"])
+        let bind = match f["bind"].as_str() {
+            None | Some("127.0.0.1") => String::new(),
+            Some(ip) => format!("{ip}:"),
+        };
+        format!("{bind}{}:{}{udp}", f["host_port"], f["guest_port"])
     });
     let all = each.collect::<Vec<_>>().join(",");
     if all.is_empty() { "-".to_owned() } else { all }
@@ -230,15 +250,11 @@ pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Vm::PortForward { one, forward, bind } => {
+        Vm::PortForward { one, forward } => {
             let api = one.common.connect.open()?;
-            let mut body = forward.to_json();
-            if let Some(bind) = bind {
-                body["bind"] = Value::String(bind);
-            }
             let ask = api
                 .post(&["v1", "vms", &one.name, "port-forward"])
-                .body(body);
+                .body(forward.to_json());
             show(one.common.printing, &ask.send().await?, COLUMNS);
             Ok(())
         }
@@ -313,6 +329,7 @@ async fn ssh(one: One, key: Option<PathBuf>, command: Vec<String>) -> Result<(),
              2222:22`"
         ))
     })?;
+    let address = reach(&api, &vm, forward).await?;
     let mut ssh = std::process::Command::new("ssh");
     // A VM's host key is made anew with the VM; what vouches for it is the control plane that led
     // here, so the key is neither asked about nor remembered.
@@ -331,18 +348,46 @@ async fn ssh(one: One, key: Option<PathBuf>, command: Vec<String>) -> Result<(),
     if let Some(key) = key {
         ssh.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
     }
-    let address = match forward["bind"].as_str() {
-        None | Some("0.0.0.0") => "127.0.0.1",
-        Some(bind) => bind,
-    };
     let problem = ssh.arg(format!("root@{address}")).args(command).exec();
     Err(Failure::new(format!(
         "cannot run ssh: {problem}; install openssh-client"
     )))
 }
 
+/// Where a forward is reached from this machine: at the address that it listens on, at its host's
+/// when it listens on all.
+async fn reach(api: &Api, vm: &Value, forward: &Value) -> Result<String, Failure> {
+    let bind = forward["bind"].as_str().unwrap_or("127.0.0.1");
+    let id = vm["host"].as_str().unwrap_or_default();
+    let host = api.get(&["v1", "hosts", id]).send().await?;
+    // Without its port. A name stands as it is.
+    let address = host["address"].as_str().unwrap_or_default();
+    let address = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let address = address.trim_start_matches('[').trim_end_matches(']');
+    match bind {
+        _ if is_here(address) => Ok(match bind {
+            "0.0.0.0" => "127.0.0.1".to_owned(),
+            bind => bind.to_owned(),
+        }),
+        "0.0.0.0" => Ok(address.to_owned()),
+        bind if bind.starts_with("127.") => Err(Failure::new(format!(
+            "the forward to port 22 listens on {bind} of {id} ({address}) only; log in to that \
+             machine, or make one that listens for others: hostler vm port-forward NAME \
+             0.0.0.0:PORT:22"
+        ))),
+        bind => Ok(bind.to_owned()),
+    }
+}
+
+/// Whether an address is one of this machine's: only then a socket can be bound to it.
+fn is_here(address: &str) -> bool {
+    let mut addresses = (address, 0).to_socket_addrs().into_iter().flatten();
+    addresses.any(|at| UdpSocket::bind(at).is_ok())
+}
+
 #[cfg(test)]
 mod tests {
+
     use super::*;
 
     #[test]
@@ -355,6 +400,8 @@ mod tests {
         );
         assert_eq!(forward("8080:80/tcp"), Ok(tcp));
         assert_eq!(forward("53:53/udp").expect("a forward").protocol, "udp");
+        let open = forward("0.0.0.0:1:2").expect("a forward");
+        assert_eq!(open.to_json()["bind"], "0.0.0.0");
         for bad in [
             "",
             "80",
@@ -364,8 +411,17 @@ mod tests {
             "a:b",
             "80:80/sctp",
             "1:2:3",
+            "localhost:1:2",
+            "[::1]:1:2",
         ] {
             assert!(forward(bad).is_err(), "{bad:?} was taken");
         }
+    }
+
+    #[test]
+    fn this_machine_knows_its_own_addresses() {
+        assert!(is_here("127.0.0.1") && is_here("localhost"));
+        // For documentation, so nobody's (RFC 5737).
+        assert!(!is_here("192.0.2.1") && !is_here(""));
     }
 }

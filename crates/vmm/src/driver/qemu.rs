@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::Instant;
 
 use self::machine::Accelerator;
@@ -31,6 +31,7 @@ use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports;
 use crate::process::{Birth, Process};
+use crate::tool;
 
 /// How long QEMU may take to come up. It takes a tenth of a second on an idle host.
 const COME_UP: Duration = Duration::from_secs(60);
@@ -51,12 +52,11 @@ impl Qemu {
     /// Starts the process in a session of its own.
     fn spawn(&self, vm: &Blueprint, log: File) -> Result<Child, LaunchError> {
         // `setsid` becomes QEMU: the child that we spawn leads no group yet, so it need not fork.
-        Command::new("setsid")
+        tool::secluded("setsid")
             .arg(&self.found.program)
             .args(command::machine_arguments(self.found.machine, vm))
             .args(command::control_arguments(self.found.machine, vm))
             .current_dir("/")
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -1,5 +1,6 @@
 //! Opening a data directory: what an earlier daemon left is found, understood and taken over.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -143,9 +144,12 @@ async fn choose_driver(config: &Config) -> (Result<Arc<dyn Driver>, NoDriver>, V
     (driver, vec![status, firecracker])
 }
 
+/// Why the records of VMs could not be read, by the VMs' names.
+type Damaged = BTreeMap<String, String>;
+
 /// Reads every VM's record. One that cannot be read costs that VM, not all of them.
-fn load_records(layout: &Layout) -> Result<(Vec<Record>, Vec<String>), StorageError> {
-    let (mut records, mut damaged) = (Vec::new(), Vec::new());
+fn load_records(layout: &Layout) -> Result<(Vec<Record>, Damaged), StorageError> {
+    let (mut records, mut damaged) = (Vec::new(), Damaged::new());
     let root = layout.vms();
     for entry in fs::read_dir(&root).context("read", &root)? {
         let directory = entry.context("read", &root)?.path();
@@ -153,7 +157,8 @@ fn load_records(layout: &Layout) -> Result<(Vec<Record>, Vec<String>), StorageEr
             Ok(record) => records.push(record),
             Err(error) => {
                 tracing::error!(%error, "a VM is left out");
-                damaged.push(error.to_string());
+                let name = directory.file_name().unwrap_or_default().to_string_lossy();
+                damaged.insert(name.into_owned(), error.to_string());
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use hostler_vmm::{Config, CreateVm, Health, Machines, OpenError, VmState};
+use hostler_vmm::{Config, CreateVm, DeleteError, Health, Machines, OpenError, VmState};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Host, PATIENCE, forward, free_port, page, processes_of, small};
@@ -19,6 +19,19 @@ async fn a_vm_outlives_its_daemon_and_is_adopted_by_the_next() {
     host.machines.create(request).await.unwrap();
     let started = host.machines.start("web-1").await.unwrap();
     let process = processes_of(&host.data_dir());
+    for pid in &process {
+        let environment = fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        let names: Vec<_> = environment
+            .split_terminator('\0')
+            .filter_map(|variable| variable.split_once('='))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(
+            names,
+            ["PATH"],
+            "a guest's process knows of our environment"
+        );
+    }
 
     // Before the guest is up: the next daemon hears that it is.
     let host = host.restart().await;
@@ -148,6 +161,10 @@ async fn a_damaged_record_costs_its_vm_and_not_the_others() {
         panic!("it says all is well")
     };
     assert!(reasons[0].contains("bad/vm.json is damaged"), "{reasons:?}");
+    // Perhaps it runs; nobody is told that it is gone.
+    let error = host.machines.delete("bad", true).await.unwrap_err();
+    assert!(matches!(error, DeleteError::Damaged { .. }), "{error}");
+    assert!(record.exists());
 }
 
 #[tokio::test]

@@ -8,9 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use super::machine::{self, Accelerator, Machine};
+use crate::tool;
 
 /// How long a trial may take.
 const TRIAL: Duration = Duration::from_secs(20);
@@ -94,11 +94,8 @@ async fn version(program: &Path) -> Result<String, NotFound> {
         program: program.to_owned(),
         problem,
     };
-    let mut command = Command::new(program);
-    command
-        .arg("--version")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    let mut command = tool::secluded(program);
+    command.arg("--version").kill_on_drop(true);
     let output = tokio::time::timeout(TRIAL, command.output())
         .await
         .map_err(|_| unusable(format!("no answer within {} s", TRIAL.as_secs())))?
@@ -135,7 +132,7 @@ async fn kvm_works(program: &Path, cpuinfo: &str) -> Result<(), String> {
 
 /// Starts a machine with KVM and nothing else in it, and tells it to quit.
 async fn kvm_trial(program: &Path) -> io::Result<bool> {
-    let mut trial = Command::new(program)
+    let mut trial = tool::secluded(program)
         .args([
             "-machine",
             "microvm,accel=kvm",

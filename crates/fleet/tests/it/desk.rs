@@ -50,6 +50,7 @@ impl Desk {
         let config = Config {
             database: Database::Sqlite(books.clone()),
             machines_url: "https://127.0.0.1:8444".into(),
+            federation: Vec::new(),
         };
         let opened = Fleet::open(config, authority.clone(), source).await;
         let (fleet, first_key) = opened.expect("a fleet");

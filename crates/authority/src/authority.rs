@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use hostler_identity::{JwtBundles, KeyAndCsr, Source, SpiffeId, Svid, TrustBundles, TrustDomain};
+use hostler_identity::{
+    JwtBundles, KeyAndCsr, Source, SpiffeId, Svid, TrustBundles, TrustDomain, wait_until,
+};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::ExtendedKeyUsagePurpose;
 use tokio::sync::watch;
@@ -19,6 +22,9 @@ use crate::renewer;
 use crate::signer::{self, Leaf};
 use crate::store::Store;
 use crate::succession::Dated;
+
+/// After keys could not be changed, or had no need to although it seemed so.
+const TEND_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long keys, certificates and tokens live.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +78,16 @@ pub struct IssuedSvid {
     pub not_before: Timestamp,
     /// Valid until.
     pub not_after: Timestamp,
+}
+
+/// A succession of keys that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rotation {
+    /// The new keys sign from then on.
+    pub signs_at: Timestamp,
+    /// The roots before them are trusted until then.
+    pub ends_at: Timestamp,
 }
 
 impl Authority {
@@ -138,12 +154,23 @@ impl Authority {
         id: &SpiffeId,
         now: Timestamp,
     ) -> Result<IssuedSvid, SignError> {
+        self.sign_csr_for(csr_pem, id, self.0.lifetimes.svid, now)
+    }
+
+    /// [`sign_csr`](Self::sign_csr) for a shorter life; a longer one is cut to the usual.
+    pub fn sign_csr_for(
+        &self,
+        csr_pem: &str,
+        id: &SpiffeId,
+        life: SignedDuration,
+        now: Timestamp,
+    ) -> Result<IssuedSvid, SignError> {
         self.must_be_member(id)?;
         let key = csr::public_key(csr_pem)?;
         let lifetimes = &self.0.lifetimes;
         let signer = self.settled(now)?.roots.active.clone();
         let not_before = now - lifetimes.backdate;
-        let not_after = (now + lifetimes.svid).min(signer.root().not_after());
+        let not_after = (now + life.min(lifetimes.svid)).min(signer.root().not_after());
         let leaf = Leaf {
             names: vec![signer::uri(id)?],
             common_name: id.path().trim_start_matches('/').to_owned(),
@@ -185,6 +212,50 @@ impl Authority {
         let (serial, expires_at) = (&issued.serial, issued.expires_at);
         info!(%id, %serial, %expires_at, ?audience, "issued a JWT-SVID");
         Ok(issued)
+    }
+
+    /// Gives the present keys up, because they may have become known: new ones are published at
+    /// once and sign after `overlap`, which members must have to fetch the new bundle; then
+    /// everything that follows [`watch_bundles`](Self::watch_bundles) is made anew, and what was
+    /// signed before is trusted for as long as an SVID lives. While that is under way, asking again
+    /// changes nothing and answers the same.
+    pub fn rotate(&self, overlap: SignedDuration, now: Timestamp) -> Result<Rotation, SignError> {
+        let mut keys = self.settled(now)?;
+        if keys.roots.sign_early_at.is_none() {
+            let Inner {
+                trust_domain,
+                lifetimes,
+                store,
+                ..
+            } = &*self.0;
+            let mut forced = keys.clone();
+            forced.force(now + overlap, trust_domain, lifetimes, now)?;
+            store.save(&forced)?;
+            self.publish(&mut keys, forced);
+        }
+        let signs_at = keys.roots.sign_early_at.unwrap_or(now);
+        let ends_at = keys.roots.drop_retired_at.unwrap_or(signs_at);
+        Ok(Rotation { signs_at, ends_at })
+    }
+
+    /// Changes the keys when it is time, for as long as this is polled. Without it they change with
+    /// the next signature after that; a server runs it, so that bundles are out in time.
+    pub async fn tend(&self) {
+        let mut bundles = self.watch_bundles();
+        loop {
+            bundles.mark_unchanged();
+            let due = self.lock().due();
+            tokio::select! {
+                () = wait_until(due) => {}
+                // A forced succession has another date. The sender lives in `self`.
+                _ = bundles.changed() => continue,
+            }
+            // What went wrong is in the log.
+            drop(self.settled(Timestamp::now()));
+            if self.lock().due() <= Timestamp::now() {
+                tokio::time::sleep(TEND_AGAIN).await;
+            }
+        }
     }
 
     fn must_be_member(&self, id: &SpiffeId) -> Result<(), SignError> {
@@ -256,17 +327,23 @@ impl Authority {
         let mut advanced = keys.clone();
         match self.advance(&mut advanced, now) {
             Ok(false) => {}
-            Ok(true) => {
-                let sequence = advanced.sequence();
-                info!(sequence, "the authority's keys have changed");
-                let bundles = advanced.bundles(&self.0.trust_domain);
-                self.0.bundles.send_replace(bundles);
-                *keys = advanced;
-            }
+            Ok(true) => self.publish(&mut keys, advanced),
             Err(error) if keys.first_end() <= now + self.0.lifetimes.svid => return Err(error),
             Err(error) => warn!(%error, "the authority's keys are due to change"),
         }
         Ok(keys)
+    }
+
+    /// Puts stored keys into force.
+    fn publish(&self, keys: &mut Keys, new: Keys) {
+        let (sequence, bundles) = (new.sequence(), new.bundles(&self.0.trust_domain));
+        info!(
+            sequence,
+            signer = bundles.signer,
+            "the authority's keys have changed"
+        );
+        *keys = new;
+        self.0.bundles.send_replace(bundles);
     }
 
     fn advance(&self, keys: &mut Keys, now: Timestamp) -> Result<bool, SignError> {

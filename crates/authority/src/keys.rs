@@ -11,6 +11,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::authority::Lifetimes;
 use crate::jwt_signer::JwtSigner;
+use crate::mint;
 use crate::signer::Signer;
 use crate::succession::{Dated, Succession};
 
@@ -21,6 +22,9 @@ pub struct Bundles {
     pub x509: TrustBundles,
     /// The keys of JWT-SVIDs.
     pub jwt: JwtBundles,
+    /// Which root signs at present, by a fingerprint. When it is another one, identities are made
+    /// anew at once: the root before it may have been given up because its key became known.
+    pub signer: String,
 }
 
 /// The keys of one authority.
@@ -68,6 +72,28 @@ impl Keys {
         Ok(roots || jwt)
     }
 
+    /// Publishes new keys at once, which sign from `sign_at` on.
+    pub(crate) fn force(
+        &mut self,
+        sign_at: Timestamp,
+        trust_domain: &TrustDomain,
+        lifetimes: &Lifetimes,
+        now: Timestamp,
+    ) -> Result<(), rcgen::Error> {
+        // Peers whose clocks are behind accept for a little longer what has expired.
+        let linger = |life: SignedDuration| life + lifetimes.backdate;
+        self.roots.force(sign_at, linger(lifetimes.svid), || {
+            root(trust_domain, lifetimes, now)
+        })?;
+        self.jwt
+            .force(sign_at, linger(mint::LONGEST), || jwt_key(lifetimes, now))
+    }
+
+    /// When [`advance`](Self::advance) has something to do next.
+    pub(crate) fn due(&self) -> Timestamp {
+        self.roots.due().min(self.jwt.due())
+    }
+
     /// When the first of the keys that sign comes to its end.
     pub(crate) fn first_end(&self) -> Timestamp {
         let root = self.roots.active.root().not_after();
@@ -86,6 +112,7 @@ impl Keys {
             .insert(trust_domain.clone(), self.root_certificates())
             .expect("our own roots are certificate authorities");
         bundles.jwt.insert(trust_domain.clone(), self.jwt_bundle());
+        bundles.signer = self.roots.active.root().fingerprint();
         bundles
     }
 

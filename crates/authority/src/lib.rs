@@ -54,7 +54,7 @@ mod succession;
 mod web;
 pub mod workload_api;
 
-pub use authority::{Authority, IssuedSvid, Lifetimes};
+pub use authority::{Authority, IssuedSvid, Lifetimes, Rotation};
 pub use csr::CsrRefused;
 pub use error::{OpenError, SignError};
 pub use files::FileError;

@@ -11,7 +11,7 @@ use crate::random;
 use crate::succession::Dated;
 
 /// A bearer token that lives longer is a password.
-const LONGEST: SignedDuration = SignedDuration::from_hours(1);
+pub(crate) const LONGEST: SignedDuration = SignedDuration::from_hours(1);
 
 /// A JWT-SVID that was issued.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use crate::random;
 /// After a failed renewal. Half of a certificate's life is left to try again in.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Renews at half-life and follows the bundle, until nobody uses the source any more.
+/// Renews at half-life and when another root signs, and follows the bundle, until nobody uses the source any more.
 pub(crate) async fn renew(
     authority: Authority,
     id: SpiffeId,
@@ -22,14 +22,18 @@ pub(crate) async fn renew(
     mut bundles: watch::Receiver<Bundles>,
 ) {
     let mut due = next(&writer);
+    let mut signer = bundles.borrow().signer.clone();
     loop {
         tokio::select! {
             () = writer.unused() => return,
             // The sender lives in `authority`, which this task holds.
             _ = bundles.changed() => {
-                let now = bundles.borrow_and_update().x509.clone();
-                if writer.bundles().as_ref() != Some(&now) {
-                    writer.replace_bundles(now);
+                let now = bundles.borrow_and_update().clone();
+                if writer.bundles().as_ref() != Some(&now.x509) {
+                    writer.replace_bundles(now.x509);
+                }
+                if now.signer != signer {
+                    (signer, due) = (now.signer, Timestamp::now());
                 }
             }
             () = wait_until(due) => match authority.issue_own(&id, Timestamp::now()) {

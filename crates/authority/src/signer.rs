@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use hostler_identity::{SpiffeId, TrustDomain};
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -167,6 +168,11 @@ impl RootCertificate {
 
     pub(crate) fn pem(&self) -> &str {
         &self.pem
+    }
+
+    /// Half of the certificate's digest, in hexadecimal: unique, and the same whoever computes it.
+    pub(crate) fn fingerprint(&self) -> String {
+        hex::encode(&digest(&SHA256, &self.der).as_ref()[..16])
     }
 }
 

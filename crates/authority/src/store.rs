@@ -45,6 +45,10 @@ struct Stored {
     next: Option<StoredSigner>,
     /// Certificates in PEM.
     retired: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sign_early_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drop_retired_at: Option<Timestamp>,
     /// Not there in the file of an authority that began before it signed JWT-SVIDs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     jwt: Option<StoredJwt>,
@@ -68,6 +72,10 @@ struct StoredJwt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next: Option<StoredJwtSigner>,
     retired: Vec<StoredJwtPublic>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sign_early_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drop_retired_at: Option<Timestamp>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -136,6 +144,8 @@ impl Store {
                 .iter()
                 .map(|root| root.pem().to_owned())
                 .collect(),
+            sign_early_at: roots.sign_early_at,
+            drop_retired_at: roots.drop_retired_at,
             jwt: Some(StoredJwt::new(&keys.jwt)),
         };
         let text = serde_json::to_string_pretty(&stored);
@@ -156,6 +166,8 @@ impl Stored {
                 .map(|pem| RootCertificate::load(pem))
                 .collect::<Result<_, _>>()?,
             sequence: self.sequence,
+            sign_early_at: self.sign_early_at,
+            drop_retired_at: self.drop_retired_at,
         };
         Ok((roots, self.jwt.map(StoredJwt::load).transpose()?))
     }
@@ -168,6 +180,8 @@ impl StoredJwt {
             active: StoredJwtSigner::new(&keys.active),
             next: keys.next.as_ref().map(StoredJwtSigner::new),
             retired: keys.retired.iter().map(StoredJwtPublic::new).collect(),
+            sign_early_at: keys.sign_early_at,
+            drop_retired_at: keys.drop_retired_at,
         }
     }
 
@@ -184,6 +198,8 @@ impl StoredJwt {
             next: self.next.map(load).transpose()?,
             retired: retired.collect::<Result<_, _>>()?,
             sequence: self.sequence,
+            sign_early_at: self.sign_early_at,
+            drop_retired_at: self.drop_retired_at,
         })
     }
 }

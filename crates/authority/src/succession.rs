@@ -6,6 +6,10 @@
 //! holds it; the predecessor stays in the bundle until its own end, because certificates that it
 //! signed are still about. Members renew at half of an SVID's life, an hour at most: a bundle has
 //! days to travel.
+//!
+//! A succession can be **forced**, because a key may have become known: a new root is published at
+//! once, signs after an overlap that its caller chooses, and the roots before it are trusted only
+//! for as long as something that they signed can still be valid.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -33,6 +37,10 @@ pub(crate) struct Succession<R: Root> {
     pub(crate) retired: Vec<R::Certificate>,
     /// Counts the changes of the published set (`spiffe_sequence`).
     pub(crate) sequence: u64,
+    /// When the next one signs, if that is sooner than usual.
+    pub(crate) sign_early_at: Option<Timestamp>,
+    /// When all retired ones are trusted no more, if that is sooner than their ends.
+    pub(crate) drop_retired_at: Option<Timestamp>,
 }
 
 impl<R: Root> Succession<R> {
@@ -42,6 +50,8 @@ impl<R: Root> Succession<R> {
             next: None,
             retired: Vec::new(),
             sequence: 1,
+            sign_early_at: None,
+            drop_retired_at: None,
         }
     }
 
@@ -74,9 +84,15 @@ impl<R: Root> Succession<R> {
         {
             let last = std::mem::replace(&mut self.active, next);
             self.retired.push(last.certificate().clone());
+            self.sign_early_at = None;
             changed = true;
         }
         let before = self.retired.len();
+        if self.drop_retired_at.is_some_and(|at| at <= now) {
+            self.drop_retired_at = None;
+            self.retired.clear();
+            changed = true;
+        }
         self.retired.retain(|root| root.not_after() > now);
         if self.retired.len() != before {
             self.sequence += 1;
@@ -85,12 +101,40 @@ impl<R: Root> Succession<R> {
         Ok(changed)
     }
 
+    /// Publishes a new root at once, which signs from `sign_at` on; `linger` after that nothing
+    /// that older roots signed can be valid any more, and they are trusted no longer. On an error
+    /// nothing has changed.
+    pub(crate) fn force<E>(
+        &mut self,
+        sign_at: Timestamp,
+        linger: SignedDuration,
+        make: impl FnOnce() -> Result<R, E>,
+    ) -> Result<(), E> {
+        // One that was published already lies beside the key that is to go, and goes with it.
+        self.next = Some(make()?);
+        self.sequence += 1;
+        self.sign_early_at = Some(sign_at);
+        self.drop_retired_at = Some(sign_at + linger);
+        Ok(())
+    }
+
+    /// When [`advance`](Self::advance) has something to do next.
+    pub(crate) fn due(&self) -> Timestamp {
+        let next = match self.next {
+            Some(_) => self.sign_with_next_at(),
+            None => self.publish_next_at(),
+        };
+        let ends = self.retired.iter().map(Dated::not_after);
+        ends.chain(self.drop_retired_at).fold(next, Timestamp::min)
+    }
+
     fn publish_next_at(&self) -> Timestamp {
         self.active.certificate().not_before() + self.life() / 2
     }
 
     fn sign_with_next_at(&self) -> Timestamp {
-        self.active.certificate().not_after() - self.life() / 6
+        let usual = self.active.certificate().not_after() - self.life() / 6;
+        self.sign_early_at.map_or(usual, |early| early.min(usual))
     }
 
     fn life(&self) -> SignedDuration {
@@ -189,6 +233,58 @@ mod tests {
         advance(&mut succession, 15);
         assert!(advance(&mut succession, 99));
         assert!(succession.active.not_after() > day(99));
+    }
+
+    fn force(succession: &mut Succession<Life>, today: i64, overlap: i64) {
+        succession
+            .force::<()>(day(today + overlap), SignedDuration::from_hours(48), || {
+                Ok(thirty_days_from(today))
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn a_forced_root_is_published_at_once_and_signs_after_the_overlap() {
+        let mut succession = Succession::begin(thirty_days_from(0));
+        force(&mut succession, 3, 1);
+        assert_eq!(succession.roots().count(), 2);
+        assert_eq!((succession.sequence, succession.due()), (2, day(4)));
+        assert!(!advance(&mut succession, 3));
+        assert!(advance(&mut succession, 4));
+        assert_eq!(succession.active, thirty_days_from(3));
+        assert_eq!(succession.retired, [thirty_days_from(0)]);
+    }
+
+    #[test]
+    fn after_a_forced_succession_the_old_root_goes_with_the_last_thing_that_it_signed() {
+        let mut succession = Succession::begin(thirty_days_from(0));
+        force(&mut succession, 3, 1);
+        advance(&mut succession, 4);
+        assert_eq!(succession.due(), day(6));
+        assert!(!advance(&mut succession, 5));
+        assert!(advance(&mut succession, 6));
+        assert_eq!((succession.retired.len(), succession.sequence), (0, 3));
+        assert_eq!(succession.due(), day(3 + 15), "it goes on as usual");
+        advance(&mut succession, 18);
+        assert!(!advance(&mut succession, 20), "the next one is not forced");
+    }
+
+    #[test]
+    fn a_root_that_waited_for_its_turn_goes_when_a_succession_is_forced() {
+        let mut succession = Succession::begin(thirty_days_from(0));
+        advance(&mut succession, 15);
+        force(&mut succession, 16, 1);
+        assert!(!succession.roots().any(|root| *root == thirty_days_from(15)));
+        advance(&mut succession, 17);
+        assert_eq!(succession.active, thirty_days_from(16));
+    }
+
+    #[test]
+    fn an_overlap_never_keeps_a_root_signing_beyond_its_usual_time() {
+        let mut succession = Succession::begin(thirty_days_from(0));
+        force(&mut succession, 24, 10);
+        assert!(advance(&mut succession, 25));
+        assert_eq!(succession.active, thirty_days_from(24));
     }
 
     #[test]

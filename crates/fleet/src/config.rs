@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use hostler_authority::federation::BundleEndpoint;
+
 /// What [`Fleet::open`](crate::Fleet::open) must be told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -11,6 +13,9 @@ pub struct Config {
     /// Where hosts reach the machines' door, for example `https://10.0.0.1:8444`. It is told to
     /// each host when it registers.
     pub machines_url: String,
+    /// Where foreign trust domains publish their bundles. Processes on hosts recognise their
+    /// members, if their authorizers name them.
+    pub federation: Vec<BundleEndpoint>,
 }
 
 /// Where the books are kept; read from a URL, `sqlite:/var/lib/hostler/fleet.db`.

@@ -4,21 +4,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hostler_authority::Authority;
+use hostler_authority::federation::{Federated, FederationError};
+use hostler_authority::workload_api::Issuer;
+use hostler_authority::{Authority, Bundles};
 use hostler_identity::Source;
 use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::config::{Config, Database};
 use crate::connector::Connector;
 use crate::identify::KnownKeys;
-use crate::ids::KeyId;
+use crate::ids::{HostId, KeyId};
 use crate::model::ApiKeyInfo;
 use crate::monitor;
+use crate::roll::Roll;
 use crate::scopes::KeyScope;
 use crate::secrets::{ApiKey, HostTokens, KeyUnusable, SigningKey};
 use crate::store::audit::{self, Actor};
-use crate::store::{self, OpenStoreError, Store, StoreError, keys, signing};
+use crate::store::{self, OpenStoreError, Store, StoreError, hosts, keys, signing};
 
 /// The fleet. All operations work on one of these.
 pub struct Fleet {
@@ -29,6 +34,13 @@ pub struct Fleet {
     pub(crate) known_keys: KnownKeys,
     pub(crate) machines_url: String,
     pub(crate) healthy: AtomicBool,
+    pub(crate) roll: Roll,
+    /// The bundles that processes on hosts get: our own, and those of federated domains.
+    pub(crate) bundles: watch::Receiver<Bundles>,
+    /// Changes with the entries, and with what decides on which hosts they hold.
+    pub(crate) workload_changes: watch::Sender<()>,
+    /// Cancelled when the server stops: nobody is kept waiting for news any more.
+    pub(crate) closing: CancellationToken,
 }
 
 /// Why the fleet could not be opened.
@@ -49,6 +61,9 @@ pub enum OpenError {
     /// A signing key in the database cannot be used.
     #[error("{0}; restore the database from a backup")]
     SigningKey(#[from] KeyUnusable),
+    /// The bundle endpoints cannot be followed together.
+    #[error(transparent)]
+    Federation(#[from] FederationError),
 }
 
 impl Fleet {
@@ -81,6 +96,12 @@ impl Fleet {
             })?;
         let host_tokens = HostTokens::new(&signing_keys.0, &signing_keys.1)?;
         let first_key = begin(&store, now).await.map_err(failed)?;
+        let roll = Roll::new(enrolled(&store).await.map_err(failed)?);
+        // Without endpoints there is nothing to follow.
+        let bundles = match config.federation {
+            none if none.is_empty() => authority.watch_bundles(),
+            endpoints => Federated::new(authority.clone(), endpoints)?.bundles(),
+        };
         let trust_domain = authority.trust_domain().clone();
         let fleet = Self {
             store,
@@ -90,6 +111,10 @@ impl Fleet {
             known_keys: KnownKeys::default(),
             machines_url: config.machines_url,
             healthy: AtomicBool::new(true),
+            roll,
+            bundles,
+            workload_changes: watch::Sender::new(()),
+            closing: CancellationToken::new(),
         };
         Ok((Arc::new(fleet), first_key))
     }
@@ -105,9 +130,15 @@ impl Fleet {
         self.healthy.load(Ordering::Relaxed)
     }
 
+    /// Tells hosts that something about their workloads may be different.
+    pub(crate) fn workloads_changed(&self) {
+        self.workload_changes.send_replace(());
+    }
+
     /// Waits for what is under way in the books and closes them. Later operations fail.
     pub async fn close(&self) {
         self.healthy.store(false, Ordering::Relaxed);
+        self.closing.cancel();
         self.store.close().await;
     }
 }
@@ -137,6 +168,12 @@ async fn signing_keys(
     signing::insert(&mut tx, &key, now).await?;
     store::commit(tx).await?;
     Ok((key, Vec::new()))
+}
+
+/// The hosts that have registered.
+async fn enrolled(store: &Store) -> Result<Vec<HostId>, StoreError> {
+    let mut db = store.read().await?;
+    hosts::enrolled(&mut db).await
 }
 
 /// What a start does to the books before anybody asks: what the last run left half done comes to

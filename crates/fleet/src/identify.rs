@@ -77,7 +77,7 @@ impl Fleet {
     }
 
     /// The host whose SPIFFE ID this is.
-    fn host_of(&self, peer: &SpiffeId) -> Option<HostId> {
+    pub(crate) fn host_of(&self, peer: &SpiffeId) -> Option<HostId> {
         let ours = peer.trust_domain() == self.authority.trust_domain();
         let id = peer.path().strip_prefix("/host/").filter(|_| ours)?;
         HostId::is_one(id).then(|| HostId::named(id))

@@ -81,6 +81,10 @@ id!(
     /// Names an API key (it is not the key): `key-` and 25 base-36 digits.
     KeyId, "key-"
 );
+id!(
+    /// Names a registration entry: `entry-` and 25 base-36 digits.
+    EntryId, "entry-"
+);
 
 #[cfg(test)]
 mod tests {

@@ -17,6 +17,7 @@
 //! let config = Config {
 //!     database: Database::Sqlite("data/fleet.db".into()),
 //!     machines_url: "https://127.0.0.1:8444".into(),
+//!     federation: Vec::new(),
 //! };
 //! let (fleet, first_key) = Fleet::open(config, authority, source).await?;
 //! if let Some(key) = first_key {
@@ -36,6 +37,7 @@
 //! | `secrets` | registration tokens, host tokens, API keys |
 //! | `enrolment`, `placement`, `reconcile` | rules without clock, socket or storage |
 //! | `identify` | whose a credential is |
+//! | `roll` | who may come through the machines' door, and stay inside |
 //! | `connector` | the way to a host's door |
 //! | `monitor` | notices who has fallen silent |
 
@@ -56,6 +58,7 @@ mod operations;
 mod placement;
 mod reach;
 mod reconcile;
+mod roll;
 mod scopes;
 mod secrets;
 mod store;
@@ -65,10 +68,10 @@ pub use config::{Config, Database, DatabaseRefused};
 pub use enrolment::{Cidr, CidrRefused, REGISTRATION_TOKEN_LIFE};
 pub use fleet::{Fleet, OpenError};
 pub use identify::IdentifyError;
-pub use ids::{HostId, KeyId, TeamId, VmId};
+pub use ids::{EntryId, HostId, KeyId, TeamId, VmId};
 pub use model::{
-    ApiKeyInfo, Host, HostAddress, HostStatus, HostType, Mount, NameRefused, Observed, PortForward,
-    Protocol, Tag, Team, Vm, VmName, VmSpec, VmState,
+    ApiKeyInfo, Entry, Host, HostAddress, HostStatus, HostType, Mount, NameRefused, Observed,
+    PortForward, Protocol, Selector, Tag, Team, Vm, VmName, VmSpec, VmState,
 };
 pub use monitor::{LOOK_EVERY, SILENT_AFTER};
 pub use operations::mount;

@@ -25,16 +25,23 @@ const ABANDONED: &str =
     "the control plane stopped while the VM was being created; look again, or delete it";
 
 impl Fleet {
-    /// Looks at once and then every [`LOOK_EVERY`], until it is told to stop.
+    /// Looks at once and then every [`LOOK_EVERY`], and lets the authority change its keys when it
+    /// is time, until it is told to stop. Who waits for news of the fleet is then sent home.
     pub async fn run_monitor(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.authority.tend() => {}
+            () = self.keep_looking() => {}
+        }
+        self.closing.cancel();
+    }
+
+    async fn keep_looking(&self) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         // After a pause of the whole machine one look is enough.
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = looks.tick() => {}
-            }
+            looks.tick().await;
             if let Err(error) = self.look(clock::now()).await {
                 tracing::error!(%error, "the monitor could not look; it tries again");
             }

@@ -4,6 +4,7 @@
 mod api_keys;
 mod bundle;
 mod enrolment;
+mod entries;
 mod errors;
 mod hosts;
 mod page;
@@ -12,6 +13,7 @@ mod status;
 mod tags;
 mod teams;
 mod vms;
+mod workloads;
 
 use std::sync::Arc;
 
@@ -33,4 +35,6 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
         .service(teams::operations(), fleet)
         .service(status::operations(), fleet)
         .service(bundle::operations(), fleet)
+        .service(workloads::of_entries(entries::operations()), fleet)
+        .service(workloads::operations(), fleet)
 }

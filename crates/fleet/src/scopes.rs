@@ -11,6 +11,9 @@ pub(crate) const VMS_WRITE: Scope = Scope::new("vms:write");
 pub(crate) const IMAGES_READ: Scope = Scope::new("images:read");
 pub(crate) const IMAGES_WRITE: Scope = Scope::new("images:write");
 pub(crate) const KEYS_WRITE: Scope = Scope::new("keys:write");
+pub(crate) const ENTRIES_READ: Scope = Scope::new("entries:read");
+pub(crate) const ENTRIES_WRITE: Scope = Scope::new("entries:write");
+pub(crate) const AUTHORITY_WRITE: Scope = Scope::new("authority:write");
 /// What an enrolled host may do about itself, and all that it may do.
 pub(crate) const HOST_SELF: Scope = Scope::new("host:self");
 
@@ -33,6 +36,12 @@ words! {
         ImagesWrite = "images:write",
         /// Manage teams and API keys, up to what the key itself may do.
         KeysWrite = "keys:write",
+        /// See which processes have which identities; only for keys of the platform.
+        EntriesRead = "entries:read",
+        /// Give processes identities, and take them back; only for keys of the platform.
+        EntriesWrite = "entries:write",
+        /// Rotate the authority's keys; only for keys of the platform.
+        AuthorityWrite = "authority:write",
     }
 }
 

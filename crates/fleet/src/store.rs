@@ -11,6 +11,7 @@
 //! are those that SQLite and PostgreSQL share.
 
 pub(crate) mod audit;
+pub(crate) mod entries;
 pub(crate) mod hosts;
 pub(crate) mod keys;
 pub(crate) mod registration;

@@ -5,6 +5,7 @@
 //! with a [`Ledger`](ledger::Ledger) that says when its time is up. Doors for QUIC will end in the
 //! same router.
 
+mod admission;
 mod ledger;
 mod serve;
 mod watched;
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::limits::DoorLimits;
+pub use admission::Admission;
 use serve::Shared;
 
 /// How long accepting pauses after the first failure in a row, and at most.
@@ -39,6 +41,7 @@ pub struct Door {
     tls: Arc<ServerConfig>,
     router: Router,
     limits: DoorLimits,
+    admission: Option<Admission>,
 }
 
 /// Why a door cannot be opened.
@@ -93,6 +96,7 @@ impl Doorway {
             tls: Arc::new(tls),
             router,
             limits,
+            admission: None,
         }
     }
 }
@@ -109,6 +113,14 @@ impl Door {
         limits: DoorLimits,
     ) -> Result<Self, DoorError> {
         Ok(Doorway::bind(address).await?.door(tls, router, limits))
+    }
+
+    /// Ends connections of peers that are admitted no more. The handshake should ask the same, so
+    /// that they do not come in again.
+    #[must_use]
+    pub fn admitting(mut self, admission: Admission) -> Self {
+        self.admission = Some(admission);
+        self
     }
 
     /// Where it listens: the port that the system chose, when port 0 was asked for.
@@ -129,6 +141,7 @@ impl Door {
             acceptor: TlsAcceptor::from(self.tls),
             router: self.router,
             limits: self.limits,
+            admission: self.admission,
             shutdown: shutdown.clone(),
             cut: cut.clone(),
             tasks: tasks.clone(),

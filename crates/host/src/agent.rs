@@ -2,8 +2,9 @@
 //!
 //! [`Agent::start`] enrols the machine with a one-time token, or resumes with the credentials of
 //! an earlier enrolment. From then on the agent has an identity, a [`Source`] that serves the host
-//! door too; [`Agent::run`] sends the heartbeats, renews the identity at half of its life, and ends
-//! when it is told to, or when the control plane has forgotten the host.
+//! door too; [`Agent::run`] sends the heartbeats, renews the identity at half of its life, follows
+//! what the control plane says of the processes on this host ([`Workloads`]), and ends when it is
+//! told to, or when the control plane has forgotten the host.
 //!
 //! VMs do not depend on any of this: they run on while the control plane is away, and while the
 //! agent is.
@@ -18,6 +19,7 @@ mod machine;
 mod pin;
 mod pulse;
 mod trust;
+mod workloads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,11 +35,13 @@ pub use enroll::EnrollError;
 pub use life::{Ended, Forgotten};
 pub use pin::{InvalidPin, ServerPin};
 pub use trust::{ServerTrust, TrustError};
+pub use workloads::{WorkloadEntry, WorkloadRefused, WorkloadState, Workloads};
 
 use crate::host::Host;
 use credentials::{Credentials, Store};
 use link::{MachinesDoor, PeoplesDoor};
 use machine::Machine;
+use workloads::{Followed, Follower};
 
 /// An enrolled host's tie to its control plane.
 pub struct Agent {
@@ -50,6 +54,12 @@ pub struct Agent {
     trust_domain: TrustDomain,
     peoples_door: PeoplesDoor,
     machines_door: MachinesDoor,
+    workloads: Workloads,
+    /// Until the agent runs.
+    follower: Option<Follower>,
+    followed: Followed,
+    /// Which root signs, as far as the control plane has said.
+    signer: Option<String>,
 }
 
 /// The agent could not start.
@@ -150,6 +160,8 @@ impl Agent {
         let machines_url = config.machines_url.as_ref();
         let machines_url = machines_url.unwrap_or(&credentials.machines_url).clone();
         let machines_door = MachinesDoor::new(machines_url, &source, control_plane);
+        let (workloads, follower, followed) =
+            workloads::follow(&credentials.host_id, &machines_door);
         Ok(Self {
             host,
             config,
@@ -160,6 +172,10 @@ impl Agent {
             trust_domain,
             peoples_door,
             machines_door,
+            workloads,
+            follower: Some(follower),
+            followed,
+            signer: None,
         })
     }
 
@@ -172,6 +188,11 @@ impl Agent {
     /// [`run`](Self::run) runs, and is closed when that has ended.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// What this host does for the processes on it. It is of use while [`run`](Self::run) runs.
+    pub fn workloads(&self) -> &Workloads {
+        &self.workloads
     }
 
     /// Who may call the host door: the control plane of this host's trust domain, every replica

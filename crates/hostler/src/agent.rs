@@ -19,6 +19,7 @@ use url::Url;
 
 use crate::failure::{Doing, Failure};
 use crate::options::{AgentSettings, Trust};
+use crate::workload::{SocketPlace, WorkloadSocket, make_passable_dir};
 use crate::{output, process};
 
 /// Runs until a signal ends it, or the control plane does not know this host any more.
@@ -26,12 +27,14 @@ pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
     let stop = process::stop_on_signal()?;
     let config = settings.agent_config()?;
     let machines = open_machines(&settings.data_dir, &settings.driver).await?;
-    let room = HostRoom::open(config, machines, settings.listen, None).await?;
+    let socket = &settings.workload_socket;
+    let room = HostRoom::open(config, machines, settings.listen, socket, None).await?;
     output::line(format!(
         "ready: host {} at {}",
         room.agent.host_id(),
         room.door.local_addr()
     ));
+    room.tell_of_socket();
     room.serve(stop).await
 }
 
@@ -56,6 +59,7 @@ impl AgentSettings {
 
 /// Opens what runs VMs: adopts those that run, sweeps what nobody owns.
 pub(crate) async fn open_machines(data_dir: &Path, driver: &str) -> Result<Machines, Failure> {
+    make_passable_dir(data_dir)?;
     let mut config = Config::new(data_dir);
     config.driver = match driver {
         "auto" => DriverChoice::Auto,
@@ -76,6 +80,7 @@ pub(crate) async fn open_machines(data_dir: &Path, driver: &str) -> Result<Machi
 pub(crate) struct HostRoom {
     agent: Agent,
     door: Door,
+    socket: Option<WorkloadSocket>,
 }
 
 impl HostRoom {
@@ -85,6 +90,7 @@ impl HostRoom {
         mut config: AgentConfig,
         machines: Machines,
         listen: SocketAddr,
+        socket: &SocketPlace,
         token: Option<BoxFuture<'_, Result<SecretString, Failure>>>,
     ) -> Result<Self, Failure> {
         let host = Arc::new(Host::new(machines));
@@ -104,7 +110,22 @@ impl HostRoom {
         };
         let tls = server_config(agent.source(), agent.callers());
         let door = doorway.door(&tls, adapter.router(), DoorLimits::default());
-        Ok(Self { agent, door })
+        let socket = WorkloadSocket::open(socket, agent.workloads())?;
+        Ok(Self {
+            agent,
+            door,
+            socket,
+        })
+    }
+
+    /// Says where processes find the Workload API, as a line for a shell.
+    pub(crate) fn tell_of_socket(&self) {
+        if let Some(socket) = &self.socket {
+            let endpoint = socket.endpoint();
+            output::line(format!(
+                "for local processes: export SPIFFE_ENDPOINT_SOCKET={endpoint}"
+            ));
+        }
     }
 
     pub(crate) fn host_id(&self) -> &str {
@@ -113,12 +134,20 @@ impl HostRoom {
 
     /// Serves until it is told to stop or has been forgotten.
     pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { agent, door } = self;
-        let door_stop = stop.child_token();
-        let serving = tokio::spawn(door.serve(door_stop.clone()));
+        let Self {
+            agent,
+            door,
+            socket,
+        } = self;
+        let inner_stop = stop.child_token();
+        let serving = tokio::spawn(door.serve(inner_stop.clone()));
+        let socket = socket.map(|socket| tokio::spawn(socket.serve(inner_stop.clone())));
         let ended = agent.run(stop).await;
-        door_stop.cancel();
+        inner_stop.cancel();
         serving.await.doing(|| "the host door broke")?;
+        if let Some(socket) = socket {
+            socket.await.doing(|| "the Workload API broke")?;
+        }
         match ended {
             Ended::Stopped => Ok(()),
             Ended::Forgotten(forgotten) => Err(forgotten.into()),

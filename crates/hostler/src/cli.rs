@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::commands::{Common, api_key, host, image, kernel, login, vm};
+use crate::commands::{Common, api_key, entry, host, image, kernel, login, svid, vm};
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
 
@@ -51,6 +51,12 @@ pub(crate) enum Command {
     /// API keys: what programs and people present to the control plane
     #[command(subcommand)]
     ApiKey(api_key::ApiKey),
+    /// Registration entries: which processes on which hosts have which identities
+    #[command(subcommand)]
+    Entry(entry::Entry),
+    /// SPIFFE identities
+    #[command(subcommand)]
+    Svid(svid::Svid),
     /// Show the state of the whole fleet
     #[command(after_help = "Example:\n  hostler status --output json")]
     Status(Common),

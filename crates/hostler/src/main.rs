@@ -15,6 +15,7 @@ mod output;
 mod process;
 mod server;
 mod up;
+mod workload;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Image(image) => process::client(commands::image::run(image)),
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),
+        Command::Entry(entry) => process::client(commands::entry::run(entry)),
+        Command::Svid(svid) => process::client(commands::svid::run(svid)),
         Command::Status(status) => process::client(commands::status::run(status)),
         Command::Login(login) => process::client(commands::login::run(login)),
         Command::Completion { shell } => {

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Doing, Failure};
+use crate::workload::SocketPlace;
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
@@ -60,6 +62,20 @@ pub(crate) struct ServerOptions {
     /// How long an X.509-SVID is valid, in seconds; it is renewed at half of that [default: 3600]
     #[arg(long, env = "HOSTLER_SVID_TTL", value_name = "SECONDS")]
     svid_ttl: Option<u64>,
+    /// How long a root of the authority is valid, in seconds; its successor is published at half of
+    /// that and signs from the last sixth [default: 2592000]
+    #[arg(long, env = "HOSTLER_CA_TTL", value_name = "SECONDS")]
+    ca_ttl: Option<u64>,
+    /// A foreign trust domain whose members processes on hosts may recognise, and the URL at which
+    /// it publishes its bundle; its server is recognised by the CAs that this system trusts, or by
+    /// those in the file. May be given again; in the variable, separate by semicolons
+    #[arg(
+        long,
+        env = "HOSTLER_FEDERATE",
+        value_name = "TRUST_DOMAIN=URL[,ca=FILE]",
+        value_delimiter = ';'
+    )]
+    federate: Option<Vec<String>>,
     /// A certificate of your own for the people's door, PEM, with --tls-key
     #[arg(long, env = "HOSTLER_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -92,6 +108,8 @@ pub(crate) struct ServerSettings {
     pub(crate) database_url: Option<String>,
     pub(crate) trust_domain: String,
     pub(crate) svid_ttl: Duration,
+    pub(crate) ca_ttl: Duration,
+    pub(crate) federate: Vec<Federate>,
     pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
     pub(crate) tls_names: Vec<String>,
     pub(crate) decoy: String,
@@ -100,6 +118,44 @@ pub(crate) struct ServerSettings {
 const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
 const DEFAULT_SVID_TTL: Duration = Duration::from_secs(3600);
 const LEAST_SVID_TTL: Duration = Duration::from_secs(10);
+const DEFAULT_CA_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Successors need time to travel: a third of this, less the 30 s by which roots are back-dated.
+const LEAST_CA_TTL: Duration = Duration::from_secs(90);
+
+/// Where a foreign trust domain publishes its bundle.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Federate {
+    pub(crate) trust_domain: String,
+    pub(crate) url: String,
+    /// By what its server is recognised; `None`: the system's CAs.
+    pub(crate) ca: Option<PathBuf>,
+}
+
+impl FromStr for Federate {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        let wrong = || {
+            Failure::new(format!(
+                "{text:?} is no federation; give --federate TRUST_DOMAIN=URL[,ca=FILE]"
+            ))
+        };
+        let (trust_domain, rest) = text.split_once('=').ok_or_else(wrong)?;
+        let (url, ca) = match rest.split_once(",ca=") {
+            Some((url, file)) if !file.is_empty() => (url, Some(PathBuf::from(file))),
+            Some(_) => return Err(wrong()),
+            None => (rest, None),
+        };
+        if trust_domain.is_empty() || url.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            trust_domain: trust_domain.to_owned(),
+            url: url.to_owned(),
+            ca,
+        })
+    }
+}
 
 impl ServerOptions {
     pub(crate) fn resolve(self) -> Result<ServerSettings, Failure> {
@@ -115,6 +171,8 @@ impl ServerOptions {
             database_url,
             trust_domain,
             svid_ttl,
+            ca_ttl,
+            federate,
             tls_cert,
             tls_key,
             tls_name,
@@ -138,7 +196,19 @@ impl ServerOptions {
                 LEAST_SVID_TTL.as_secs()
             )));
         }
+        let ca_ttl = all.ca_ttl.map_or(DEFAULT_CA_TTL, Duration::from_secs);
+        if ca_ttl < LEAST_CA_TTL {
+            return Err(Failure::new(format!(
+                "--ca-ttl {} is too short for a successor to be known in time; give at least {}",
+                ca_ttl.as_secs(),
+                LEAST_CA_TTL.as_secs()
+            )));
+        }
+        let federate = all.federate.unwrap_or_default();
+        let federate = federate.iter().map(|text| text.parse());
         Ok(ServerSettings {
+            ca_ttl,
+            federate: federate.collect::<Result<_, _>>()?,
             data_dir: all
                 .data_dir
                 .map_or_else(|| default_data_dir("server"), Ok)?,
@@ -168,6 +238,8 @@ impl ServerSettings {
             database_url: None,
             trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
             svid_ttl: DEFAULT_SVID_TTL,
+            ca_ttl: DEFAULT_CA_TTL,
+            federate: Vec::new(),
             tls_files: None,
             tls_names: Vec::new(),
             decoy: "not-found".to_owned(),
@@ -206,6 +278,10 @@ pub(crate) struct AgentOptions {
     /// Where this host keeps its credentials, images and VMs
     #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// The SPIFFE Workload API: where processes on this host ask who they are [default:
+    /// DATA_DIR/workload/api.sock]
+    #[arg(long, env = "HOSTLER_WORKLOAD_SOCKET", value_name = "PATH")]
+    workload_socket: Option<PathBuf>,
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
@@ -230,6 +306,7 @@ pub(crate) struct AgentSettings {
     pub(crate) trust: Trust,
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
+    pub(crate) workload_socket: SocketPlace,
     pub(crate) driver: String,
 }
 
@@ -247,6 +324,7 @@ impl AgentOptions {
             server_ca_pin,
             listen,
             data_dir,
+            workload_socket,
             driver,
             config,
         );
@@ -260,6 +338,7 @@ impl AgentOptions {
                 ));
             }
         };
+        let data_dir = all.data_dir.map_or_else(|| default_data_dir("agent"), Ok)?;
         let missing = |flag| Failure::new(format!("{flag} is missing; see `hostler agent --help`"));
         Ok(AgentSettings {
             server: all.server.ok_or_else(|| missing("--server URL"))?,
@@ -267,7 +346,8 @@ impl AgentOptions {
             register: all.register,
             trust,
             listen: all.listen.unwrap_or(([0, 0, 0, 0], 9443).into()),
-            data_dir: all.data_dir.map_or_else(|| default_data_dir("agent"), Ok)?,
+            workload_socket: socket_place(all.workload_socket, &data_dir),
+            data_dir,
             driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
         })
     }
@@ -288,6 +368,10 @@ pub(crate) struct UpOptions {
     /// The host door [default: 127.0.0.1:9443]
     #[arg(long, env = "HOSTLER_HOST_LISTEN", value_name = "IP:PORT")]
     host_listen: Option<SocketAddr>,
+    /// The SPIFFE Workload API: where processes on this machine ask who they are [default:
+    /// DATA_DIR/agent/workload/api.sock]
+    #[arg(long, env = "HOSTLER_WORKLOAD_SOCKET", value_name = "PATH")]
+    workload_socket: Option<PathBuf>,
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
@@ -306,6 +390,7 @@ pub(crate) struct UpSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) host_listen: SocketAddr,
+    pub(crate) workload_socket: SocketPlace,
     pub(crate) driver: String,
     pub(crate) keep_vms: bool,
 }
@@ -321,12 +406,15 @@ impl UpOptions {
             listen,
             fleet_listen,
             host_listen,
+            workload_socket,
             driver,
             keep_vms,
             config,
         );
+        let data_dir = all.data_dir.map_or_else(|| default_data_dir("up"), Ok)?;
         Ok(UpSettings {
-            data_dir: all.data_dir.map_or_else(|| default_data_dir("up"), Ok)?,
+            workload_socket: socket_place(all.workload_socket, &data_dir.join("agent")),
+            data_dir,
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
@@ -334,6 +422,13 @@ impl UpOptions {
             keep_vms: all.keep_vms.unwrap_or(false),
         })
     }
+}
+
+fn socket_place(wanted: Option<PathBuf>, data_dir: &Path) -> SocketPlace {
+    wanted.map_or_else(
+        || SocketPlace::Under(data_dir.to_owned()),
+        SocketPlace::Wanted,
+    )
 }
 
 /// Root's data lives where daemons keep theirs, a user's where the XDG base directories say.
@@ -394,6 +489,45 @@ mod tests {
         };
         let line = options.resolve().err().expect("a failure").to_string();
         assert!(line.contains("--tls-key"), "{line}");
+    }
+
+    #[test]
+    fn a_federation_names_a_trust_domain_a_url_and_perhaps_a_ca() {
+        let federate = |ca: Option<&str>| Federate {
+            trust_domain: "b.example".to_owned(),
+            url: "https://b.example/bundle?x=1".to_owned(),
+            ca: ca.map(PathBuf::from),
+        };
+        let plain = "b.example=https://b.example/bundle?x=1";
+        assert_eq!(plain.parse::<Federate>().ok(), Some(federate(None)));
+        let with_ca = format!("{plain},ca=/etc/b.pem");
+        assert_eq!(
+            with_ca.parse::<Federate>().ok(),
+            Some(federate(Some("/etc/b.pem")))
+        );
+        for bad in [
+            "",
+            "b.example",
+            "=https://b.example",
+            "b.example=",
+            "b=https://b,ca=",
+        ] {
+            let told = bad.parse::<Federate>().expect_err(bad).to_string();
+            assert!(told.contains("--federate"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_too_short_for_its_successor_is_refused() {
+        let options = ServerOptions {
+            ca_ttl: Some(89),
+            ..ServerOptions::default()
+        };
+        let line = options.resolve().err().expect("a failure").to_string();
+        assert!(
+            line.contains("--ca-ttl 89") && line.contains("90"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use hostler_authority::federation::BundleEndpoint;
 use hostler_authority::{Authority, Lifetimes, WebAuthority};
 use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
 use hostler_gateway::{
-    AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter, IdentityProvider,
+    Admission, AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter,
+    IdentityProvider,
 };
 use hostler_host::agent::ServerPin;
 use hostler_identity::{
-    Authorizer, PeerIdentity, SpiffeId, TrustDomain, crypto_provider, server_config,
+    Authorizer, Client, PeerIdentity, SpiffeId, TrustDomain, crypto_provider, server_config,
 };
 use hostler_operations::{Grants, Identity, Registry, Request};
 use http::HeaderName;
@@ -24,8 +26,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::client::tls;
 use crate::failure::{Doing, Failure};
-use crate::options::ServerSettings;
+use crate::options::{Federate, ServerSettings};
 use crate::{output, process};
 
 const HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
@@ -87,6 +90,7 @@ impl Plane {
             .doing(|| format!("{:?} is no trust domain", settings.trust_domain))?;
         let lifetimes = Lifetimes {
             svid: SignedDuration::try_from(settings.svid_ttl).doing(|| "--svid-ttl is too long")?,
+            root: SignedDuration::try_from(settings.ca_ttl).doing(|| "--ca-ttl is too long")?,
             ..Lifetimes::default()
         };
         // What was asked for is checked before the admin's key is made, which is shown only once.
@@ -109,7 +113,7 @@ impl Plane {
             lifetimes,
             now,
         )?;
-        let own_id = SpiffeId::from_segments(trust_domain.clone(), &["control-plane", "1"])?;
+        let own_id = SpiffeId::from_segments(trust_domain, &["control-plane", "1"])?;
         let source = authority.source(&own_id)?;
 
         let database: Database = match settings.database_url {
@@ -119,6 +123,7 @@ impl Plane {
         let config = Config {
             database,
             machines_url: machines_url.clone(),
+            federation: bundle_endpoints(&settings.federate)?,
         };
         let (fleet, first_key) = Fleet::open(config, authority, source.clone()).await?;
         let registry = hostler_fleet::mount(Registry::builder(), &fleet).build()?;
@@ -135,11 +140,12 @@ impl Plane {
         };
         let people_router = adapter(decoy)?.router();
         let machines_router = adapter(Decoy::NotFound)?.router();
-        let machines_tls = server_config(&source, members(trust_domain));
+        let machines_tls = server_config(&source, enrolled(&fleet));
         let limits = DoorLimits::default;
+        let machines = machines.door(&machines_tls, machines_router, limits());
         Ok(Self {
             people: people.door(&people_tls, people_router, limits()),
-            machines: machines.door(&machines_tls, machines_router, limits()),
+            machines: machines.admitting(still_enrolled(&fleet)),
             fleet,
             registry,
             machines_url,
@@ -219,14 +225,27 @@ fn text(answer: &Value, field: &str) -> Result<SecretString, Failure> {
     text.ok_or_else(|| Failure::new(format!("the answer has no {field}; this is a bug")))
 }
 
-/// Machines that may connect: hosts, and other replicas of the control plane.
-fn members(trust_domain: TrustDomain) -> Authorizer {
-    Authorizer::matcher(move |id| {
-        let role = ["/host/", "/control-plane/"]
-            .iter()
-            .any(|role| id.path().starts_with(role));
-        role && id.is_member_of(&trust_domain)
-    })
+/// Machines that may connect: enrolled hosts, and other replicas of the control plane.
+fn enrolled(fleet: &Arc<Fleet>) -> Authorizer {
+    let fleet = Arc::clone(fleet);
+    Authorizer::matcher(move |peer| fleet.admits(peer))
+}
+
+/// The same of those who are connected: a host that is deleted is out at once.
+fn still_enrolled(fleet: &Arc<Fleet>) -> Admission {
+    let (fleet, dismissals) = (Arc::clone(fleet), fleet.watch_dismissals());
+    Admission::new(move |peer| fleet.admits(peer), dismissals)
+}
+
+/// Where foreign trust domains publish their bundles, with web certificates (`https_web`).
+fn bundle_endpoints(federate: &[Federate]) -> Result<Vec<BundleEndpoint>, Failure> {
+    let endpoints = federate.iter().map(|wanted| {
+        let trust_domain = TrustDomain::new(&wanted.trust_domain)
+            .doing(|| format!("{:?} is no trust domain", wanted.trust_domain))?;
+        let client = Client::with_tls(tls::config(wanted.ca.as_deref())?);
+        Ok(BundleEndpoint::new(trust_domain, &wanted.url, client)?)
+    });
+    endpoints.collect()
 }
 
 fn url_of(address: std::net::SocketAddr) -> String {

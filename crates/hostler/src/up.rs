@@ -19,6 +19,7 @@ use crate::client::write_private;
 use crate::failure::{Doing, Failure};
 use crate::options::{ServerSettings, UpSettings};
 use crate::server::{Operator, Plane};
+use crate::workload::make_passable_dir;
 use crate::{output, process};
 
 /// How long a guest has to shut down when all of it ends.
@@ -26,6 +27,8 @@ const GUEST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(settings: UpSettings) -> Result<(), Failure> {
     let stop = process::stop_on_signal()?;
+    // Before the control plane makes it for itself alone.
+    make_passable_dir(&settings.data_dir)?;
     let plane = Plane::open(ServerSettings::for_up(&settings)).await?;
     let (server, operator) = (plane.url(), plane.operator());
     let machines_url = Url::parse(&plane.machines_url).doing(|| "the machines' door has no URL")?;
@@ -67,8 +70,10 @@ async fn run_host(
     // Both doors are this process's; they may be elsewhere than the last time.
     config.machines_url = Some(machines_url);
     let token = Box::pin(operator.announce_host());
-    let room = HostRoom::open(config, machines.clone(), settings.host_listen, Some(token)).await?;
+    let (listen, socket) = (settings.host_listen, &settings.workload_socket);
+    let room = HostRoom::open(config, machines.clone(), listen, socket, Some(token)).await?;
     output::line(format!("ready: host {} of {server}", room.host_id()));
+    room.tell_of_socket();
     output::line(format!("for the client commands: . {}", env.display()));
 
     let host_stop = CancellationToken::new();

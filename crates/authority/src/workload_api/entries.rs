@@ -16,8 +16,8 @@ const MAX_HINT_BYTES: usize = 1024;
 ///
 /// A process has the identities of every entry that it matches, in their order here; the first is
 /// its default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entries(Arc<[Entry]>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entries(Option<Arc<[Entry]>>);
 
 /// One entry: a process that matches **all** of the selectors is `id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,14 +142,32 @@ impl Entry {
 
 impl FromIterator<Entry> for Entries {
     fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
-        Self(entries.into_iter().collect())
+        Self(Some(entries.into_iter().collect()))
+    }
+}
+
+impl Default for Entries {
+    /// No entries: nobody is anybody.
+    fn default() -> Self {
+        Self::from_iter([])
     }
 }
 
 impl Entries {
+    /// What is to be said before anybody knows the entries: callers are told to come back, instead
+    /// of that they have none.
+    #[must_use]
+    pub fn not_known_yet() -> Self {
+        Self(None)
+    }
+
     /// The entries, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
+        self.0.iter().flat_map(|entries| entries.iter())
+    }
+
+    pub(super) fn are_known(&self) -> bool {
+        self.0.is_some()
     }
 }
 

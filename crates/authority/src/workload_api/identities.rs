@@ -1,5 +1,6 @@
 //! The identities that are handed out here: one key and one certificate per SPIFFE ID, shared by
-//! every process that has it, made when somebody first asks and renewed when somebody still does.
+//! every process that has it, made when somebody first asks and renewed when somebody still does:
+//! at half of its life, and at once when another root signs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,6 +46,8 @@ struct State {
     last: Result<Arc<Identity>, IssuerError>,
     /// When to ask the issuer again; until then, what there is is the answer.
     due: Timestamp,
+    /// Which root signed when the issuer was asked last. Under another one it is asked at once.
+    signer: String,
 }
 
 impl<I: Issuer> Identities<I> {
@@ -59,15 +62,19 @@ impl<I: Issuer> Identities<I> {
         &self.issuer
     }
 
-    /// The identity of this ID, and when to come back for the next one.
+    /// The identity of this ID, and when to come back for the next one. `signer` is the root that
+    /// signs at present.
     pub(super) async fn get(
         &self,
         id: &SpiffeId,
+        signer: &str,
     ) -> Result<(Arc<Identity>, Timestamp), IssuerError> {
         let slot = self.slot(id);
         let mut state = slot.lock().await;
         let now = Timestamp::now();
-        if now >= state.due || !state.is_of_use(now) && state.last.is_ok() {
+        let lapsed = state.last.is_ok() && !state.is_of_use(now);
+        if now >= state.due || lapsed || state.signer != signer {
+            signer.clone_into(&mut state.signer);
             match self.make(id).await {
                 Ok(identity) => state.renewed(identity, id),
                 Err(error) => state.not_renewed(error, id),
@@ -90,6 +97,7 @@ impl<I: Issuer> Identities<I> {
         let fresh = Arc::new(Slot::new(State {
             last: Err(IssuerError::Unavailable("nobody has asked yet".to_owned())),
             due: Timestamp::MIN,
+            signer: String::new(),
         }));
         slots.insert(id.clone(), Arc::clone(&fresh));
         fresh

@@ -67,6 +67,11 @@ impl<I: Issuer> Desk<I> {
         opened_by: &OpenedBy,
         entries: Entries,
     ) -> Result<Vec<Entry>, Status> {
+        if !entries.are_known() {
+            return Err(Status::unavailable(
+                "the registration entries have not come yet; try again",
+            ));
+        }
         let turn = Arc::clone(&self.looking).acquire_owned().await;
         let opened_by = Arc::clone(opened_by);
         let looked_at = tokio::task::spawn_blocking(move || {

@@ -34,7 +34,7 @@ impl<I: Issuer> Profile<I> for Svids {
         let (mut svids, mut first_due, mut refused) = (Vec::new(), None, None);
         let mut hints = Hints::default();
         for entry in entries {
-            match desk.identities.get(entry.id()).await {
+            match desk.identities.get(entry.id(), &bundles.signer).await {
                 Ok((identity, due)) => {
                     if let Some(hint) = hints.of(entry) {
                         svids.push(wire(&identity, &bundles.x509, hint)?);

@@ -4,6 +4,7 @@ mod bundle;
 mod federation;
 mod jwt;
 mod opening;
+mod rotation;
 mod signing;
 mod source;
 mod support;

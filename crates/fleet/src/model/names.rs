@@ -1,8 +1,9 @@
-//! Texts with rules: the name of a VM, a tag, a host's address. What breaks its rule cannot be
-//! held.
+//! Texts with rules: the name of a VM, a tag, a host's address, a selector of processes. What breaks
+//! its rule cannot be held.
 
 use std::fmt;
 
+use hostler_authority::workload_api;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,27 @@ ruled_text!(
     is_address
 );
 
+ruled_text!(
+    /// Something that a process must match: `unix:uid:N`, `unix:gid:N`, `unix:pid:N`,
+    /// `unix:path:/ABSOLUTE` or `unix:sha256:HEX`.
+    Selector,
+    pattern "^unix:((uid|gid|pid):[0-9]{1,10}|path:/.{1,1023}|sha256:[0-9A-Fa-f]{64})$",
+    rule "a selector: unix:uid:N, unix:gid:N, unix:pid:N, unix:path:/ABSOLUTE or \
+          unix:sha256:64-HEX-DIGITS",
+    is_selector
+);
+
+impl Selector {
+    /// The selector as a Workload API compares it.
+    pub(crate) fn parsed(&self) -> workload_api::Selector {
+        self.0.parse().expect("it was read once already")
+    }
+}
+
+fn is_selector(text: &str) -> bool {
+    text.len() <= 4096 && text.parse::<workload_api::Selector>().is_ok()
+}
+
 fn is_vm_name(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && !text.starts_with('-')
@@ -177,6 +199,24 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "Web", "a.b", "../a", "a b", &"a".repeat(64)] {
             assert!(!takes::<VmName>(bad), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_selector_is_one_that_hosts_can_compare() {
+        let digest = format!("unix:sha256:{}", "0f".repeat(32));
+        for good in ["unix:uid:0", "unix:path:/usr/bin/a b", &digest] {
+            assert!(takes::<Selector>(good), "{good} was refused");
+        }
+        for bad in [
+            "",
+            "uid:0",
+            "unix:uid:root",
+            "unix:path:nginx",
+            "unix:sha256:00",
+            "k8s:ns:a",
+        ] {
+            assert!(!takes::<Selector>(bad), "{bad} was taken");
         }
     }
 

@@ -234,6 +234,7 @@ async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Register
     audit::record(&mut tx, &actor, "host.register", &id).await?;
     let host = hosts::get(&mut tx, &id).await?.ok_or_else(not_good)?;
     fault::point("register.before-commit");
+    fleet.roll.enter(&id);
     store::commit(tx).await?;
     fault::point("register.after-commit");
     tracing::info!(host = %id, address = %input.address, "a host has registered");

@@ -20,7 +20,7 @@ use crate::reach::Reach;
 use crate::scopes::{HOSTS_READ, HOSTS_WRITE};
 use crate::secrets::RegistrationToken;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, Db, StoreError, hosts, teams, vms};
+use crate::store::{self, Db, StoreError, entries, hosts, teams, vms};
 
 pub(super) fn operations() -> Service<Fleet> {
     service("hosts")
@@ -261,7 +261,8 @@ async fn get(fleet: &Fleet, call: Call, input: GetHost) -> Result<Host, ReadHost
     found.ok_or(ReadHostError::NoSuchHost { id: input.id })
 }
 
-/// Removes a host. Its machine is out at once: its tokens and certificates are good for nothing.
+/// Removes a host. Its machine is out at once: its connections end, its tokens and certificates
+/// are good for nothing, and entries that name it are deleted.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DeleteHost {
@@ -300,10 +301,15 @@ async fn delete(fleet: &Fleet, call: Call, input: DeleteHost) -> Result<(), Dele
         }
         vms::delete_on_host(&mut tx, &host.id).await?;
     }
+    for entry in entries::delete_of_host(&mut tx, &host.id).await? {
+        audit::record(&mut tx, &actor, "entry.delete", &entry).await?;
+    }
     hosts::delete(&mut tx, &host.id).await?;
     audit::record(&mut tx, &actor, "host.delete", &host.id).await?;
     store::commit(tx).await?;
+    fleet.roll.strike(&host.id);
     fleet.connector.forget(&host.id);
+    fleet.workloads_changed();
     Ok(())
 }
 

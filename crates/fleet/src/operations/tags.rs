@@ -79,7 +79,9 @@ async fn add(fleet: &Fleet, call: Call, input: AddTag) -> Result<(), AddTagError
         format!("{} {}", host.id, input.tag),
     )
     .await?;
-    Ok(store::commit(tx).await?)
+    store::commit(tx).await?;
+    fleet.workloads_changed();
+    Ok(())
 }
 
 /// Lists the tags of a host, in alphabetical order.
@@ -124,5 +126,7 @@ async fn remove(fleet: &Fleet, call: Call, input: RemoveTag) -> Result<(), Chang
         format!("{} {}", host.id, input.tag),
     )
     .await?;
-    Ok(store::commit(tx).await?)
+    store::commit(tx).await?;
+    fleet.workloads_changed();
+    Ok(())
 }

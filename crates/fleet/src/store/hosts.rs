@@ -116,6 +116,14 @@ pub(crate) async fn get(db: &mut Db, id: &HostId) -> Result<Option<Host>, StoreE
     row.map(TryInto::try_into).transpose()
 }
 
+/// The hosts that have registered.
+pub(crate) async fn enrolled(db: &mut Db) -> Result<Vec<HostId>, StoreError> {
+    let ids: Vec<(String,)> = sqlx::query_as("SELECT id FROM hosts WHERE status <> 'pending'")
+        .fetch_all(db)
+        .await?;
+    Ok(ids.into_iter().map(|(id,)| HostId::named(id)).collect())
+}
+
 /// Which hosts a list shows. What is absent filters nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Filter {

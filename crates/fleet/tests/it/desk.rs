@@ -41,6 +41,7 @@ pub(crate) async fn begin(dir: &Path) -> (Authority, Arc<Fleet>, Option<ApiKey>)
     let config = Config {
         database: Database::Sqlite(database(dir)),
         machines_url: "https://127.0.0.1:8444".into(),
+        federation: Vec::new(),
     };
     let opened = Fleet::open(config, authority.clone(), source).await;
     let (fleet, first_key) = opened.expect("a fleet");

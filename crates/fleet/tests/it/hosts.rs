@@ -246,6 +246,13 @@ async fn operations_of_a_host_are_passed_on_to_it() {
 #[tokio::test]
 async fn every_operation_asks_for_the_scope_of_its_thing() {
     let desk = Desk::open().await;
+    let of_hosts = [
+        "hosts/heartbeat",
+        "hosts/renew",
+        "entries/sync",
+        "svids/sign",
+        "svids/mint",
+    ];
     let open = [
         "bundle/get",
         "hosts/register",
@@ -260,7 +267,8 @@ async fn every_operation_asks_for_the_scope_of_its_thing() {
         };
         let expected = match operation.name().service() {
             _ if open.contains(&name) => None,
-            _ if ["hosts/heartbeat", "hosts/renew"].contains(&name) => Some("host:self".into()),
+            _ if of_hosts.contains(&name) => Some("host:self".into()),
+            _ if name == "svids/rotate" => Some("authority:write".into()),
             _ if name == "hosts/delete-preview" => Some("hosts:write".into()),
             "api-keys" | "teams" => Some("keys:write".into()),
             "images" | "kernels" => Some(format!("images:{verb}")),
@@ -293,7 +301,9 @@ async fn anyone_may_read_the_bundle() {
         .await
         .expect("a bundle");
     assert_eq!(bundle["keys"][0]["use"], "x509-svid");
+    assert_eq!(bundle["keys"][1]["use"], "jwt-svid");
     assert!(bundle["spiffe_sequence"].is_u64(), "{bundle}");
+    assert_eq!(bundle["spiffe_refresh_hint"], 24 * 3600, "{bundle}");
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use crate::desk::{Desk, text};
 use crate::standin::StandIn;
 
-const ALL: [&str; 7] = [
+const ALL: [&str; 9] = [
+    "entries:read",
+    "entries:write",
     "hosts:read",
     "hosts:write",
     "vms:read",
@@ -50,6 +52,9 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
         format!("vm-{}", "0".repeat(25)),
     );
     let no_key = format!("key-{}", "0".repeat(25));
+    let no_entry = format!("entry-{}", "0".repeat(25));
+    let entry = json!({"spiffe_id": "/web", "selectors": ["unix:uid:0"]});
+    let entry_id = text(&desk.call("entries/create", entry).await["id"]);
     let vm_id = text(&vm["id"]);
     let key_id = text(&key["api_key"]["id"]);
     let mut seen = 0;
@@ -67,6 +72,7 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
             "images" | "kernels" | "host" => ("host", &host.id, &no_host),
             "vms" if name != "vms/create" => ("name", &vm_id, &no_vm),
             "api-keys" => ("id", &key_id, &no_key),
+            "entries" if name != "entries/sync" => ("id", &entry_id, &no_entry),
             _ => continue,
         };
         if properties.get(field).is_none() || name == "vms/list" {

@@ -3,6 +3,7 @@
 
 mod desk;
 mod enrolment;
+mod entries;
 mod hosts;
 mod identity;
 mod isolation;

@@ -76,6 +76,7 @@ async fn open_at(path: std::path::PathBuf) -> OpenError {
     let config = Config {
         database: Database::Sqlite(path),
         machines_url: "https://127.0.0.1:8444".into(),
+        federation: Vec::new(),
     };
     Fleet::open(config, authority, source)
         .await

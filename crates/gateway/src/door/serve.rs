@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use hostler_identity::{PeerIdentity, wait_until};
 use http::header::CONTENT_TYPE;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -17,6 +18,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use super::admission::Admission;
 use super::ledger::{Ledger, Overdue, Patience};
 use super::watched::{Exchange, WatchedBody, WatchedStream};
 use crate::connection::ConnectionInfo;
@@ -34,6 +37,10 @@ use crate::sse::EVENT_STREAM;
 
 /// How long a connection that was closed politely may take to notice.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A connection is closed politely so long before its peer's certificate expires, or a tenth of
+/// what is left of that certificate's life, so that the peer comes back with a newer one in time.
+const BEFORE_EXPIRY: SignedDuration = SignedDuration::from_secs(30);
 
 /// How long, and how much of, what a refused peer still sends is read.
 const LINGER: Duration = Duration::from_millis(500);
@@ -44,6 +51,7 @@ pub(super) struct Shared {
     pub(super) acceptor: TlsAcceptor,
     pub(super) router: Router,
     pub(super) limits: DoorLimits,
+    pub(super) admission: Option<Admission>,
     /// Finish what is in flight.
     pub(super) shutdown: CancellationToken,
     /// Finish nothing.
@@ -88,16 +96,41 @@ impl Shared {
             connection: ConnectionInfo::new((local, remote), tls, self.shutdown.clone()),
             ledger: Arc::clone(&ledger),
         };
+        let peer = service.connection.peer().cloned();
+        let withdrawn = self.withdrawn(peer.clone());
         let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));
-        let ended = if is_h2 {
-            self.drive(self.http2().serve_connection(io, service), &ledger)
+        let served = async {
+            if is_h2 {
+                self.drive(
+                    self.http2().serve_connection(io, service),
+                    &ledger,
+                    peer.as_ref(),
+                )
                 .await
-        } else {
-            self.drive(self.http1().serve_connection(io, service), &ledger)
+            } else {
+                self.drive(
+                    self.http1().serve_connection(io, service),
+                    &ledger,
+                    peer.as_ref(),
+                )
                 .await
+            }
         };
-        if let Err(error) = ended {
-            tracing::debug!(%remote, %error, "the connection broke");
+        tokio::select! {
+            ended = served => if let Err(error) = ended {
+                tracing::debug!(%remote, %error, "the connection broke");
+            },
+            () = withdrawn => {
+                tracing::info!(%remote, "the peer of a connection is admitted no more; it is cut");
+            }
+        }
+    }
+
+    /// Waits until the peer of this connection is admitted no more.
+    async fn withdrawn(&self, peer: Option<PeerIdentity>) {
+        match self.admission.clone() {
+            Some(admission) => admission.withdrawn(peer).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -144,11 +177,17 @@ impl Shared {
     }
 
     /// Runs a connection until it ends by itself or its time is up.
-    async fn drive<C>(&self, connection: C, ledger: &Ledger) -> Result<(), C::Error>
+    async fn drive<C>(
+        &self,
+        connection: C,
+        ledger: &Ledger,
+        peer: Option<&PeerIdentity>,
+    ) -> Result<(), C::Error>
     where
         C: GracefulConnection,
     {
         let mut connection = pin!(connection);
+        let mut expiring = pin!(almost_expired(peer));
         let mut look_at = Instant::now();
         let mut closing = false;
         loop {
@@ -156,6 +195,10 @@ impl Shared {
                 ended = connection.as_mut() => return ended,
                 () = self.cut.cancelled() => return Ok(()),
                 () = self.shutdown.cancelled(), if !closing => {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = expiring.as_mut(), if !closing => {
                     closing = true;
                     connection.as_mut().graceful_shutdown();
                 }
@@ -177,6 +220,15 @@ impl Shared {
             }
         }
     }
+}
+
+/// Waits until the peer's certificate has almost expired.
+async fn almost_expired(peer: Option<&PeerIdentity>) {
+    let Some(peer) = peer else {
+        return std::future::pending().await;
+    };
+    let left = peer.expires_at().duration_since(Timestamp::now());
+    wait_until(peer.expires_at() - BEFORE_EXPIRY.min(left / 10)).await;
 }
 
 /// Runs the streams of HTTP/2 connections where the door can wait for their end.

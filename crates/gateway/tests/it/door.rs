@@ -1,9 +1,10 @@
 //! The door itself: protocols, identities, closing, and patience.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hostler_gateway::DoorLimits;
+use hostler_gateway::{Admission, DoorLimits};
 use hostler_identity::{Authorizer, Source, SourceWriter, Svid, TrustBundles, TrustDomain};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -14,8 +15,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use secrecy::SecretString;
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::world::{Answer, Client, World, call, provider, soon};
@@ -66,7 +69,18 @@ impl Ca {
     }
 
     fn issue(&self, name: SanType) -> (rcgen::Certificate, KeyPair) {
+        self.issue_until(name, None)
+    }
+
+    fn issue_until(
+        &self,
+        name: SanType,
+        not_after: Option<OffsetDateTime>,
+    ) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::default();
+        if let Some(not_after) = not_after {
+            params.not_after = not_after;
+        }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
@@ -81,13 +95,90 @@ impl Ca {
 
     /// A source, and the writer without which it is withdrawn.
     fn source(&self, id: &str) -> (Source, SourceWriter) {
-        let (leaf, key) = self.issue(uri(id));
+        self.source_from(self.issue(uri(id)))
+    }
+
+    fn source_from(&self, (leaf, key): (rcgen::Certificate, KeyPair)) -> (Source, SourceWriter) {
         let key = SecretString::from(key.serialize_pem());
         let svid = Svid::from_pem(&leaf.pem(), &key).expect("an SVID");
         let mut bundles = TrustBundles::new();
         let domain = TrustDomain::new("shelf.test").expect("a trust domain");
         bundles.insert(domain, vec![self.root()]).expect("a bundle");
         Source::memory(svid, bundles)
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_admitted_no_more_is_cut_and_nobody_else() {
+    let ca = Ca::new(uri("spiffe://shelf.test"));
+    let (door, _door_writer) = ca.source("spiffe://shelf.test/door");
+    let tls = hostler_identity::server_config(&door, Authorizer::any());
+    let dismissed = Arc::new(AtomicBool::new(false));
+    let (changes, changed) = watch::channel(());
+    let admission = {
+        let dismissed = Arc::clone(&dismissed);
+        let is_out = move || dismissed.load(Ordering::SeqCst);
+        Admission::new(move |id| !(id.path() == "/guest/7" && is_out()), changed)
+    };
+    let (trust, limits) = (RootCertStore::empty(), DoorLimits::default());
+    let world = World::admitting(&tls, trust, limits, |adapter| adapter, Some(admission)).await;
+    let (seven, _seven_writer) = ca.source("spiffe://shelf.test/guest/7");
+    let (eight, _eight_writer) = ca.source("spiffe://shelf.test/guest/8");
+    for alpn in ["http/1.1", "h2"] {
+        dismissed.store(false, Ordering::SeqCst);
+        let connect = async |source: &Source| {
+            let config = hostler_identity::client_config(source, Authorizer::any());
+            let stream = world.tls_as(config, &[alpn]).await;
+            match alpn {
+                "h2" => Client::http2(stream).await,
+                _ => Client::http1(stream).await,
+            }
+        };
+        let (mut out, mut stays) = (connect(&seven).await, connect(&eight).await);
+        let ask = || call("GET", "/v1/who", "", None);
+        // A change that does not concern them changes nothing.
+        changes.send_replace(());
+        assert_eq!(out.send(ask()).await.status, 200);
+        dismissed.store(true, Ordering::SeqCst);
+        changes.send_replace(());
+        let cut = async { while out.try_send(ask()).await.is_ok() {} };
+        soon("the cut", cut).await;
+        assert_eq!(stays.send(ask()).await.status, 200, "{alpn}");
+        let mut late = connect(&seven).await;
+        assert!(
+            late.try_send(ask()).await.is_err(),
+            "{alpn}: the door stood open"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_before_the_certificate_expires_that_it_began_with() {
+    let ca = Ca::new(uri("spiffe://shelf.test"));
+    let (door, _door_writer) = ca.source("spiffe://shelf.test/door");
+    let tls = hostler_identity::server_config(&door, Authorizer::any());
+    let (trust, limits) = (RootCertStore::empty(), DoorLimits::default());
+    let world = World::behind(&tls, trust, limits, |adapter| adapter).await;
+    for alpn in ["http/1.1", "h2"] {
+        let end = OffsetDateTime::now_utc() + Duration::from_secs(5);
+        let guest = ca.issue_until(uri("spiffe://shelf.test/guest/7"), Some(end));
+        let (guest, _guest_writer) = ca.source_from(guest);
+        let config = hostler_identity::client_config(&guest, Authorizer::any());
+        let stream = world.tls_as(config, &[alpn]).await;
+        let mut client = match alpn {
+            "h2" => Client::http2(stream).await,
+            _ => Client::http1(stream).await,
+        };
+        let mut answered = 0;
+        while let Ok(answer) = client.try_send(call("GET", "/v1/who", "", None)).await {
+            assert_eq!(answer.status, 200, "{alpn}: it is good until the end");
+            answered += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(
+            OffsetDateTime::now_utc() < end && answered > 10,
+            "{alpn}: {answered}"
+        );
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hostler_gateway::{
-    AuthError, Credentials, Door, DoorLimits, HttpAdapter, HttpAdapterBuilder, IdentityProvider,
+    Admission, AuthError, Credentials, Door, DoorLimits, HttpAdapter, HttpAdapterBuilder,
+    IdentityProvider,
 };
 use hostler_operations::{Grants, Identity};
 use http::header::HeaderName;
@@ -105,6 +106,16 @@ impl World {
         limits: DoorLimits,
         configure: impl FnOnce(HttpAdapterBuilder) -> HttpAdapterBuilder,
     ) -> Self {
+        Self::admitting(tls, trust, limits, configure, None).await
+    }
+
+    pub(crate) async fn admitting(
+        tls: &ServerConfig,
+        trust: RootCertStore,
+        limits: DoorLimits,
+        configure: impl FnOnce(HttpAdapterBuilder) -> HttpAdapterBuilder,
+        admission: Option<Admission>,
+    ) -> Self {
         let shelf = Arc::new(Shelf::default());
         let adapter = HttpAdapter::builder(shelf::registry(&shelf), porter())
             .credential_header(HeaderName::from_static("x-shelf-token"))
@@ -114,6 +125,10 @@ impl World {
         let door = Door::bind(address, tls, router, limits)
             .await
             .expect("a free port");
+        let door = match admission {
+            Some(admission) => door.admitting(admission),
+            None => door,
+        };
         let address = door.local_addr();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(door.serve(shutdown.clone()));

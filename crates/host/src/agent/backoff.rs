@@ -12,11 +12,13 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Waits about `first` after the first failure and at most `cap` after any.
-    pub(crate) fn new(first: Duration, cap: Duration) -> Self {
-        Self {
-            first: first.min(cap),
-            cap,
-        }
+    pub(crate) const fn new(first: Duration, cap: Duration) -> Self {
+        let first = if first.as_nanos() < cap.as_nanos() {
+            first
+        } else {
+            cap
+        };
+        Self { first, cap }
     }
 
     /// The wait after `failures` failures in a row (1 or more): between half of the step and the

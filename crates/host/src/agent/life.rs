@@ -1,14 +1,16 @@
 //! An agent at work: it does what its [`Pulse`] says, and tells it how that went.
 
-use hostler_identity::{KeyAndCsr, Svid};
+use hostler_identity::{KeyAndCsr, Svid, TrustBundles};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use super::Agent;
 use super::credentials::{Credentials, MaterialError};
 use super::link::{Heartbeat, LinkError, VmSummary};
 use super::pulse::{Failure, Next, Now, Proof, Pulse, Validity};
+use super::workloads::Follower;
 
 /// Why an agent ended.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ impl Agent {
     /// Keeps the host a host until it is told to stop, and says goodbye then.
     pub async fn run(mut self, stop: CancellationToken) -> Ended {
         let mut pulse = self.pulse();
+        let follower = self.follower.take().map(Follower::run);
+        let _following = follower.map(|run| AbortOnDropHandle::new(tokio::spawn(run)));
         loop {
             let ended = tokio::select! {
                 biased;
@@ -97,7 +101,12 @@ impl Agent {
     /// One step: a pause, a heartbeat or a renewal.
     async fn step(&mut self, pulse: &mut Pulse) -> Option<Ended> {
         match pulse.next(Now::read()) {
-            Next::Wait(time) => tokio::time::sleep(time).await,
+            Next::Wait(time) => tokio::select! {
+                () = tokio::time::sleep(time) => {}
+                () = self.followed.refused.notified() => pulse.heartbeat_now(Now::read()),
+                // Its sender lives until this has ended.
+                Ok(()) = self.followed.own.changed() => self.take_own_news(pulse).await,
+            },
             Next::Heartbeat => match self.heartbeat(false).await {
                 Ok(()) => {
                     if pulse.heartbeat_failures() > 0 {
@@ -186,6 +195,34 @@ impl Agent {
         Ok(svid)
     }
 
+    /// Takes over new roots, and gives a certificate up that another root than the present one has
+    /// signed.
+    async fn take_own_news(&mut self, pulse: &mut Pulse) {
+        let Some(news) = self.followed.own.borrow_and_update().clone() else {
+            return;
+        };
+        if news.bundle_pem != self.credentials.bundle_pem {
+            match TrustBundles::from_pem(self.trust_domain.clone(), &news.bundle_pem) {
+                Ok(bundles) => {
+                    self.credentials.bundle_pem = news.bundle_pem;
+                    self.save(&self.credentials).await;
+                    self.writer.replace_bundles(bundles);
+                    info!("new roots of the trust domain");
+                }
+                Err(error) => {
+                    warn!(%error, "the control plane's roots cannot be used; the present ones stay");
+                    return;
+                }
+            }
+        }
+        // What signed our certificate before the first news is not known, and will be renewed in
+        // time: roots are trusted for as long as what they signed.
+        let before = self.signer.replace(news.signer);
+        if before.is_some() && before != self.signer {
+            pulse.renew_soon(Now::read(), draw());
+        }
+    }
+
     /// Keeps the new credentials. When the disk refuses, the identity is used all the same: the
     /// older credentials on disk hold the host token, with which a restarted agent renews.
     async fn save(&self, credentials: &Credentials) {
@@ -219,6 +256,6 @@ fn report(failures_before: u32, what: &str, error: &dyn std::error::Error) {
 }
 
 /// A random number in -1.0..=1.0.
-fn draw() -> f64 {
+pub(super) fn draw() -> f64 {
     rand::random_range(-1.0..=1.0)
 }

@@ -4,6 +4,7 @@
 //! certificate of the trust domain, and the people's door over one-way TLS, for registering and
 //! for coming back with the host token.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,8 +23,12 @@ use super::pulse::Failure;
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A goodbye is a courtesy: the monitor notices an absent host anyway.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Answers are certificates and error messages.
-const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+/// Longer than the control plane keeps a host waiting for news.
+const NEWS_TIMEOUT: Duration = Duration::from_secs(45);
+/// A process waits for what is asked for here.
+const WORKLOAD_TIMEOUT: Duration = Duration::from_secs(9);
+/// Answers are certificates, error messages, and entries: some thousand of the largest.
+const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 /// The machine and its wish to become a host.
 #[derive(Serialize)]
@@ -78,6 +83,49 @@ pub(crate) struct Heartbeat<'a> {
 pub(crate) struct VmSummary {
     pub(crate) name: hostler_vmm::VmName,
     pub(crate) state: hostler_vmm::VmState,
+}
+
+/// What the control plane says of the processes on a host.
+#[derive(Deserialize)]
+pub(crate) struct WorkloadsTold {
+    /// Names this state.
+    pub(crate) revision: String,
+    pub(crate) entries: Vec<EntryTold>,
+    /// The roots of our own trust domain, PEM.
+    pub(crate) bundle: String,
+    /// JWK sets by trust domain.
+    pub(crate) bundles: BTreeMap<String, serde_json::Value>,
+    pub(crate) signer: String,
+}
+
+/// A registration entry.
+#[derive(Deserialize)]
+pub(crate) struct EntryTold {
+    pub(crate) spiffe_id: String,
+    pub(crate) selectors: Vec<String>,
+    pub(crate) hint: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ToSign<'a> {
+    spiffe_id: &'a str,
+    csr: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Signed {
+    svid: String,
+}
+
+#[derive(Serialize)]
+struct ToMint<'a> {
+    spiffe_id: &'a str,
+    audience: &'a [String],
+}
+
+#[derive(Deserialize)]
+struct Minted {
+    token: SecretString,
 }
 
 /// Why a request brought nothing.
@@ -207,6 +255,64 @@ impl MachinesDoor {
             &Renewal { csr },
         )?;
         answer(&self.client.request(request).await?)
+    }
+
+    /// `entries/sync`: waits for another state than the one of this revision.
+    pub(crate) async fn workloads(
+        &self,
+        host_id: &str,
+        after: Option<&str>,
+    ) -> Result<WorkloadsTold, LinkError> {
+        let mut url = self.url.clone();
+        // It has a host, or it would not have been reached; so it can be a base.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments
+                .pop_if_empty()
+                .extend(["v1", "hosts", host_id, "workloads"]);
+        }
+        if let Some(revision) = after {
+            url.query_pairs_mut().append_pair("after", revision);
+        }
+        let request = Request::get(url.as_str())
+            .body(Bytes::new())
+            .map_err(|error| ClientError::InvalidRequest(error.to_string()))?;
+        answer(&self.client.request_within(NEWS_TIMEOUT, request).await?)
+    }
+
+    /// `svids/sign`: the chain, PEM.
+    pub(crate) async fn sign(
+        &self,
+        host_id: &str,
+        spiffe_id: &str,
+        csr: &str,
+    ) -> Result<String, LinkError> {
+        let path = format!("v1/hosts/{host_id}/workloads/svid");
+        let request = post(&self.url, &path, &ToSign { spiffe_id, csr })?;
+        let answered = self
+            .client
+            .request_within(WORKLOAD_TIMEOUT, request)
+            .await?;
+        Ok(answer::<Signed>(&answered)?.svid)
+    }
+
+    /// `svids/mint`
+    pub(crate) async fn mint(
+        &self,
+        host_id: &str,
+        spiffe_id: &str,
+        audience: &[String],
+    ) -> Result<SecretString, LinkError> {
+        let path = format!("v1/hosts/{host_id}/workloads/jwt-svid");
+        let to_mint = ToMint {
+            spiffe_id,
+            audience,
+        };
+        let request = post(&self.url, &path, &to_mint)?;
+        let answered = self
+            .client
+            .request_within(WORKLOAD_TIMEOUT, request)
+            .await?;
+        Ok(answer::<Minted>(&answered)?.token)
     }
 }
 

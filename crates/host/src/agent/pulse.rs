@@ -228,6 +228,19 @@ impl Pulse {
         }
     }
 
+    /// Something makes the agent doubt that it is still accepted: a heartbeat tells.
+    pub(crate) fn heartbeat_now(&mut self, now: Now) {
+        self.heartbeat.at = now.steady;
+    }
+
+    /// The certificate is to be given up although it is young. A fleet does that within a tenth of
+    /// the interval, not all at once.
+    pub(crate) fn renew_soon(&mut self, now: Now, draw: f64) {
+        let spread = self.interval.mul_f64(0.05 * (1.0 + draw.clamp(-1.0, 1.0)));
+        self.renewal.at = now.steady + spread;
+        self.renewal_due = now.wall;
+    }
+
     /// The renewal with this proof failed.
     pub(crate) fn renewal_failed(&mut self, proof: Proof, failure: Failure, now: Now, draw: f64) {
         match (failure, proof) {

@@ -2,7 +2,7 @@
 //! bearer token that is never printed.
 
 mod known;
-mod tls;
+pub(crate) mod tls;
 
 use std::error::Error;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! TLS of client commands: the server must be signed by the given CA, or by one that this system
-//! trusts.
+//! One-way TLS: the server must be signed by the given CA, or by one that this system trusts. Client
+//! commands recognise their control plane by it, and a control plane foreign bundle endpoints.
 
 use std::error::Error;
 use std::path::Path;
@@ -18,7 +18,7 @@ const SYSTEM_ROOTS: [&str; 3] = [
     "/etc/ssl/cert.pem",
 ];
 
-pub(super) fn config(ca: Option<&Path>) -> Result<ClientConfig, Failure> {
+pub(crate) fn config(ca: Option<&Path>) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])

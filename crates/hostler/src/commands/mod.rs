@@ -1,11 +1,13 @@
 //! The client commands, one file for each noun.
 
 pub(crate) mod api_key;
+pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod login;
 pub(crate) mod status;
+pub(crate) mod svid;
 pub(crate) mod vm;
 
 use clap::Args;

@@ -8,6 +8,7 @@ use tonic::Code;
 
 use crate::agent::{Agent, leaf};
 use crate::certs::Ca;
+use crate::log::Log;
 use crate::support::{Running, soon, source};
 
 async fn changed(source: &mut Source) {
@@ -132,6 +133,7 @@ async fn a_wrong_endpoint_is_an_error_at_once() {
 
 #[tokio::test]
 async fn without_its_agent_a_server_serves_on_until_expiry_and_recovers_by_itself() {
+    let log = Log::new();
     let (ca, mut agent) = (Ca::new("a.example"), Agent::new());
     let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8);
     let short_lived = ca.raw("/api", |params| {
@@ -155,6 +157,12 @@ async fn without_its_agent_a_server_serves_on_until_expiry_and_recovers_by_itsel
     .await;
     assert!(matches!(api.svid(), Err(Unavailable::Expired(_))));
     assert!(ask().await.is_err(), "not presented any more");
+    let logged = log.take();
+    assert!(
+        logged.contains("without an identity to present"),
+        "{logged}"
+    );
+    assert!(logged.contains("expired at"), "{logged}");
 
     agent.give(&ca, ca.raw("/api", |_| {}), &[]);
     agent.rise();

@@ -10,4 +10,5 @@ mod identity;
 mod life;
 mod rest;
 mod support;
+mod svid;
 mod workload;

@@ -8,7 +8,7 @@
 //! let a malformed certificate pass where a well-formed one fails.
 
 use jiff::Timestamp;
-use spiffe::{SpiffeId, SpiffeIdError};
+use spiffe::SpiffeId;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{BasicConstraints, ExtendedKeyUsage, GeneralName, KeyUsage};
 use x509_parser::extensions::{ParsedExtension, X509Extension};
@@ -17,6 +17,8 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
 use x509_parser::prelude::FromDer;
+
+use crate::id::{IdError, parse_spiffe_id};
 
 /// A rule of the X.509-SVID standard that a certificate breaks.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,7 +35,7 @@ pub enum SvidRule {
     SeveralUris(usize),
     /// §2: the URI SAN must be a SPIFFE ID.
     #[error("its URI SAN is not a SPIFFE ID: {0}")]
-    InvalidSpiffeId(SpiffeIdError),
+    InvalidSpiffeId(IdError),
     /// §3.1: a leaf's SPIFFE ID has a path; one without names a whole trust domain.
     #[error("its SPIFFE ID has no path: that names a trust domain, not a workload")]
     NoPath,
@@ -119,11 +121,24 @@ pub(crate) fn signer(der: &[u8]) -> Result<(), SvidRule> {
 }
 
 /// Checks a root of a bundle. A root may come from an authority that never heard of SPIFFE, so
-/// only what makes it a root is asked: it is a certificate, and a certificate authority.
+/// what it does not say is not held against it: it is a certificate authority, its key usage, if
+/// there is one, lets it sign, and its SPIFFE ID, if it has one, names no workload.
 pub(crate) fn root(der: &[u8]) -> Result<(), SvidRule> {
-    match basic_constraints(&parse(der)?)? {
-        Some(constraints) if constraints.ca => Ok(()),
-        _ => Err(SvidRule::SignerWithoutAuthority),
+    let cert = parse(der)?;
+    match basic_constraints(&cert)? {
+        Some(constraints) if constraints.ca => {}
+        _ => return Err(SvidRule::SignerWithoutAuthority),
+    }
+    if let Some(found) = extension(&cert, &OID_X509_EXT_KEY_USAGE)? {
+        match found.parsed_extension() {
+            ParsedExtension::KeyUsage(usage) if usage.key_cert_sign() => {}
+            ParsedExtension::KeyUsage(_) => return Err(SvidRule::SignerMayNotSign),
+            _ => return Err(SvidRule::Malformed),
+        }
+    }
+    match spiffe_id(&cert) {
+        Ok(Some(id)) if !id.path().is_empty() => Err(SvidRule::SignerWithPath),
+        _ => Ok(()),
     }
 }
 
@@ -154,7 +169,7 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<Option<SpiffeId>, SvidRule> {
         return Ok(None);
     };
     match uris.count() {
-        0 => SpiffeId::new(uri)
+        0 => parse_spiffe_id(uri)
             .map(Some)
             .map_err(SvidRule::InvalidSpiffeId),
         more => Err(SvidRule::SeveralUris(more + 1)),

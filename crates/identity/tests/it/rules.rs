@@ -48,6 +48,14 @@ fn broken_leaves() -> Vec<(Change, Expected)> {
             |r| matches!(r, SvidRule::InvalidSpiffeId(_)),
         ),
         (
+            |p| p.subject_alt_names = vec![uri("spiffe://A.example/web")],
+            |r| matches!(r, SvidRule::InvalidSpiffeId(_)),
+        ),
+        (
+            |p| p.subject_alt_names = vec![uri("SPIFFE://a.example/web")],
+            |r| matches!(r, SvidRule::InvalidSpiffeId(_)),
+        ),
+        (
             |p| p.subject_alt_names = vec![uri("spiffe://a.example")],
             |r| *r == SvidRule::NoPath,
         ),
@@ -139,6 +147,10 @@ fn broken_signers() -> Vec<(Change, SvidRule)> {
         (
             |p| p.subject_alt_names = vec![uri("spiffe://a.example/ca")],
             SvidRule::SignerWithPath,
+        ),
+        (
+            |p| p.subject_alt_names.push(uri("spiffe://b.example")),
+            SvidRule::SeveralUris(2),
         ),
     ]
 }
@@ -266,6 +278,43 @@ fn a_leaf_cannot_be_a_root() {
         ),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_root_may_be_silent_about_spiffe_but_not_contradict_it() {
+    let root = |change: Change| {
+        let ca = Ca::new("a.example").intermediate(change);
+        TrustBundles::new().insert(ca.trust_domain.clone(), vec![ca.certificate])
+    };
+    let taken: [Change; 4] = [
+        |_| {},
+        |p| p.key_usages.clear(),
+        |p| p.subject_alt_names.clear(),
+        |p| p.subject_alt_names = vec![uri("https://ca.example/")],
+    ];
+    for (case, change) in taken.into_iter().enumerate() {
+        assert!(root(change).is_ok(), "case {case}");
+    }
+    let refused: [(Change, SvidRule); 3] = [
+        (
+            |p| p.is_ca = IsCa::ExplicitNoCa,
+            SvidRule::SignerWithoutAuthority,
+        ),
+        (
+            |p| p.key_usages = vec![Usage::CrlSign],
+            SvidRule::SignerMayNotSign,
+        ),
+        (
+            |p| p.subject_alt_names = vec![uri("spiffe://a.example/ca")],
+            SvidRule::SignerWithPath,
+        ),
+    ];
+    for (case, (change, expected)) in refused.into_iter().enumerate() {
+        match root(change) {
+            Err(BundleError::Root { rule, .. }) => assert_eq!(rule, expected, "case {case}"),
+            other => panic!("case {case}: {other:?}"),
+        }
+    }
 }
 
 #[test]

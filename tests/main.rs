@@ -10,3 +10,4 @@ mod identity;
 mod life;
 mod rest;
 mod support;
+mod svid;

@@ -3,7 +3,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::commands::{Common, api_key, host, image, kernel, login, vm};
+use crate::commands::{Common, api_key, host, image, kernel, login, spiffe_id, svid, tls, vm};
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 
 /// A private microVM cloud: hosts enrol, prove who they are, and run microVMs.
@@ -57,6 +57,15 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  HOSTLER_TOKEN=hst_... hostler login \
                             --server https://cloud.example:8443 --ca ca.pem")]
     Login(login::Login),
+    /// Identities (X.509-SVIDs): in files, and from a Workload API
+    #[command(subcommand)]
+    Svid(svid::Svid),
+    /// SPIFFE IDs as text
+    #[command(subcommand)]
+    SpiffeId(spiffe_id::SpiffeIdCommand),
+    /// Certificates for hosts without a control plane
+    #[command(subcommand)]
+    Tls(tls::Tls),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  hostler completion bash > \
                             /etc/bash_completion.d/hostler")]

@@ -10,6 +10,7 @@ mod cli;
 mod client;
 mod commands;
 mod failure;
+mod files;
 mod options;
 mod output;
 mod process;
@@ -46,6 +47,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),
         Command::Status(status) => process::client(commands::status::run(status)),
         Command::Login(login) => process::client(commands::login::run(login)),
+        Command::Svid(svid) => process::client(commands::svid::run(svid)),
+        Command::SpiffeId(id) => commands::spiffe_id::run(id),
+        Command::Tls(tls) => commands::tls::run(tls),
         Command::Completion { shell } => {
             cli::completion(shell);
             Ok(())

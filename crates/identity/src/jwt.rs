@@ -15,7 +15,9 @@ mod token;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
-use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+use spiffe::{SpiffeId, TrustDomain};
+
+use crate::id::IdError;
 
 pub use bundle::{JwtBundle, JwtBundles};
 pub(crate) use key::Jwk;
@@ -72,7 +74,7 @@ pub enum JwtSvidRule {
     NoSubject,
     /// §3.1: `sub` is a SPIFFE ID.
     #[error("its subject is not a SPIFFE ID: {0}")]
-    InvalidSubject(SpiffeIdError),
+    InvalidSubject(IdError),
     /// §3.2: `aud` is present, and names somebody.
     #[error("it has no audience (aud)")]
     NoAudience,

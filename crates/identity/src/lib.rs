@@ -38,14 +38,26 @@
 
 #![warn(missing_docs)]
 
+/// The examples of README.md, which must compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod authorizer;
 mod bundle;
+mod chain;
 mod client;
+pub mod config;
 mod document;
+mod endpoint;
 mod enroll;
 mod files;
+mod id;
 mod jwt;
 mod peer;
+mod pem;
+#[cfg(feature = "quinn")]
+mod quic;
 mod renewal;
 mod rules;
 mod server;
@@ -56,17 +68,24 @@ mod workload;
 
 pub use authorizer::Authorizer;
 pub use bundle::{BundleError, TrustBundles};
+pub use chain::SvidChain;
 pub use client::{Client, ClientError};
 pub use document::{BundleDocument, BundleDocumentError};
+pub use endpoint::{EndpointError, WorkloadEndpoint};
 pub use enroll::{EnrollError, KeyAndCsr};
 pub use files::{FilesError, SvidFiles};
+pub use id::{IdError, parse_spiffe_id, parse_trust_domain};
 pub use jwt::{JwtBundle, JwtBundles, JwtKey, JwtKeyError, JwtSvid, JwtSvidRule};
 pub use peer::{NoPeerIdentity, PeerIdentity, PeerIdentityRequired};
+pub use peer::{PeerAdded, PeerRequired, RequirePeer, WithPeer};
+pub use pem::certificates_pem;
+#[cfg(feature = "quinn")]
+pub use quic::{quic_client_config, quic_server_config};
 pub use renewal::{renewal_due, wait_until};
 pub use rules::SvidRule;
-pub use server::{AcceptError, Acceptor, Server};
+pub use server::{AcceptError, Acceptor, RunningServer, Server};
 pub use source::{Source, SourceClosed, SourceWriter, Unavailable};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use svid::{Svid, SvidError};
 pub use tls::{PeerRefused, client_config, crypto_provider, server_config};
-pub use workload::{MaterialError, WorkloadApiFailure};
+pub use workload::{MaterialError, WorkloadApiFailure, WorkloadStream, WorkloadSvid};

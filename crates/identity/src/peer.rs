@@ -1,14 +1,21 @@
 //! Who is on the other end, as a handler sees it.
 
+mod layer;
+
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use http::request::Parts;
+use http::{Request, StatusCode};
 use jiff::Timestamp;
 use rustls::{CommonState, ProtocolVersion};
+use rustls_pki_types::CertificateDer;
 use spiffe::{SpiffeId, TrustDomain};
 
 use crate::rules::{self, SvidRule};
+pub use layer::{PeerAdded, PeerRequired, RequirePeer, WithPeer};
+
+/// What a request without a peer is told where it needs one.
+const REFUSAL: &str = "this address needs a client certificate with a SPIFFE ID\n";
 
 /// The verified identity of a peer. It comes out of a finished mutual handshake and nowhere else;
 /// there is no constructor that takes an ID.
@@ -20,6 +27,8 @@ use crate::rules::{self, SvidRule};
 ///
 /// As an axum extractor it answers 401 where there is no peer, so that a handler cannot be
 /// reached by accident without one; `Option<PeerIdentity>` is for routes that serve both.
+/// [`RequirePeer`] insists on a peer for a whole service, and [`of`](Self::of) looks for it in a
+/// request. No header has any part in this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerIdentity {
     id: SpiffeId,
@@ -59,6 +68,13 @@ impl PeerIdentity {
         Self::from_handshake(connection)
     }
 
+    /// The peer that sent this request; `None` when it came another way than over a
+    /// [`Server`](crate::Server) or through [`WithPeer`].
+    #[must_use]
+    pub fn of<B>(request: &Request<B>) -> Option<&Self> {
+        request.extensions().get()
+    }
+
     fn from_handshake(connection: &CommonState) -> Result<Self, NoPeerIdentity> {
         if connection.is_handshaking() {
             return Err(NoPeerIdentity::Unfinished);
@@ -66,7 +82,14 @@ impl PeerIdentity {
         if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
             return Err(NoPeerIdentity::OldTls);
         }
-        let leaf = connection.peer_certificates().and_then(<[_]>::first);
+        Self::from_certificates(connection.peer_certificates())
+    }
+
+    /// The one who has just proven to hold the first of these certificates.
+    pub(crate) fn from_certificates(
+        proven: Option<&[CertificateDer<'_>]>,
+    ) -> Result<Self, NoPeerIdentity> {
+        let leaf = proven.and_then(<[_]>::first);
         let leaf = leaf.ok_or(NoPeerIdentity::NoCertificate)?;
         let leaf = rules::leaf(leaf).map_err(NoPeerIdentity::NotAnSvid)?;
         Ok(Self {
@@ -107,7 +130,7 @@ pub struct PeerIdentityRequired;
 
 impl IntoResponse for PeerIdentityRequired {
     fn into_response(self) -> Response {
-        (StatusCode::UNAUTHORIZED, format!("{self}\n")).into_response()
+        (StatusCode::UNAUTHORIZED, REFUSAL).into_response()
     }
 }
 

@@ -8,7 +8,7 @@
 //! let a malformed certificate pass where a well-formed one fails.
 
 use jiff::Timestamp;
-use spiffe::{SpiffeId, SpiffeIdError};
+use spiffe::SpiffeId;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{BasicConstraints, ExtendedKeyUsage, GeneralName, KeyUsage};
 use x509_parser::extensions::{ParsedExtension, X509Extension};
@@ -17,6 +17,8 @@ use x509_parser::oid_registry::{
     OID_X509_EXT_SUBJECT_ALT_NAME, Oid,
 };
 use x509_parser::prelude::FromDer;
+
+use crate::id::{IdError, parse_spiffe_id};
 
 /// A rule of the X.509-SVID standard that a certificate breaks.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,7 +35,7 @@ pub enum SvidRule {
     SeveralUris(usize),
     /// §2: the URI SAN must be a SPIFFE ID.
     #[error("its URI SAN is not a SPIFFE ID: {0}")]
-    InvalidSpiffeId(SpiffeIdError),
+    InvalidSpiffeId(IdError),
     /// §3.1: a leaf's SPIFFE ID has a path; one without names a whole trust domain.
     #[error("its SPIFFE ID has no path: that names a trust domain, not a workload")]
     NoPath,
@@ -154,7 +156,7 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<Option<SpiffeId>, SvidRule> {
         return Ok(None);
     };
     match uris.count() {
-        0 => SpiffeId::new(uri)
+        0 => parse_spiffe_id(uri)
             .map(Some)
             .map_err(SvidRule::InvalidSpiffeId),
         more => Err(SvidRule::SeveralUris(more + 1)),

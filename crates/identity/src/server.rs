@@ -1,53 +1,51 @@
 //! An axum router over mutual TLS, and the building block for those who have a listener already.
 
+mod accept;
+mod connection;
+mod health;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
-use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, ToSocketAddrs};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::authorizer::Authorizer;
-use crate::peer::{NoPeerIdentity, PeerIdentity};
 use crate::source::Source;
-use crate::tls::server_config;
+use crate::tls::{PeerRefused, server_config};
+pub use accept::{AcceptError, Acceptor};
+use connection::{Lifeline, serve_connection};
+use health::Health;
 
-/// A handshake that takes longer is given up, so that silent connections do not pile up.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A refused peer has this long, and this many bytes, to take notice.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: u64 = 64 * 1024;
-/// A request's head must be complete within this time.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// What is in flight when the server is told to stop has this long to finish.
 const GRACE: Duration = Duration::from_secs(30);
 /// A listener that is out of file descriptors waits this long before it accepts again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves an axum [`Router`] to peers that the authorizer accepts. Handlers take a
-/// [`PeerIdentity`] to know their caller.
+/// [`PeerIdentity`](crate::PeerIdentity) to know their caller.
+///
+/// [`serve`](Self::serve) runs in the caller's task until it is told to stop;
+/// [`start`](Self::start) runs in the background.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     acceptor: Acceptor,
+    source: Source,
+    health: Option<Health>,
+    grace: Duration,
 }
 
 impl Server {
-    /// Listens at `address`; port 0 takes a free one. Serving begins with [`serve`](Self::serve).
+    /// Listens at `address`; port 0 takes a free one. Connections are accepted from when
+    /// [`serve`](Self::serve) or [`start`](Self::start) is called.
     pub async fn bind(
         address: impl ToSocketAddrs,
         source: &Source,
@@ -57,7 +55,27 @@ impl Server {
         Ok(Self {
             listener,
             acceptor: Acceptor::new(server_config(source, clients)),
+            source: source.clone(),
+            health: None,
+            grace: GRACE,
         })
+    }
+
+    /// Also listens at `address` for plain HTTP and answers `GET /healthz`, nothing else, for
+    /// probes that have no identity: 200 `ok` while there is an identity to serve with, 503 when
+    /// there is none (expired, withdrawn) or the server is stopping. It says nothing about why,
+    /// since anybody may ask.
+    pub async fn with_health(mut self, address: impl ToSocketAddrs) -> io::Result<Self> {
+        self.health = Some(Health::bind(address).await?);
+        Ok(self)
+    }
+
+    /// Sets how long requests in flight may take once the server is told to stop (default 30 s);
+    /// what is open then is cut.
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
     }
 
     /// Where the server listens.
@@ -65,16 +83,39 @@ impl Server {
         self.listener.local_addr()
     }
 
+    /// Where the health listener listens; `None` without one.
+    pub fn health_addr(&self) -> io::Result<Option<SocketAddr>> {
+        self.health.as_ref().map(Health::local_addr).transpose()
+    }
+
+    /// Serves in a task of its own. Must be called within a tokio runtime.
+    pub fn start(self, app: Router) -> io::Result<RunningServer> {
+        let (address, health_address) = (self.local_addr()?, self.health_addr()?);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = self.serve(app, async { drop(stopped.await) });
+        Ok(RunningServer {
+            address,
+            health_address,
+            stop: Some(stop),
+            task: tokio::spawn(serving),
+        })
+    }
+
     /// Serves until `stop` completes; then takes no new connection, lets what is in flight finish
-    /// (30 s at most), and returns.
+    /// (30 s at most), and returns. Dropping the future cuts every connection at once.
     pub async fn serve(self, app: Router, stop: impl Future<Output = ()>) {
-        let (stopping, connections) = (CancellationToken::new(), TaskTracker::new());
+        let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
+        let _cut_when_this_ends = cut.clone().drop_guard();
+        let connections = TaskTracker::new();
+        if let Some(health) = self.health {
+            tokio::spawn(health.serve(self.source, stopping.clone(), cut.clone()));
+        }
         let mut stop = std::pin::pin!(stop);
         loop {
-            let tcp = tokio::select! {
+            let (tcp, from) = tokio::select! {
                 () = &mut stop => break,
                 accepted = self.listener.accept() => match accepted {
-                    Ok((tcp, _)) => tcp,
+                    Ok(accepted) => accepted,
                     Err(reason) => {
                         warn!(%reason, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -82,18 +123,15 @@ impl Server {
                     }
                 },
             };
-            let (acceptor, app, stopping) = (self.acceptor.clone(), app.clone(), stopping.clone());
-            connections.spawn(async move {
-                match acceptor.accept(tcp).await {
-                    Ok((tls, peer)) => serve_connection(tls, peer, app, stopping).await,
-                    Err(reason) => debug!(%reason, "connection not accepted"),
-                }
-            });
+            let lifeline = Lifeline::new(&stopping, &cut);
+            let connection = attend(tcp, self.acceptor.clone(), app.clone(), lifeline);
+            // The handshake's own messages, a refusal above all, thus say whom they are about.
+            connections.spawn(connection.instrument(info_span!("connection", %from)));
         }
         drop(self.listener);
         stopping.cancel();
         connections.close();
-        if tokio::time::timeout(GRACE, connections.wait())
+        if tokio::time::timeout(self.grace, connections.wait())
             .await
             .is_err()
         {
@@ -105,101 +143,72 @@ impl Server {
     }
 }
 
-async fn serve_connection<S>(
-    tls: TlsStream<S>,
-    peer: PeerIdentity,
-    app: Router,
-    stopping: CancellationToken,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let router = TowerToHyperService::new(app);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        router.call(request)
-    });
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
-    http.http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(HEAD_TIMEOUT);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
-    let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
-        () = stopping.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+/// One connection from its first byte to its last.
+async fn attend(tcp: TcpStream, acceptor: Acceptor, app: Router, lifeline: Lifeline) {
+    let accepted = tokio::select! {
+        accepted = acceptor.accept(tcp) => accepted,
+        // Nobody has asked for anything yet.
+        () = lifeline.stopping() => return,
     };
-    if let Err(reason) = outcome {
-        debug!(%reason, "connection ended early");
+    match accepted {
+        Ok((tls, peer)) => serve_connection(tls, peer, app, lifeline).await,
+        Err(reason) if is_logged_already(&reason) => debug!(%reason, "connection not accepted"),
+        Err(reason) => info!(%reason, "connection not accepted"),
     }
 }
 
-/// The server's side of the handshake for whoever has a listener of their own: bytes in, a
-/// verified peer out. Cheap to clone.
-#[derive(Clone)]
-pub struct Acceptor {
-    tls: TlsAcceptor,
+/// Whether the verifier has said in the log why it refused this peer.
+fn is_logged_already(error: &AcceptError) -> bool {
+    let AcceptError::Handshake(error) = error else {
+        return false;
+    };
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    tls.and_then(PeerRefused::in_tls_error).is_some()
 }
 
-/// Why a connection was not accepted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AcceptError {
-    /// The handshake failed: no or a refused certificate, an old TLS version, or no TLS at all.
-    #[error("the handshake failed: {0}")]
-    Handshake(#[source] io::Error),
-    /// The handshake was not finished in time.
-    #[error("the handshake was not finished within {} s", HANDSHAKE_TIMEOUT.as_secs())]
-    Timeout,
-    /// The handshake succeeded without a SPIFFE peer: the configuration is not one of ours.
-    #[error("the connection has no peer identity: {0}")]
-    NoPeer(#[from] NoPeerIdentity),
+/// A server in a task of its own. Dropping it is [`close`](Self::close).
+#[derive(Debug)]
+#[must_use = "a server that nobody holds is closed at once"]
+pub struct RunningServer {
+    address: SocketAddr,
+    health_address: Option<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
 }
 
-impl Acceptor {
-    /// An acceptor over a configuration from [`server_config`].
+impl RunningServer {
+    /// Where the server listens.
     #[must_use]
-    pub fn new(config: rustls::ServerConfig) -> Self {
-        Self {
-            tls: TlsAcceptor::from(Arc::new(config)),
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the health listener listens; `None` without one.
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health_address
+    }
+
+    /// Takes no new connection, lets what is in flight finish (within the grace of
+    /// [`Server::with_grace`]), and returns when all is done.
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        if let Err(ended) = (&mut self.task).await
+            && let Ok(panicked) = ended.try_into_panic()
+        {
+            std::panic::resume_unwind(panicked);
         }
     }
 
-    /// Shakes hands (10 s at most) and names the peer.
-    ///
-    /// A refused peer gets its alert: closing a socket on which bytes lie unread makes the kernel
-    /// send a reset, which can overtake the alert, so what is left is read for a moment first.
-    pub async fn accept<S>(&self, stream: S) -> Result<(TlsStream<S>, PeerIdentity), AcceptError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let handshake = self.tls.accept(stream).into_fallible();
-        let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err((reason, stream))) => {
-                let _ = tokio::time::timeout(LINGER, drain(stream)).await;
-                return Err(AcceptError::Handshake(reason));
-            }
-            Err(_) => return Err(AcceptError::Timeout),
-        };
-        let peer = PeerIdentity::from_server_connection(tls.get_ref().1)?;
-        Ok((tls, peer))
+    /// Ends at once: listener, connections and requests in flight.
+    pub fn close(self) {
+        drop(self);
     }
 }
 
-/// Says that nothing more is coming, and reads until the peer has said so too.
-async fn drain(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
-    stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await?;
-    Ok(())
-}
-
-impl std::fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Acceptor").finish_non_exhaustive()
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        // Dropping what it runs cuts the connections.
+        self.task.abort();
     }
 }

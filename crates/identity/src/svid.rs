@@ -9,7 +9,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use secrecy::{ExposeSecret, SecretString};
 use spiffe::SpiffeId;
 
-use crate::rules::{self, SvidRule};
+use crate::chain::SvidChain;
+use crate::rules::SvidRule;
 use crate::tls::crypto_provider;
 
 /// A SPIFFE identity: a certificate chain, leaf first, that keeps the X.509-SVID rules, and the
@@ -60,12 +61,9 @@ impl Svid {
     /// Reads a chain (PEM `CERTIFICATE` blocks, leaf first) and its key (PEM, PKCS#8, SEC1 or
     /// PKCS#1), and checks both.
     pub fn from_pem(chain_pem: &str, key_pem: &SecretString) -> Result<Self, SvidError> {
-        let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| pem_error("certificate chain", &error))?;
         let key = PrivateKeyDer::from_pem_slice(key_pem.expose_secret().as_bytes())
             .map_err(|error| pem_error("private key", &error))?;
-        Self::from_der(chain, key)
+        Self::with_key(SvidChain::from_pem(chain_pem)?, key)
     }
 
     /// Checks a chain (leaf first) and its key: the leaf and each signer by the X.509-SVID
@@ -77,20 +75,17 @@ impl Svid {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, SvidError> {
-        let (first, signers) = chain.split_first().ok_or(SvidError::EmptyChain)?;
-        let leaf = rules::leaf(first).map_err(SvidError::Leaf)?;
-        for (index, signer) in signers.iter().enumerate() {
-            rules::signer(signer).map_err(|rule| SvidError::Signer {
-                position: index + 1,
-                rule,
-            })?;
-        }
-        let certified =
-            CertifiedKey::from_der(chain, key, &crypto_provider()).map_err(SvidError::Key)?;
+        Self::with_key(SvidChain::from_der(chain)?, key)
+    }
+
+    fn with_key(chain: SvidChain, key: PrivateKeyDer<'static>) -> Result<Self, SvidError> {
+        let certificates = chain.certificates().to_vec();
+        let certified = CertifiedKey::from_der(certificates, key, &crypto_provider())
+            .map_err(SvidError::Key)?;
         Ok(Self {
-            id: leaf.id,
-            not_before: leaf.not_before,
-            not_after: leaf.not_after,
+            id: chain.id().clone(),
+            not_before: chain.not_before(),
+            not_after: chain.not_after(),
             certified: Arc::new(certified),
         })
     }
@@ -134,7 +129,7 @@ impl std::fmt::Debug for Svid {
     }
 }
 
-fn pem_error(what: &'static str, error: &rustls_pki_types::pem::Error) -> SvidError {
+pub(crate) fn pem_error(what: &'static str, error: &rustls_pki_types::pem::Error) -> SvidError {
     SvidError::Pem {
         what,
         reason: error.to_string(),

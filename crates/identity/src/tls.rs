@@ -20,6 +20,7 @@ use presenter::Presenter;
 pub(crate) use trust::Trust;
 pub use verifier::PeerRefused;
 use verifier::PeerVerifier;
+pub(crate) use verifier::judge;
 
 /// Both ends offer HTTP/2 first, then HTTP/1.1 (RFC 7301).
 pub(crate) const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];

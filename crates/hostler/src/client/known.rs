@@ -3,8 +3,6 @@
 //! Each comes from a flag or variable, else from the file that `hostler login` wrote,
 //! `~/.config/hostler/config.toml` (mode 0600).
 
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -12,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Connect;
 use crate::failure::{Doing, Failure};
+use crate::files;
 
 /// Everything that is needed to talk to a control plane.
 pub(crate) struct Known {
@@ -82,19 +81,7 @@ impl Known {
 
 /// Writes a file that only its owner may read, whole or not at all.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let half = path.with_extension("half");
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&half)?;
-    // A leftover of an earlier attempt keeps its mode when it is opened again.
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    std::fs::rename(&half, path)
+    files::replace(path, content, 0o600)
 }
 
 impl Saved {
@@ -112,6 +99,8 @@ impl Saved {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

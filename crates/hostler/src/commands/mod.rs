@@ -5,7 +5,10 @@ pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod login;
+pub(crate) mod spiffe_id;
 pub(crate) mod status;
+pub(crate) mod svid;
+pub(crate) mod tls;
 pub(crate) mod vm;
 
 use clap::Args;

@@ -9,6 +9,7 @@ use spiffe::SpiffeId;
 
 use super::JwtSvidRule;
 use super::algorithm::Algorithm;
+use crate::id::parse_spiffe_id;
 
 /// Far above any JWT-SVID, and what an HTTP header may hold.
 const MAX_BYTES: usize = 16 * 1024;
@@ -112,7 +113,7 @@ impl Claims {
             return Err(JwtSvidRule::NoAudience);
         }
         Ok(Self {
-            sub: SpiffeId::new(&sub).map_err(JwtSvidRule::InvalidSubject)?,
+            sub: parse_spiffe_id(&sub).map_err(JwtSvidRule::InvalidSubject)?,
             aud,
             exp: moment(&registered.exp.ok_or(JwtSvidRule::NoExpiry)?)?,
             nbf: registered.nbf.as_ref().map(moment).transpose()?,

@@ -19,7 +19,7 @@ use spiffe::{SpiffeId, TrustDomain};
 use tracing::info;
 
 use super::crypto_provider;
-use super::trust::Anchors;
+use super::trust::{Anchors, Trust};
 use crate::authorizer::Authorizer;
 use crate::rules::{self, SvidRule};
 use crate::source::{Source, Unavailable};
@@ -116,28 +116,68 @@ impl PeerVerifier {
             .source
             .current(at)
             .map_err(PeerRefused::NoIdentityOfOurOwn)?;
-        let id = rules::leaf(leaf).map_err(PeerRefused::NotAnSvid)?.id;
-        if signers.len() > MAX_SIGNERS {
-            return Err(PeerRefused::ChainTooLong);
-        }
-        for signer in signers {
-            rules::signer(signer).map_err(PeerRefused::Signer)?;
-        }
-        let domain = id.trust_domain();
-        if !self.authorizer.considers(own.trust_domain(), domain) {
+        let id = keeps_the_rules(leaf, signers)?;
+        if !self
+            .authorizer
+            .considers(own.trust_domain(), id.trust_domain())
+        {
             return Err(PeerRefused::ForeignTrustDomain(id));
         }
-        let Some(anchors) = own.trust.anchors(domain) else {
-            return Err(PeerRefused::NoBundle(domain.clone()));
-        };
-        if let Err(reason) = vouch_for(anchors, leaf, signers, now) {
-            return Err(PeerRefused::NotVouchedFor { id, reason });
-        }
+        vouched_for(&own.trust, &id, |anchors| {
+            vouch_for(anchors, leaf, signers, now)
+        })?;
         if !self.authorizer.accepts(&id) {
             return Err(PeerRefused::NotAuthorized(id));
         }
         Ok(())
     }
+}
+
+/// Judges a chain outside of a handshake, as a member of any trust domain in `trust` would: once
+/// as a server's and once as a client's, because an SVID is both.
+pub(crate) fn judge(
+    trust: &Trust,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), PeerRefused> {
+    let (leaf, signers) = chain
+        .split_first()
+        .ok_or(PeerRefused::NotAnSvid(SvidRule::Malformed))?;
+    let id = keeps_the_rules(leaf, signers)?;
+    vouched_for(trust, &id, |anchors| {
+        anchors.verify_server(leaf, signers, now)?;
+        anchors.verify_client(leaf, signers, now)
+    })
+}
+
+fn keeps_the_rules(
+    leaf: &CertificateDer<'_>,
+    signers: &[CertificateDer<'_>],
+) -> Result<SpiffeId, PeerRefused> {
+    let id = rules::leaf(leaf).map_err(PeerRefused::NotAnSvid)?.id;
+    if signers.len() > MAX_SIGNERS {
+        return Err(PeerRefused::ChainTooLong);
+    }
+    for signer in signers {
+        rules::signer(signer).map_err(PeerRefused::Signer)?;
+    }
+    Ok(id)
+}
+
+/// Asks the roots of exactly the ID's own trust domain.
+fn vouched_for(
+    trust: &Trust,
+    id: &SpiffeId,
+    vouch: impl FnOnce(&Anchors) -> Result<(), Error>,
+) -> Result<(), PeerRefused> {
+    let domain = id.trust_domain();
+    let anchors = trust
+        .anchors(domain)
+        .ok_or_else(|| PeerRefused::NoBundle(domain.clone()))?;
+    vouch(anchors).map_err(|reason| PeerRefused::NotVouchedFor {
+        id: id.clone(),
+        reason,
+    })
 }
 
 /// The proof that the peer holds its certificate's key (RFC 8446 §4.4.3).
@@ -147,7 +187,9 @@ fn holds_its_key(
     signature: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
     let algorithms = &crypto_provider().signature_verification_algorithms;
-    verify_tls13_signature(message, cert, signature, algorithms)
+    verify_tls13_signature(message, cert, signature, algorithms).inspect_err(|reason| {
+        info!(%reason, "peer refused in the handshake: it has not the key of its certificate");
+    })
 }
 
 /// Neither configuration offers TLS 1.2, so its signatures are never asked for; if they were,

@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 
 use rustls_pki_types::CertificateDer;
 use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::body::Body;
@@ -54,8 +54,10 @@ type Answer = Result<X509SvidResponse, Code>;
 /// A running agent. What it answers can be changed at any time; streams see the change.
 pub(crate) struct Agent {
     pub(crate) endpoint: String,
+    path: PathBuf,
     answer: watch::Sender<Answer>,
-    task: JoinHandle<()>,
+    /// Of its own, so that it can end as a process does: with every connection.
+    runtime: Option<Runtime>,
     _dir: tempfile::TempDir,
 }
 
@@ -63,18 +65,41 @@ impl Agent {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path: PathBuf = dir.path().join("agent.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let (answer, answers) = watch::channel(Err(Code::PermissionDenied));
+        let (answer, _) = watch::channel(Err(Code::PermissionDenied));
+        let mut agent = Self {
+            endpoint: format!("unix://{}", path.display()),
+            path,
+            answer,
+            runtime: None,
+            _dir: dir,
+        };
+        agent.rise();
+        agent
+    }
+
+    /// Listens, again after [`die`](Self::die).
+    pub(crate) fn rise(&mut self) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let listener = UnixListener::bind(&self.path).unwrap();
+        let answers = self.answer.subscribe();
         let server = tonic::transport::Server::builder()
             .add_service(WorkloadApi { answers })
             .serve_with_incoming(UnixListenerStream::new(listener));
-        let task = tokio::spawn(async move { server.await.unwrap() });
-        let endpoint = format!("unix://{}", path.display());
-        Self {
-            endpoint,
-            answer,
-            task,
-            _dir: dir,
+        runtime.spawn(async move { server.await.unwrap() });
+        drop(_inside);
+        self.runtime = Some(runtime);
+    }
+
+    /// Ends as if it were killed: its socket leads nowhere, its connections break.
+    pub(crate) fn die(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+            std::fs::remove_file(&self.path).unwrap();
         }
     }
 
@@ -104,7 +129,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.task.abort();
+        self.die();
     }
 }
 

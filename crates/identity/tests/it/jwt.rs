@@ -261,6 +261,7 @@ fn the_subject_is_a_spiffe_id() {
         "web",
         "https://a.example/web",
         "spiffe://a.example/web/",
+        "spiffe://A.example/web",
         "",
     ] {
         let rule = refused(&header(), &with(claims(), "sub", sub.into()));

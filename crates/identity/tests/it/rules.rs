@@ -48,6 +48,14 @@ fn broken_leaves() -> Vec<(Change, Expected)> {
             |r| matches!(r, SvidRule::InvalidSpiffeId(_)),
         ),
         (
+            |p| p.subject_alt_names = vec![uri("spiffe://A.example/web")],
+            |r| matches!(r, SvidRule::InvalidSpiffeId(_)),
+        ),
+        (
+            |p| p.subject_alt_names = vec![uri("SPIFFE://a.example/web")],
+            |r| matches!(r, SvidRule::InvalidSpiffeId(_)),
+        ),
+        (
             |p| p.subject_alt_names = vec![uri("spiffe://a.example")],
             |r| *r == SvidRule::NoPath,
         ),
@@ -139,6 +147,10 @@ fn broken_signers() -> Vec<(Change, SvidRule)> {
         (
             |p| p.subject_alt_names = vec![uri("spiffe://a.example/ca")],
             SvidRule::SignerWithPath,
+        ),
+        (
+            |p| p.subject_alt_names.push(uri("spiffe://b.example")),
+            SvidRule::SeveralUris(2),
         ),
     ]
 }

@@ -1,6 +1,9 @@
 //! Identities from a Workload API.
 
-use hostler_identity::{Authorizer, Client, Source, TrustDomain, Unavailable, WorkloadApiFailure};
+use hostler_identity::{
+    Authorizer, Client, Source, Svid, TrustDomain, Unavailable, WorkloadApiFailure, WorkloadStream,
+    certificates_pem,
+};
 use tonic::Code;
 
 use crate::agent::{Agent, leaf};
@@ -105,12 +108,7 @@ async fn a_process_without_an_entry_is_told_so_at_once() {
 
 #[tokio::test]
 async fn a_wrong_endpoint_is_an_error_at_once() {
-    for endpoint in [
-        "unix:///nowhere/agent.sock",
-        "tcp://127.0.0.1:1",
-        "http://x/",
-        "nonsense",
-    ] {
+    for endpoint in ["unix:///nowhere/agent.sock", "tcp://127.0.0.1:1"] {
         let refused = soon(Source::workload_api(endpoint)).await.unwrap_err();
         assert!(
             matches!(refused, WorkloadApiFailure::Unreachable { .. }),
@@ -118,6 +116,63 @@ async fn a_wrong_endpoint_is_an_error_at_once() {
         );
         assert!(refused.to_string().contains(endpoint));
     }
+    for endpoint in ["http://x/", "nonsense"] {
+        let refused = soon(Source::workload_api(endpoint)).await.unwrap_err();
+        assert!(
+            matches!(refused, WorkloadApiFailure::Endpoint { .. }),
+            "{refused:?}"
+        );
+        assert!(refused.to_string().contains(endpoint));
+    }
+}
+
+#[tokio::test]
+async fn without_its_agent_a_server_serves_on_until_expiry_and_recovers_by_itself() {
+    let (ca, mut agent) = (Ca::new("a.example"), Agent::new());
+    let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(8);
+    let short_lived = ca.raw("/api", |params| {
+        params.not_after = time::OffsetDateTime::from_unix_timestamp(ends.as_second()).unwrap();
+    });
+    agent.give(&ca, short_lived, &[]);
+    let mut api = soon(Source::workload_api(&agent.endpoint)).await.unwrap();
+    let running = Running::new(&api, Authorizer::any()).await;
+    let url = running.url("/");
+    let (web, _w) = source(&ca, "/web");
+    // A client of its own for each request, so that each shakes hands.
+    let ask = async || Client::new(&web, Authorizer::any()).get(&url).await;
+
+    agent.die();
+    assert_eq!(ask().await.unwrap().status(), 200, "served on");
+    soon(async {
+        while api.svid().is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert!(matches!(api.svid(), Err(Unavailable::Expired(_))));
+    assert!(ask().await.is_err(), "not presented any more");
+
+    agent.give(&ca, ca.raw("/api", |_| {}), &[]);
+    agent.rise();
+    changed(&mut api).await;
+    assert_eq!(ask().await.unwrap().status(), 200, "recovered by itself");
+}
+
+#[tokio::test]
+async fn a_stream_hands_an_identity_on_with_its_key() {
+    let (ca, agent) = (Ca::new("a.example"), Agent::new());
+    agent.give(&ca, ca.raw("/web", |_| {}), &[]);
+    let mut stream = soon(WorkloadStream::open(&agent.endpoint)).await.unwrap();
+    let first = stream.current().unwrap();
+    let chain = certificates_pem(first.svid.chain());
+    let again = Svid::from_pem(&chain, &first.key_pem).expect("the key is the chain's");
+    assert_eq!(again.id(), first.svid.id());
+    assert_eq!(first.bundles, ca.bundles());
+    assert!(!format!("{first:?}").contains("BEGIN PRIVATE"));
+
+    agent.refuse(Code::PermissionDenied);
+    soon(stream.changed()).await.unwrap();
+    assert!(stream.current().is_err(), "withdrawn");
 }
 
 #[tokio::test]

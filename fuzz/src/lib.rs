@@ -4,11 +4,12 @@
 //! each says of itself. libFuzzer calls them with what it makes up; the test `corpus` of
 //! hostler-identity calls them with what is kept in `corpus/`.
 
+use std::ffi::OsStr;
 use std::sync::LazyLock;
 
 use hostler_identity::{
-    BundleDocument, JwtBundles, JwtSvid, KeyAndCsr, SpiffeId, Svid, SvidError, TrustBundles,
-    TrustDomain,
+    BundleDocument, JwtBundles, JwtSvid, KeyAndCsr, Svid, SvidChain, SvidError, TrustBundles,
+    TrustDomain, WorkloadEndpoint, parse_spiffe_id, parse_trust_domain,
 };
 use jiff::Timestamp;
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +19,8 @@ use spiffe::transport::Endpoint;
 
 /// An X.509-SVID.
 const LEAF: &str = include_str!("../seeds/leaf.pem");
+/// The root that has signed it.
+const ROOT: &[u8] = include_bytes!("../seeds/root.der");
 /// The bundle document by which the tokens of the corpus can be checked.
 const JWKS: &str = include_str!("../seeds/jwks.json");
 /// The tokens that its keys have signed.
@@ -26,35 +29,34 @@ const AUDIENCE: &str = "them";
 /// Within the life of those tokens (2026-01-01).
 const NOW: i64 = 1_767_225_600;
 
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).expect("a time")
+}
+
 fn domain() -> TrustDomain {
     TrustDomain::new("a.example").expect("a trust domain")
 }
 
-/// A SPIFFE ID is accepted when the standard allows it, and what is accepted is written in the
-/// standard's form.
+/// A text is taken for a SPIFFE ID or a trust domain when it is one by the standard, in the form
+/// in which we write it, and not otherwise.
 pub fn spiffe_id(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let parsed = SpiffeId::new(text);
-    if is_spiffe_id(text) {
-        let id = parsed.as_ref().expect("the standard allows it");
+    let id = parse_spiffe_id(text);
+    assert_eq!(id.is_ok(), is_spiffe_id(text), "{text:?}");
+    if let Ok(id) = id {
         assert_eq!(id.to_string(), text);
+        assert!(id.is_member_of(id.trust_domain()) && text.ends_with(id.path()));
     }
-    if let Ok(id) = parsed {
-        let written = id.to_string();
-        assert!(is_spiffe_id(&written), "{text:?} was taken for {written:?}");
-        assert_eq!(SpiffeId::new(&written).as_ref(), Ok(&id));
-        assert!(id.is_member_of(id.trust_domain()));
-        // The scheme and the trust domain may come in capitals; nothing else may differ.
-        assert!(written.eq_ignore_ascii_case(text) && text.ends_with(id.path()));
-    }
-    if let Ok(named) = TrustDomain::new(text) {
-        assert!(is_trust_domain(named.as_str()), "{text:?}");
+    let domain = parse_trust_domain(text);
+    assert_eq!(domain.is_ok(), is_trust_domain(text), "{text:?}");
+    if let Ok(domain) = domain {
+        assert_eq!(domain.as_str(), text);
     }
 }
 
-/// SPIFFE-ID §2, but for the length, which limits who writes IDs and not who reads them.
+/// SPIFFE-ID §2.
 fn is_spiffe_id(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("spiffe://") else {
         return false;
@@ -65,7 +67,8 @@ fn is_spiffe_id(text: &str) -> bool {
         !matches!(segment, "" | "." | "..") && segment.bytes().all(letter)
     };
     let path = path.strip_prefix('/');
-    is_trust_domain(trust_domain) && path.is_none_or(|path| path.split('/').all(segment))
+    let short = text.len() <= 2048;
+    short && is_trust_domain(trust_domain) && path.is_none_or(|path| path.split('/').all(segment))
 }
 
 fn is_trust_domain(name: &str) -> bool {
@@ -74,27 +77,36 @@ fn is_trust_domain(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-/// An endpoint of the Workload API is an absolute path or an IP address with a port, and hides
-/// nothing else.
+/// An endpoint of the Workload API is an absolute path or an IP address with a port, and is
+/// written as it was read, but for the two ways to write a path.
 pub fn endpoint(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    match Endpoint::parse(text) {
-        Ok(Endpoint::Unix(path)) => {
-            assert!(path.is_absolute() && path.as_os_str().len() > 1, "{text:?}");
-            assert!(!text.contains(['?', '#']), "{text:?}");
-        }
-        Ok(Endpoint::Tcp { host, port }) => {
-            assert!(!text.contains(['?', '#']), "{text:?}");
-            let written = match host {
-                std::net::IpAddr::V4(ip) => format!("tcp://{ip}:{port}"),
-                std::net::IpAddr::V6(ip) => format!("tcp://[{ip}]:{port}"),
-            };
-            let again = Endpoint::parse(&written).expect("what is accepted can be written");
-            assert_eq!(again, Endpoint::Tcp { host, port });
-        }
-        _ => {}
+    let Ok(endpoint) = text.parse::<WorkloadEndpoint>() else {
+        return;
+    };
+    let written = endpoint.to_string();
+    assert_eq!(written.parse(), Ok(endpoint), "{text:?}");
+    assert!(
+        !text.contains(['?', '#', '%', '\\']) && !text.contains("/../"),
+        "{text:?}"
+    );
+    let path = text
+        .strip_prefix("unix:")
+        .map(|path| path.strip_prefix("//").unwrap_or(path));
+    match path {
+        Some(path) => assert!(path.starts_with('/') && written == format!("unix://{path}")),
+        // An IPv6 address has several forms.
+        None => assert!(
+            text.starts_with("tcp://") && !text.contains('@'),
+            "{text:?}"
+        ),
+    }
+    // The crate that connects must not see another place in it.
+    let theirs = Endpoint::parse(&written).expect("theirs is not stricter");
+    if let Endpoint::Unix(theirs) = theirs {
+        assert_eq!(Some(theirs.as_os_str()), path.map(OsStr::new), "{text:?}");
     }
 }
 
@@ -138,11 +150,16 @@ pub fn certificate(data: &[u8]) {
     let as_signer = Svid::from_der(chain, OTHER_KEY.clone_key());
     let is_signer = !matches!(as_signer, Err(SvidError::Signer { .. }));
     let is_root = TrustBundles::new()
-        .insert(domain(), vec![certificate])
+        .insert(domain(), vec![certificate.clone()])
         .is_ok();
     assert!(as_leaf.is_err() && as_signer.is_err(), "with another's key");
     assert!(!(is_leaf && (is_signer || is_root)), "a leaf that signs");
     assert!(is_root || !is_signer, "a signer is an authority");
+    if let Ok(chain) = SvidChain::from_der(vec![certificate]) {
+        assert!(is_leaf && !chain.id().path().is_empty());
+        // Changed anywhere, it is not what the root has signed; here only the way there counts.
+        let _ = chain.verify(&ROOTS, now());
+    }
 }
 
 /// A token is accepted when one of the keys has signed it, and not otherwise.
@@ -164,11 +181,10 @@ pub fn jwt_svid(data: &[u8]) {
             parts.join(".")
         }
     };
-    let now = Timestamp::from_second(NOW).expect("a time");
-    let Ok(svid) = JwtSvid::validate(&token, AUDIENCE, &BUNDLES, now) else {
+    let Ok(svid) = JwtSvid::validate(&token, AUDIENCE, &BUNDLES, now()) else {
         return;
     };
-    assert!(svid.expires_at() > now && svid.audience().iter().any(|aud| aud == AUDIENCE));
+    assert!(svid.expires_at() > now() && svid.audience().iter().any(|aud| aud == AUDIENCE));
     // An ECDSA signature has a twin, so the comparison is of what was signed.
     let signed = |token: &str| token.rsplit_once('.').map(|(signed, _)| signed.to_owned());
     let ours = TOKENS.lines().any(|ours| signed(ours) == signed(&token));
@@ -177,6 +193,14 @@ pub fn jwt_svid(data: &[u8]) {
 
 static LEAF_DER: LazyLock<CertificateDer<'static>> =
     LazyLock::new(|| CertificateDer::from_pem_slice(LEAF.as_bytes()).expect("a certificate"));
+
+static ROOTS: LazyLock<TrustBundles> = LazyLock::new(|| {
+    let mut roots = TrustBundles::new();
+    roots
+        .insert(domain(), vec![ROOT.into()])
+        .expect("it is a root");
+    roots
+});
 
 static BUNDLES: LazyLock<JwtBundles> = LazyLock::new(|| {
     let document = BundleDocument::parse(JWKS.as_bytes()).expect("a bundle document");

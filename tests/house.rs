@@ -5,13 +5,15 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// Each room and the rooms that it may know. `guest` is no room: it runs inside a VM.
-const DOORS: [(&str, &[&str]); 9] = [
+/// Each room and the rooms that it may know. `guest` is no room: it runs inside a VM; the examples
+/// are what a visitor would build.
+const DOORS: [(&str, &[&str]); 10] = [
     ("hostler-identity", &[]),
     ("hostler-operations", &[]),
     ("hostler-vmm", &[]),
     ("hostler-guest", &[]),
     ("hostler-authority", &["hostler-identity"]),
+    ("mtls-examples", &["hostler-identity", "hostler-authority"]),
     (
         "hostler-gateway",
         &["hostler-identity", "hostler-operations"],
@@ -70,7 +72,8 @@ fn rooms() -> BTreeMap<String, BTreeSet<String>> {
             .iter();
         dependencies
             .map(name)
-            .filter(|n| members.contains(n))
+            // A room's tests may turn its own features on, which looks like a door to itself.
+            .filter(|n| members.contains(n) && *n != name(package))
             .collect()
     };
     packages

@@ -107,7 +107,8 @@ struct Background(Child);
 
 impl Background {
     fn new(command: &mut Command) -> Self {
-        Self(command.stdout(Stdio::piped()).spawn().expect("it runs"))
+        let piped = command.stdout(Stdio::piped()).stderr(Stdio::null());
+        Self(piped.spawn().expect("it runs"))
     }
 }
 

@@ -45,6 +45,7 @@ struct Readme;
 
 mod authorizer;
 mod bundle;
+mod cause;
 mod chain;
 mod client;
 pub mod config;

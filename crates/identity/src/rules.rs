@@ -121,11 +121,24 @@ pub(crate) fn signer(der: &[u8]) -> Result<(), SvidRule> {
 }
 
 /// Checks a root of a bundle. A root may come from an authority that never heard of SPIFFE, so
-/// only what makes it a root is asked: it is a certificate, and a certificate authority.
+/// what it does not say is not held against it: it is a certificate authority, its key usage, if
+/// there is one, lets it sign, and its SPIFFE ID, if it has one, names no workload.
 pub(crate) fn root(der: &[u8]) -> Result<(), SvidRule> {
-    match basic_constraints(&parse(der)?)? {
-        Some(constraints) if constraints.ca => Ok(()),
-        _ => Err(SvidRule::SignerWithoutAuthority),
+    let cert = parse(der)?;
+    match basic_constraints(&cert)? {
+        Some(constraints) if constraints.ca => {}
+        _ => return Err(SvidRule::SignerWithoutAuthority),
+    }
+    if let Some(found) = extension(&cert, &OID_X509_EXT_KEY_USAGE)? {
+        match found.parsed_extension() {
+            ParsedExtension::KeyUsage(usage) if usage.key_cert_sign() => {}
+            ParsedExtension::KeyUsage(_) => return Err(SvidRule::SignerMayNotSign),
+            _ => return Err(SvidRule::Malformed),
+        }
+    }
+    match spiffe_id(&cert) {
+        Ok(Some(id)) if !id.path().is_empty() => Err(SvidRule::SignerWithPath),
+        _ => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use hyper_util::client::legacy::Error as PoolError;
 use rustls::AlertDescription;
 
 use super::connector::Verdict;
+use crate::cause::root_cause;
 use crate::source::Unavailable;
 use crate::tls::PeerRefused;
 
@@ -19,7 +20,7 @@ pub enum ClientError {
     #[error("cannot send this request: {0}")]
     InvalidRequest(String),
     /// No TCP connection could be made.
-    #[error("cannot connect to {target}: {source}")]
+    #[error("cannot connect to {target}: {}", root_cause(source.as_ref()))]
     Connect {
         /// Host and port.
         target: String,
@@ -77,7 +78,7 @@ pub enum ClientError {
         limit: usize,
     },
     /// The connection broke, or HTTP was violated. The request may have been carried out.
-    #[error("the exchange with {target} broke off: {source}")]
+    #[error("the exchange with {target} broke off: {}", root_cause(source.as_ref()))]
     Exchange {
         /// Host and port.
         target: String,

@@ -5,6 +5,7 @@ use spiffe::x509_source::X509SourceError;
 
 use super::FIRST_ANSWER;
 use crate::bundle::BundleError;
+use crate::cause::root_cause;
 use crate::endpoint::EndpointError;
 use crate::svid::SvidError;
 
@@ -24,7 +25,10 @@ pub enum WorkloadApiFailure {
     #[error("where is the Workload API? {0}")]
     Environment(#[source] EndpointError),
     /// Nothing that speaks the Workload API answers at the endpoint.
-    #[error("no Workload API answers at {endpoint}: {source}; is the agent running there?")]
+    #[error(
+        "no Workload API answers at {endpoint}: {}; is the agent running there?",
+        root_cause(source)
+    )]
     Unreachable {
         /// The endpoint as it was given.
         endpoint: String,

@@ -281,6 +281,43 @@ fn a_leaf_cannot_be_a_root() {
 }
 
 #[test]
+fn a_root_may_be_silent_about_spiffe_but_not_contradict_it() {
+    let root = |change: Change| {
+        let ca = Ca::new("a.example").intermediate(change);
+        TrustBundles::new().insert(ca.trust_domain.clone(), vec![ca.certificate])
+    };
+    let taken: [Change; 4] = [
+        |_| {},
+        |p| p.key_usages.clear(),
+        |p| p.subject_alt_names.clear(),
+        |p| p.subject_alt_names = vec![uri("https://ca.example/")],
+    ];
+    for (case, change) in taken.into_iter().enumerate() {
+        assert!(root(change).is_ok(), "case {case}");
+    }
+    let refused: [(Change, SvidRule); 3] = [
+        (
+            |p| p.is_ca = IsCa::ExplicitNoCa,
+            SvidRule::SignerWithoutAuthority,
+        ),
+        (
+            |p| p.key_usages = vec![Usage::CrlSign],
+            SvidRule::SignerMayNotSign,
+        ),
+        (
+            |p| p.subject_alt_names = vec![uri("spiffe://a.example/ca")],
+            SvidRule::SignerWithPath,
+        ),
+    ];
+    for (case, (change, expected)) in refused.into_iter().enumerate() {
+        match root(change) {
+            Err(BundleError::Root { rule, .. }) => assert_eq!(rule, expected, "case {case}"),
+            other => panic!("case {case}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn pem_round_trips_and_says_what_is_wrong_with_it() {
     use rcgen::KeyPair;
     let key = KeyPair::generate().unwrap();

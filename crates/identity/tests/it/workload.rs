@@ -108,13 +108,17 @@ async fn a_process_without_an_entry_is_told_so_at_once() {
 
 #[tokio::test]
 async fn a_wrong_endpoint_is_an_error_at_once() {
-    for endpoint in ["unix:///nowhere/agent.sock", "tcp://127.0.0.1:1"] {
+    for (endpoint, reason) in [
+        ("unix:///nowhere/agent.sock", "No such file"),
+        ("tcp://127.0.0.1:1", "refused"),
+    ] {
         let refused = soon(Source::workload_api(endpoint)).await.unwrap_err();
         assert!(
             matches!(refused, WorkloadApiFailure::Unreachable { .. }),
             "{refused:?}"
         );
-        assert!(refused.to_string().contains(endpoint));
+        let said = refused.to_string();
+        assert!(said.contains(endpoint) && said.contains(reason), "{said}");
     }
     for endpoint in ["http://x/", "nonsense"] {
         let refused = soon(Source::workload_api(endpoint)).await.unwrap_err();

@@ -8,6 +8,7 @@
 //! API that `CONFIG` (or the environment) names, be it SPIRE's or an embedded one.
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,6 +73,7 @@ async fn run(config: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
 async fn main() -> ExitCode {
     // Who was refused, and why, is in the log.
     tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(std::env::args_os().nth(1).map(PathBuf::from)).await {

@@ -9,6 +9,7 @@
 //! A process that matches all selectors of an entry is that path of the trust domain.
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -56,6 +57,7 @@ async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(&std::env::args().skip(1).collect::<Vec<_>>()).await {

@@ -5,6 +5,7 @@
 //! ```
 
 use std::error::Error;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use hostler_identity::config::Config;
@@ -31,6 +32,7 @@ async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(&std::env::args().skip(1).collect::<Vec<_>>()).await {

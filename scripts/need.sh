@@ -35,6 +35,28 @@ need_package_lists() {
         || die "apt-get update failed; is the Debian mirror reachable?"
 }
 
+# nginx's program alone. Its package would start a web server on port 80 of whoever runs a test.
+need_nginx() {
+    export PATH="$PATH:/usr/sbin:/sbin"
+    command -v nginx >/dev/null 2>&1 && return 0
+    local at="${XDG_CACHE_HOME:-$HOME/.cache}/hostler/nginx"
+    if [ ! -x "$at/usr/sbin/nginx" ]; then
+        say "fetching nginx (apt), without installing it"
+        local new="$at.$$"
+        mkdir -p "$new"
+        (cd "$new" && apt-get download -qq nginx >/dev/null 2>&1 && dpkg -x nginx_*.deb .) \
+            || die "apt-get could not download nginx; is the Debian mirror reachable?"
+        rm -rf "$at" && mv "$new" "$at"
+    fi
+    export PATH="$PATH:$at/usr/sbin"
+    nginx -v 2>/dev/null || die "nginx does not run; install Debian's package nginx"
+}
+
+# Debian has Python without the part that makes environments.
+need_python_environments() {
+    python3 -c 'import ensurepip, venv' 2>/dev/null || need a-python-environment=python3-venv
+}
+
 need_cargo() {
     [ -r "$HOME/.cargo/env" ] && . "$HOME/.cargo/env"
     command -v cargo >/dev/null 2>&1 || die "there is no cargo; install Rust from https://rustup.rs"

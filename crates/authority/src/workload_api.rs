@@ -43,6 +43,7 @@ mod follow;
 mod identities;
 mod issuer;
 mod jwt;
+mod localhost;
 mod service;
 mod socket;
 mod x509;

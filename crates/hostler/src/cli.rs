@@ -56,9 +56,6 @@ pub(crate) enum Command {
     /// Registration entries: which processes on which hosts have which identities
     #[command(subcommand)]
     Entry(entry::Entry),
-    /// SPIFFE identities
-    #[command(subcommand)]
-    Svid(svid::Svid),
     /// Show the state of the whole fleet
     #[command(after_help = "Example:\n  hostler status --output json")]
     Status(Common),
@@ -66,7 +63,7 @@ pub(crate) enum Command {
     #[command(after_help = "Example:\n  HOSTLER_TOKEN=hst_... hostler login \
                             --server https://cloud.example:8443 --ca ca.pem")]
     Login(login::Login),
-    /// Identities (X.509-SVIDs): in files, and from a Workload API
+    /// Identities (SVIDs): in files, from a Workload API, and the keys of their authority
     #[command(subcommand)]
     Svid(svid::Svid),
     /// SPIFFE IDs as text

@@ -105,10 +105,10 @@ fn stands_for_itself(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
 }
 
-fn tcp(address: &str) -> Result<Address, EndpointError> {
-    let address: SocketAddr = address.parse().map_err(|_| EndpointError::TcpAddress)?;
-    let scoped = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
-    match address.port() == 0 || scoped {
+fn tcp(text: &str) -> Result<Address, EndpointError> {
+    let address: SocketAddr = text.parse().map_err(|_| EndpointError::TcpAddress)?;
+    // A zone names an interface of this machine. The parser takes `%0` for none.
+    match address.port() == 0 || text.contains('%') {
         true => Err(EndpointError::TcpAddress),
         false => Ok(Address::Tcp(address)),
     }

@@ -2,6 +2,8 @@
 
 mod layer;
 
+use std::sync::Arc;
+
 use axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
@@ -28,9 +30,13 @@ const REFUSAL: &str = "this address needs a client certificate with a SPIFFE ID\
 /// As an axum extractor it answers 401 where there is no peer, so that a handler cannot be
 /// reached by accident without one; `Option<PeerIdentity>` is for routes that serve both.
 /// [`RequirePeer`] insists on a peer for a whole service, and [`of`](Self::of) looks for it in a
-/// request. No header has any part in this.
+/// request. No header has any part in this. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerIdentity {
+pub struct PeerIdentity(Arc<Proven>);
+
+/// Shared, because it is cloned for each request.
+#[derive(Debug, PartialEq, Eq)]
+struct Proven {
     id: SpiffeId,
     expires_at: Timestamp,
 }
@@ -92,34 +98,34 @@ impl PeerIdentity {
         let leaf = proven.and_then(<[_]>::first);
         let leaf = leaf.ok_or(NoPeerIdentity::NoCertificate)?;
         let leaf = rules::leaf(leaf).map_err(NoPeerIdentity::NotAnSvid)?;
-        Ok(Self {
+        Ok(Self(Arc::new(Proven {
             id: leaf.id,
             expires_at: leaf.not_after,
-        })
+        })))
     }
 
     /// The peer's SPIFFE ID.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
-        &self.id
+        &self.0.id
     }
 
     /// The trust domain that vouched for the peer.
     #[must_use]
     pub fn trust_domain(&self) -> &TrustDomain {
-        self.id.trust_domain()
+        self.0.id.trust_domain()
     }
 
     /// The path of the peer's SPIFFE ID, with its leading slash.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.id.path()
+        self.0.id.path()
     }
 
     /// When the certificate that the peer presented expires. The connection may outlive it.
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
-        self.expires_at
+        self.0.expires_at
     }
 }
 

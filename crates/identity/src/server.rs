@@ -104,6 +104,9 @@ impl Server {
     /// Serves until `stop` completes; then takes no new connection, lets what is in flight finish
     /// (30 s at most), and returns. Dropping the future cuts every connection at once.
     pub async fn serve(self, app: Router, stop: impl Future<Output = ()>) {
+        // Gets the routes ready once; a router that has not been given its state does it again for
+        // each request.
+        let app = app.with_state(());
         let (stopping, cut) = (CancellationToken::new(), CancellationToken::new());
         let _cut_when_this_ends = cut.clone().drop_guard();
         let connections = TaskTracker::new();

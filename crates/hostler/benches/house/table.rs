@@ -25,9 +25,12 @@ impl Table {
 
     #[allow(clippy::print_stdout, reason = "the table is what this program is for")]
     pub(crate) fn print(&self) {
-        println!("\n{}\n", machine());
-        println!("| what | hostler | peer | ratio | asked |");
-        println!("|---|---|---|---|---|");
+        // Of several programs that run after one another, the first one prints the heading.
+        if std::env::var_os("HOSTLER_BENCH_CONTINUED").is_none() {
+            println!("\n{}\n", machine());
+            println!("| what | hostler | peer | ratio | asked |");
+            println!("|---|---|---|---|---|");
+        }
         for [what, ours, peer, ratio, asked] in &self.0 {
             println!("| {what} | {ours} | {peer} | {ratio} | {asked} |");
         }

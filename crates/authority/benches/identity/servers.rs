@@ -1,0 +1,279 @@
+//! The two servers that are compared, each in a process of its own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use hostler_authority::Authority;
+use hostler_identity::{
+    Authorizer, KeyAndCsr, Server, Source, SpiffeId, Svid, TrustBundles, TrustDomain,
+    client_config, crypto_provider,
+};
+use jiff::Timestamp;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::TempDir;
+
+use crate::{cpu, on_one_thread};
+
+pub(crate) const ROLE: &str = "serve-mtls";
+const BODY: &str = "ok";
+
+/// What both servers present, and what the load does.
+pub(crate) struct Papers {
+    directory: TempDir,
+    client: Source,
+    _writer: hostler_identity::SourceWriter,
+}
+
+fn domain() -> TrustDomain {
+    TrustDomain::new("bench.example").expect("a name")
+}
+
+pub(crate) fn id(path: &str) -> SpiffeId {
+    format!("spiffe://bench.example{path}")
+        .parse()
+        .expect("an ID")
+}
+
+/// A fresh key and its SVID: chain and key in PEM.
+pub(crate) fn issue(authority: &Authority, path: &str) -> (String, SecretString) {
+    let own = KeyAndCsr::generate(None).expect("a key");
+    let issued = authority.sign_csr(&own.csr_pem, &id(path), Timestamp::now());
+    (issued.expect("it is signed").chain_pem, own.key_pem)
+}
+
+pub(crate) fn authority(directory: &Path) -> Authority {
+    Authority::open(&directory.join("authority"), domain()).expect("an authority")
+}
+
+impl Papers {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let authority = authority(directory.path());
+        let write = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            fs::write(path, text).expect("written");
+        };
+        let (chain, key) = issue(&authority, "/server");
+        write("chain.pem", &chain);
+        write("key.pem", key.expose_secret());
+        write("bundle.pem", &authority.bundle_pem());
+        let (chain, key) = issue(&authority, "/client");
+        let svid = Svid::from_pem(&chain, &key).expect("an SVID");
+        let (client, writer) = Source::memory(svid, authority.bundles());
+        Self {
+            directory,
+            client,
+            _writer: writer,
+        }
+    }
+
+    /// The load's side of the handshake: presents its SVID and takes the server as it is.
+    ///
+    /// It offers X25519 alone, which both servers have; ours would otherwise do the work of a
+    /// post-quantum exchange that nginx does not know.
+    pub(crate) fn client(&self) -> ClientConfig {
+        let provider = CryptoProvider {
+            kx_groups: vec![rustls::crypto::aws_lc_rs::kx_group::X25519],
+            ..crypto_provider().as_ref().clone()
+        };
+        let presenter = client_config(&self.client, Authorizer::any()).client_auth_cert_resolver;
+        let mut config = ClientConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody))
+            .with_client_cert_resolver(presenter);
+        config.resumption = rustls::client::Resumption::disabled();
+        config
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+/// Takes any server: what a load would spend on looking closer, the server would not get.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = crypto_provider();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+/// A program over [`hostler_identity::Server`] that does nothing else.
+pub(crate) struct Ours {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Ours {
+    pub(crate) fn start(papers: &Papers) -> Self {
+        let itself = std::env::current_exe().expect("this program");
+        let mut child = cpu::on_the_servers_core(itself)
+            .arg(ROLE)
+            .arg(papers.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("its output");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("its address");
+        Self {
+            child,
+            address: line.trim().parse().expect("an address"),
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+#[allow(
+    clippy::print_stdout,
+    reason = "how the other process learns the address"
+)]
+pub(crate) fn serve(directory: &Path) {
+    on_one_thread(async {
+        let read = |name| fs::read_to_string(directory.join(name)).expect("a file");
+        let svid = Svid::from_pem(&read("chain.pem"), &read("key.pem").into()).expect("an SVID");
+        let bundles = TrustBundles::from_pem(domain(), &read("bundle.pem")).expect("a bundle");
+        let (source, _writer) = Source::memory(svid, bundles);
+        let server = Server::bind("127.0.0.1:0", &source, Authorizer::any()).await;
+        let server = server.expect("a port");
+        println!("{}", server.local_addr().expect("its address"));
+        let app = Router::new().route("/", get(async || BODY));
+        server.serve(app, std::future::pending()).await;
+    });
+}
+
+/// nginx as one process, tuned to do nothing but what is measured.
+pub(crate) struct Nginx {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Nginx {
+    pub(crate) fn start(papers: &Papers) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = free.local_addr().expect("its address");
+        drop(free);
+        let (at, configuration) = (papers.directory.path(), papers.file("nginx.conf"));
+        fs::write(&configuration, nginx_conf(at, address)).expect("written");
+        let child = cpu::on_the_servers_core(nginx())
+            .arg("-p")
+            .arg(at)
+            .args(["-e", "stderr", "-c"])
+            .arg(&configuration)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "nginx does not listen"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { child, address }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+fn nginx() -> PathBuf {
+    let at = |place: &str| Path::new(place).join("nginx");
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut places = path.split(':').chain(["/usr/sbin"]);
+    let found = places.find(|place| at(place).is_file());
+    at(found.expect("there is no nginx: run ./bench, which fetches it"))
+}
+
+fn nginx_conf(at: &Path, address: SocketAddr) -> String {
+    let at = at.display();
+    format!(
+        "daemon off; master_process off; pid {at}/nginx.pid;
+        events {{ worker_connections 4096; }}
+        http {{
+            access_log off; default_type text/plain; tcp_nodelay on;
+            keepalive_requests 1000000000; keepalive_time 1d;
+            client_body_temp_path {at}/body; proxy_temp_path {at}/proxy;
+            fastcgi_temp_path {at}/fastcgi; uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;
+            server {{
+                listen {address} ssl http2 backlog=1024;
+                ssl_protocols TLSv1.3; ssl_session_tickets off; ssl_session_cache off;
+                ssl_certificate {at}/chain.pem; ssl_certificate_key {at}/key.pem;
+                ssl_client_certificate {at}/bundle.pem; ssl_verify_client on;
+                location / {{ return 200 '{BODY}'; }}
+            }}
+        }}"
+    )
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+impl Drop for Ours {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}

@@ -9,6 +9,7 @@ mod errors;
 mod hosts;
 mod page;
 mod relay;
+mod rotation;
 mod status;
 mod tags;
 mod teams;
@@ -36,5 +37,5 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
         .service(status::operations(), fleet)
         .service(bundle::operations(), fleet)
         .service(workloads::of_entries(entries::operations()), fleet)
-        .service(workloads::operations(), fleet)
+        .service(rotation::operations(workloads::operations()), fleet)
 }

@@ -1,10 +1,11 @@
 //! HTTP on one connection whose peer is known.
 
+use std::time::Duration;
+
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,6 @@ use crate::peer::{PeerIdentity, WithPeer};
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a connection hears from its server.
-#[derive(Clone)]
 pub(super) struct Lifeline {
     stopping: CancellationToken,
     cut: CancellationToken,

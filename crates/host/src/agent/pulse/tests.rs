@@ -164,6 +164,32 @@ fn a_clock_set_back_does_not_silence_the_heartbeats() {
     assert_eq!(life.now.steady - before, INTERVAL);
 }
 
+#[test]
+fn a_doubt_is_settled_by_a_heartbeat_at_once() {
+    let mut life = Life::begin();
+    life.beat(Ok(()));
+    assert!(matches!(life.next(), Next::Wait(_)));
+    life.pulse.heartbeat_now(life.now);
+    assert_eq!(life.next(), Next::Heartbeat);
+}
+
+#[test]
+fn a_certificate_of_a_root_that_was_given_up_is_renewed_within_a_tenth_of_the_interval() {
+    for draw in [-1.0, 0.0, 1.0, 9.0] {
+        let mut life = Life::begin();
+        life.beat(Ok(()));
+        life.pulse.renew_soon(life.now, draw);
+        let begun = life.now.steady;
+        assert_eq!(life.wait(), Next::Renew(Proof::Svid));
+        assert!(life.now.steady - begun <= INTERVAL / 10, "{draw}");
+        life.renew(Proof::Svid, Ok(()));
+        let Next::Wait(time) = life.next() else {
+            panic!("once is enough");
+        };
+        assert!(time > Duration::from_secs(1));
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_happens_it_never_spins_and_never_beats_with_a_lapsed_certificate(

@@ -14,9 +14,8 @@ build_hostler() {
         return 0
     fi
     say "building hostler (the first time takes some minutes)"
-    # One target directory for all clones: what the dependencies compile to is the same.
-    local target="${CARGO_TARGET_DIR:-$cache/target}"
-    CARGO_TARGET_DIR="$target" cargo build --release --locked --package hostler --bin hostler \
+    local target="${CARGO_TARGET_DIR:-$PWD/target}"
+    cargo build --release --locked --package hostler --bin hostler \
         || die "the build failed; what cargo said is above"
     HOSTLER="$target/release/hostler"
     if [ -n "$tree" ]; then

@@ -182,3 +182,26 @@ async fn a_probe_without_an_identity_learns_whether_we_serve_and_nothing_else() 
     soon(running.stop()).await;
     soon(async { while TcpStream::connect(address).await.is_ok() {} }).await;
 }
+
+#[tokio::test]
+async fn a_probe_is_told_that_a_server_is_stopping() {
+    let ca = Ca::new("a.example");
+    let ((api, _a), (web, _w)) = (source(&ca, "/api"), source(&ca, "/web"));
+    let (app, begun) = endless();
+    let server = Server::bind("127.0.0.1:0", &api, Authorizer::any())
+        .await
+        .unwrap();
+    let running = server.with_health("127.0.0.1:0").await.unwrap();
+    let running = running.start(app).unwrap();
+    let url = format!("https://{}/", running.local_addr());
+    let client = Client::new(&web, Authorizer::any());
+    let in_flight = tokio::spawn(async move { client.get(&url).await });
+    soon(begun.acquire()).await.unwrap().forget();
+    let address = running.health_addr().unwrap();
+    assert_eq!(probe(address, "GET /healthz").await.1, "ok");
+    let stopped = tokio::spawn(running.stop());
+    soon(async { while probe(address, "GET /healthz").await.1 != "unavailable" {} }).await;
+    // With its last request gone, the server ends before its grace does.
+    in_flight.abort();
+    soon(stopped).await.unwrap();
+}

@@ -64,12 +64,14 @@ pub(super) enum TlsComplaint {
 pub(super) fn complaint(error: &(dyn Error + 'static)) -> Option<TlsComplaint> {
     let mut link = Some(error);
     while let Some(error) = link {
-        // An I/O error carries the one of TLS inside of it, and is not its source.
-        let inner = error
+        // An I/O error is not the source of what it carries, so it has to be unpacked.
+        let carried = error
             .downcast_ref::<std::io::Error>()
-            .and_then(|io| io.get_ref());
-        let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        let tls = error.downcast_ref::<rustls::Error>().or(inner);
+            .and_then(std::io::Error::get_ref);
+        if let Some(found) = carried.and_then(|carried| complaint(carried)) {
+            return Some(found);
+        }
+        let tls = error.downcast_ref::<rustls::Error>();
         if let Some(rustls::Error::InvalidCertificate(bad)) = tls {
             return match bad {
                 CertificateError::UnknownIssuer | CertificateError::BadSignature => {

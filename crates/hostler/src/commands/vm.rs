@@ -53,7 +53,7 @@ pub(crate) enum Vm {
     PortForward {
         #[command(flatten)]
         one: One,
-        /// [IP:]HOST_PORT:GUEST_PORT, with /udp for UDP; the host listens on that IP, 127.0.0.1
+        /// `[IP:]HOST_PORT:GUEST_PORT`, with /udp for UDP; the host listens on that IP, 127.0.0.1
         /// unless said, and 0.0.0.0 for all
         forward: Forward,
     },
@@ -101,7 +101,7 @@ pub(crate) struct Create {
     /// The public key that may log in as root over SSH, a file
     #[arg(long, value_name = "FILE")]
     ssh_key: Option<PathBuf>,
-    /// Forward [IP:]HOST_PORT:GUEST_PORT, with /udp for UDP; may be given again. The host
+    /// Forward `[IP:]HOST_PORT:GUEST_PORT`, with /udp for UDP; may be given again. The host
     /// listens on that IP, 127.0.0.1 unless said, and 0.0.0.0 for all
     #[arg(long = "port", value_name = "FORWARD")]
     ports: Vec<Forward>,

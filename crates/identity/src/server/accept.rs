@@ -39,7 +39,7 @@ pub enum AcceptError {
 }
 
 impl Acceptor {
-    /// An acceptor over a configuration from [`server_config`].
+    /// An acceptor over a configuration from [`server_config`](crate::server_config).
     #[must_use]
     pub fn new(config: rustls::ServerConfig) -> Self {
         Self {

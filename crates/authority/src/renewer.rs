@@ -14,7 +14,8 @@ use crate::random;
 /// After a failed renewal. Half of a certificate's life is left to try again in.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Renews at half-life and when another root signs, and follows the bundle, until nobody uses the source any more.
+/// Renews at half-life and when another root signs, and follows the bundle, until nobody uses the
+/// source any more.
 pub(crate) async fn renew(
     authority: Authority,
     id: SpiffeId,

@@ -211,6 +211,15 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_does_not_fit_is_not_sent_back() {
+        let text = complaint(json!({"title": "x", "days": "s3cr3t"}));
+        assert!(text.starts_with("days: this is not"), "{text}");
+        assert!(!text.contains("s3cr3t"), "{text}");
+        let text = complaint(json!({"title": "x", "days": 31}));
+        assert!(text.contains("31"), "a number helps: {text}");
+    }
+
+    #[test]
     fn a_field_is_refused_by_name_where_there_should_be_none() {
         #[derive(Deserialize, JsonSchema)]
         struct Nothing {}

@@ -169,6 +169,17 @@ async fn a_host_that_has_moved_says_where_it_is_now() {
 }
 
 #[tokio::test]
+async fn a_creation_that_the_last_server_left_open_is_seen_when_the_next_one_starts() {
+    let desk = Desk::open().await;
+    let _host = StandIn::enrol(&desk).await;
+    desk.call("vms/create", json!({"name": "web"})).await;
+    desk.tamper("UPDATE vms SET placed = FALSE").await;
+    let desk = desk.reopen().await;
+    let shown = desk.count("vms WHERE placed AND state = 'error'").await;
+    assert_eq!(shown, 1);
+}
+
+#[tokio::test]
 async fn a_vm_that_was_made_unheard_is_there_with_the_next_heartbeat() {
     let desk = Desk::open().await;
     let host = StandIn::enrol(&desk).await;

@@ -107,7 +107,8 @@ impl Qemu {
     /// Why QEMU ended at once: a port that somebody took in the meantime, or what it said.
     fn refusal(&self, vm: &Blueprint, log: &Path) -> LaunchError {
         if let Some(taken) = vm
-            .port_forwards
+            .network
+            .listens_on()
             .iter()
             .find_map(|port| ports::probe(port).err())
         {
@@ -135,6 +136,7 @@ impl Driver for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            user_network: true,
             port_forwards: true,
             mounts: false,
             snapshots: false,
@@ -168,7 +170,7 @@ impl Driver for Qemu {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        for forward in &vm.port_forwards {
+        for forward in vm.network.listens_on() {
             ports::probe(forward)?;
         }
         // A socket of a process that was killed is still there, and looks as if it answered.

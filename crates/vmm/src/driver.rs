@@ -5,6 +5,7 @@
 //! conversation is QMP or HTTP. Ending a process is not here, because that is the same for all of
 //! them: see [`crate::process`].
 
+mod endpoint;
 pub(crate) mod qemu;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -49,6 +51,9 @@ pub(crate) trait Driver: Send + Sync {
 
     /// What the guest finds its devices on.
     fn bus(&self) -> Bus;
+
+    /// Where the guest is spoken to that has this socket.
+    fn guest(&self, socket: PathBuf) -> GuestEndpoint;
 
     /// Files that a start reads, besides the VM's own.
     fn files(&self) -> Vec<PathBuf>;

@@ -70,7 +70,7 @@ mod workload;
 pub use authorizer::Authorizer;
 pub use bundle::{BundleError, TrustBundles};
 pub use chain::SvidChain;
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Streaming};
 pub use document::{BundleDocument, BundleDocumentError};
 pub use endpoint::{EndpointError, WorkloadEndpoint};
 pub use enroll::{EnrollError, KeyAndCsr};

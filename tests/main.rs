@@ -7,6 +7,7 @@ mod doors;
 mod faults;
 mod house;
 mod identity;
+mod inside;
 mod life;
 mod rest;
 mod support;

@@ -28,8 +28,8 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) if output::lost() => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(_) if output::lost() => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(failure) => {
             output::complain(&failure);
             ExitCode::FAILURE
@@ -37,13 +37,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    match command {
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = match command {
         Command::Server(options) => process::daemon(server::run(options.resolve()?)),
         Command::Agent(options) => process::daemon(agent::run(options.resolve()?)),
         Command::Up(options) => process::daemon(up::run(options.resolve()?)),
         Command::Host(host) => process::client(commands::host::run(host)),
-        Command::Vm(vm) => process::client(commands::vm::run(vm)),
+        // A command in a VM ends as it ends there.
+        Command::Vm(vm) => return process::client(commands::vm::run(vm)),
         Command::Image(image) => process::client(commands::image::run(image)),
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),
@@ -57,5 +58,6 @@ fn run(command: Command) -> Result<(), Failure> {
             cli::completion(shell);
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@
 
 mod create;
 mod forward;
+mod guest;
 mod keeper;
 mod open;
 mod power;

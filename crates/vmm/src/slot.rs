@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::console::Console;
 use crate::driver::Link;
 use crate::files::StorageError;
 use crate::guest::Guest;
@@ -24,6 +25,7 @@ use crate::record::Record;
 /// A VM that exists.
 pub(crate) struct Slot {
     pub(crate) dir: VmDir,
+    pub(crate) console: Console,
     pub(crate) turn: tokio::sync::Mutex<Presence>,
     pen: tokio::sync::Mutex<()>,
     record: RwLock<Record>,
@@ -61,6 +63,7 @@ impl Attachment {
 impl Slot {
     pub(crate) fn new(dir: VmDir, record: Record) -> Self {
         Self {
+            console: Console::new(dir.console()),
             dir,
             turn: tokio::sync::Mutex::new(Presence::Here),
             pen: tokio::sync::Mutex::new(()),

@@ -11,4 +11,5 @@ mod monitor;
 mod power_cut;
 mod standin;
 mod storage;
+mod streams;
 mod vms;

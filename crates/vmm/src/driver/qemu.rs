@@ -26,6 +26,7 @@ use self::machine::Accelerator;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
 use super::{Blueprint, Bus, Capabilities, Driver, Event, LaunchError, Launched, Link, LinkError};
+use crate::fault;
 use crate::files;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -179,6 +180,7 @@ impl Driver for Qemu {
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
         let mut child = self.spawn(vm, log_file)?;
+        fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
             Ok((qmp, process)) => Ok(Launched {
                 process,

@@ -223,7 +223,7 @@ fn malformed(door: &Door) {
                 let body = body.replace("web-1", name).replace("mine", name);
                 assert_eq!(request(&["--json", &body], bare), invalid, "{route} {body}");
             }
-            let wrong_type = format!("{{\"name\":7,{}", &body[1..]);
+            let wrong_type = body.replace("\"web-1\"", "7").replace("\"mine\"", "7");
             assert_eq!(request(&["--json", &wrong_type], bare), invalid, "{route}");
         }
     }

@@ -467,3 +467,68 @@ pub(crate) fn processes_of(path: &Path) -> Vec<u32> {
     })
     .collect()
 }
+
+/// A small file system of its own, unmounted when the test ends. Only root may mount one.
+pub(crate) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    pub(crate) fn mount(size: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={size},mode=700"),
+                "tmpfs",
+            ])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: a full disk can only be made where mounting is allowed");
+            return None;
+        }
+        Some(Self(directory))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes all that is left, and two pages less: a directory can still be made.
+    pub(crate) fn fill(&self, ballast: &Path) {
+        let mut file = std::fs::File::create(ballast).expect("a file");
+        let chunk = vec![0; 64 << 10];
+        let mut written = 0;
+        while let Ok(more) = std::io::Write::write(&mut file, &chunk) {
+            written += more as u64;
+        }
+        file.set_len(written.saturating_sub(8192))
+            .expect("shortened");
+    }
+
+    pub(crate) fn resize(&self, size: &str) {
+        let option = format!("remount,size={size}");
+        let status = Command::new("mount")
+            .args(["-o", &option])
+            .arg(self.0.path())
+            .status();
+        assert!(status.expect("mount runs").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+/// Whether `./test --long` asks for the long form of a test.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("HOSTLER_LONG").is_some_and(|long| !long.is_empty() && long != "0")
+}

@@ -231,7 +231,10 @@ fn until_it_fits(
         if answer.status / 100 == 2 {
             return room;
         }
-        assert!([409, 507].contains(&answer.status), "{path}, room for {room}: {answer:?}");
+        assert!(
+            [409, 507].contains(&answer.status),
+            "{path}, room for {room}: {answer:?}"
+        );
         as_before(host);
         no_leaks(host, &format!("{path} with room for {room}"));
     }

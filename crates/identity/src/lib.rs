@@ -72,7 +72,7 @@ pub use authorizer::Authorizer;
 pub use bundle::{BundleError, TrustBundles};
 pub use certificates::{Certificates, Holder};
 pub use chain::SvidChain;
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Streaming};
 pub use document::{BundleDocument, BundleDocumentError};
 pub use endpoint::{EndpointError, WorkloadEndpoint};
 pub use enroll::{EnrollError, KeyAndCsr};

@@ -55,6 +55,7 @@ mod machines;
 mod metrics;
 mod model;
 mod name;
+mod network;
 mod ports;
 mod process;
 mod processes;
@@ -68,7 +69,7 @@ mod status;
 mod tool;
 
 pub use capacity::{InsufficientCapacity, Resource, Resources};
-pub use config::{Config, DriverChoice};
+pub use config::{Config, DriverChoice, NetworkChoice};
 pub use dialogue::Broken;
 pub use driver::{Bus, Capabilities, LaunchError, LinkError};
 pub use errors::{
@@ -87,6 +88,7 @@ pub use machines::{Machines, OpenError};
 pub use metrics::{HostMetrics, VmMetrics};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
 pub use name::{InvalidName, ItemName, VmName};
+pub use network::{InvalidSubnet, Subnet};
 pub use ports::PortError;
 pub use restart::RestartPolicy;
 pub use shelf::RemoveError;

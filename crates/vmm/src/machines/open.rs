@@ -17,7 +17,7 @@ use tracing::Instrument;
 use super::{Inner, Machines, keeper, remove_traces, restart};
 use crate::config::{Config, DriverChoice};
 use crate::driver::qemu::{Qemu, probe};
-use crate::driver::{Driver, Link, LinkError};
+use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
 use crate::errors::NoDriver;
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
@@ -340,7 +340,7 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
 /// and writing that down, its process is there, perhaps without anything yet that could be spoken
 /// to.
 async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
-    let Some((process, watched)) = find_unrecorded(slot, found) else {
+    let Some((process, watched)) = find_unrecorded(slot, driver, found) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
         }
@@ -372,14 +372,25 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>, fou
 }
 
 /// The process of a VM that nobody wrote down.
-fn find_unrecorded(slot: &Slot, found: &[VmProcess]) -> Option<(Process, Watched)> {
+fn find_unrecorded(
+    slot: &Slot,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) -> Option<(Process, Watched)> {
     let id = slot.record().spec.id;
-    let birth = found.iter().find(|process| process.id == id)?.birth.clone();
+    let birth = match found.iter().find(|process| process.id == id) {
+        Some(process) => process.birth.clone(),
+        None => processes::named_in(&slot.dir.pid_file(), id)?,
+    };
     let watched = Watched::open(&birth).ok().flatten()?;
+    let guest = slot.dir.guest_socket();
     let process = Process {
         birth,
         control_socket: slot.dir.control_socket(),
-        guest_socket: slot.dir.guest_socket(),
+        guest: match driver {
+            Some(driver) => driver.guest(guest),
+            None => GuestEndpoint::Socket(guest),
+        },
     };
     Some((process, watched))
 }

@@ -29,6 +29,7 @@ use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
     LinkError,
 };
+use crate::fault;
 use crate::files;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -188,6 +189,7 @@ impl Driver for Qemu {
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
         let mut child = self.spawn(vm, log_file)?;
+        fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
             Ok((qmp, process)) => Ok(Launched {
                 process,

@@ -268,3 +268,24 @@ async fn sessions_are_not_resumed_so_each_handshake_asks_the_authorizer() {
         assert!(soon(tls.read_u8()).await.is_ok());
     }
 }
+
+#[tokio::test]
+async fn peers_whose_handshakes_overlap_are_told_apart() {
+    let ca = Ca::new("a.example");
+    let (server, _s) = source(&ca, "/api");
+    let running = Running::new(&server, Authorizer::any()).await;
+    let peers = (0..8).map(|number| {
+        let (peer, writer) = source(&ca, &format!("/peer/{number}"));
+        let url = running.url("/");
+        async move {
+            for _ in 0..10 {
+                // A client of its own has no connection to use again.
+                let client = Client::new(&peer, Authorizer::any());
+                let answer = client.get(&url).await.unwrap();
+                assert_eq!(answer.body(), peer.id().unwrap().to_string().as_str());
+            }
+            drop(writer);
+        }
+    });
+    soon(futures::future::join_all(peers)).await;
+}

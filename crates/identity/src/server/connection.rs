@@ -66,9 +66,9 @@ pub(super) async fn serve_connection<S>(
         .keep_alive_interval(HEAD_TIMEOUT);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
     let left = until.duration_since(Timestamp::now());
-    let mut expiring = std::pin::pin!(wait_until(until - BEFORE_EXPIRY.min(left / 10)));
-    let mut expired = std::pin::pin!(wait_until(until));
-    let mut closing = false;
+    // One timer for both: first it is time to close, then it is over.
+    let mut ending = std::pin::pin!(wait_until(until - BEFORE_EXPIRY.min(left / 10)));
+    let (mut closing, mut expiring) = (false, false);
     loop {
         tokio::select! {
             outcome = connection.as_mut() => {
@@ -82,13 +82,17 @@ pub(super) async fn serve_connection<S>(
                 closing = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = expiring.as_mut(), if !closing => {
-                closing = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = expired.as_mut() => {
-                info!(%until, "a connection is cut: a certificate that it began with has expired");
-                return;
+            () = ending.as_mut() => {
+                if expiring {
+                    info!(%until, "a connection is cut: a certificate expired that it began with");
+                    return;
+                }
+                expiring = true;
+                ending.set(wait_until(until));
+                if !closing {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     }

@@ -6,10 +6,12 @@
 //! them: see [`crate::process`].
 
 mod endpoint;
+pub(crate) mod firecracker;
 pub(crate) mod qemu;
 
 use std::ffi::OsString;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
+use crate::kernel_file::KernelFormat;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports::PortError;
@@ -28,6 +31,8 @@ use crate::process::Process;
 #[derive(Debug, Clone)]
 pub(crate) struct Blueprint {
     pub(crate) id: VmId,
+    /// The VM's own directory, where a driver may keep what it needs besides.
+    pub(crate) directory: PathBuf,
     pub(crate) name: String,
     pub(crate) cpus: u32,
     pub(crate) memory_mb: u64,
@@ -39,7 +44,43 @@ pub(crate) struct Blueprint {
     pub(crate) pid_file: PathBuf,
     pub(crate) control_socket: PathBuf,
     pub(crate) guest_socket: PathBuf,
-    pub(crate) port_forwards: Vec<PortForward>,
+    pub(crate) network: Network,
+}
+
+/// What a VM's network device is tied to. The guest learns its address from its initial RAM file
+/// system, whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// A network of its own inside its process, which lets these ports of the host lead in.
+    User { port_forwards: Vec<PortForward> },
+    /// A device of the host, which is there and up before the launch, and is not the driver's to
+    /// remove. Ports lead in through rules of the host.
+    Tap(Tap),
+}
+
+impl Network {
+    /// The ports that the VM's own process has to listen on.
+    pub(crate) fn listens_on(&self) -> &[PortForward] {
+        match self {
+            Self::User { port_forwards } => port_forwards,
+            Self::Tap(_) => &[],
+        }
+    }
+}
+
+/// A persistent tap device on the host's bridge, and what the guest is told of the network there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tap {
+    /// The device's name, to open it by.
+    pub(crate) name: String,
+    /// The guest's address.
+    pub(crate) address: Ipv4Addr,
+    /// How many bits of it name the subnet.
+    pub(crate) prefix: u8,
+    /// The host on that subnet.
+    pub(crate) gateway: Ipv4Addr,
+    /// The largest packet that the way out takes, where that is not Ethernet's 1500 bytes.
+    pub(crate) mtu: Option<u16>,
 }
 
 /// A program that runs VMs.
@@ -54,6 +95,14 @@ pub(crate) trait Driver: Send + Sync {
 
     /// Where the guest is spoken to that has this socket.
     fn guest(&self, socket: PathBuf) -> GuestEndpoint;
+
+    /// Whether it boots kernels of this form.
+    fn boots(&self, format: KernelFormat) -> bool;
+
+    /// The user whose process will open the VM's tap device; `None`: the one that we run as.
+    fn tap_owner(&self, _vm: VmId) -> Option<u32> {
+        None
+    }
 
     /// Files that a start reads, besides the VM's own.
     fn files(&self) -> Vec<PathBuf>;
@@ -116,6 +165,8 @@ pub(crate) enum Event {
 pub enum Bus {
     /// Virtio over memory-mapped registers.
     Mmio,
+    /// The same, and the host is reached through a vsock, as with Firecracker.
+    MmioVsock,
     /// Virtio over PCI.
     Pci,
 }
@@ -124,6 +175,8 @@ pub enum Bus {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Capabilities {
+    /// A network in user mode, which needs no privilege on the host.
+    pub user_network: bool,
     /// Ports of the host that lead into the guest.
     pub port_forwards: bool,
     /// Directories of the host that the guest shares.
@@ -147,6 +200,15 @@ pub enum LaunchError {
     /// The program could not be run.
     #[error("cannot run {}: {source}; install it, or configure its path", program.display())]
     Spawn { program: PathBuf, source: io::Error },
+    /// The jail could not be made.
+    #[error("the VM cannot be jailed: {problem}")]
+    Jail { problem: String },
+    /// A path that the program cannot be told.
+    #[error("{} is not text in UTF-8, which Firecracker needs; use another data directory", path.display())]
+    Unspeakable { path: PathBuf },
+    /// The kernel cannot be booted like this.
+    #[error("{0}")]
+    Kernel(String),
     /// The program ran and refused.
     #[error("{} refused to start the VM: {message}", program.display())]
     Refused { program: PathBuf, message: String },

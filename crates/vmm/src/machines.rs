@@ -4,6 +4,7 @@
 //! Whatever changes a VM is carried to its end even if the one who asked loses interest.
 
 mod create;
+mod drivers;
 mod forward;
 mod keeper;
 mod open;
@@ -27,18 +28,16 @@ use crate::errors::{
 use crate::files::StorageError;
 use crate::images::Images;
 use crate::kernels::Kernels;
-use crate::layout::Layout;
-use crate::model::{CreateVm, PortForward, Vm, VmState};
+use crate::layout::{Layout, OWNER};
+use crate::model::{CreateVm, DriverKind, PortForward, Vm, VmState};
 use crate::ports::PortBook;
 use crate::registry::Registry;
 use crate::slot::{Presence, Slot};
-use crate::status::{self, DriverStatus, Health, HostStatus};
+use crate::status::{self, Health, HostStatus};
 
+use self::drivers::Drivers;
 pub use self::open::OpenError;
 use self::power::remove_traces;
-
-/// The link, beside a VM's sockets, to the VM's directory.
-const OWNER: &str = "owner";
 
 /// The VMs of this host. Clones are one and the same.
 #[derive(Clone)]
@@ -53,8 +52,7 @@ struct Inner {
     ports: Arc<PortBook>,
     images: Images,
     kernels: Kernels,
-    driver: Result<Arc<dyn Driver>, NoDriver>,
-    drivers: Vec<DriverStatus>,
+    drivers: Drivers,
     /// VMs whose records could not be read, by name, and why.
     damaged: BTreeMap<String, String>,
     /// Held for as long as this lives: a second daemon is refused.
@@ -62,8 +60,14 @@ struct Inner {
 }
 
 impl Inner {
+    /// What runs new VMs.
     fn driver(&self) -> Result<Arc<dyn Driver>, NoDriver> {
-        self.driver.clone()
+        self.drivers.chosen.clone()
+    }
+
+    /// What runs a VM that was made for this driver.
+    fn driver_of(&self, kind: DriverKind) -> Result<Arc<dyn Driver>, NoDriver> {
+        self.drivers.of(kind)
     }
 
     fn capacity(&self) -> Result<Capacity, StorageError> {
@@ -227,7 +231,7 @@ impl Machines {
         Ok(HostStatus {
             hostname: status::hostname(),
             arch: std::env::consts::ARCH.to_owned(),
-            drivers: inner.drivers.clone(),
+            drivers: inner.drivers.status.clone(),
             total: capacity.total,
             used,
             available: capacity.available(used),
@@ -244,7 +248,7 @@ impl Machines {
         let inner = &self.inner;
         let mut reasons = Vec::new();
         reasons.extend(status::data_dir_problem(inner.layout.root()));
-        reasons.extend(inner.driver.as_ref().err().map(ToString::to_string));
+        reasons.extend(inner.drivers.chosen.as_ref().err().map(ToString::to_string));
         reasons.extend(inner.damaged.values().cloned());
         if reasons.is_empty() {
             Health::Healthy
@@ -263,7 +267,7 @@ impl Machines {
         let inner = &self.inner;
         let slot = inner.slot(name)?;
         let _turn = turn(&slot, name).await?;
-        let driver = inner.driver()?;
+        let driver = inner.driver_of(slot.record().spec.driver)?;
         let blueprint = power::blueprint(inner, &*driver, &slot).await?;
         Ok(driver.bare_command(&blueprint))
     }

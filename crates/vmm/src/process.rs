@@ -5,6 +5,7 @@
 //! with one process for ever: a signal sent through it cannot hit a stranger, and it reports
 //! the end of a process that is not our child, as an adopted one is not.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use uuid::Uuid;
 
 use crate::driver::GuestEndpoint;
 
@@ -49,6 +51,17 @@ impl Birth {
         })
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether this is among the process's arguments.
+    pub(crate) fn has_argument(&self, wanted: &str) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|argument| argument == wanted.as_bytes())
+    }
+
     /// Ends the process by its pid, for when no pidfd is to be had. Better a [`Watched`]: between
     /// the look at the process and the signal, its pid could go to another.
     pub(crate) fn kill(&self) {
@@ -60,7 +73,7 @@ impl Birth {
         }
     }
 
-    fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         start_time_of_living(self.pid) == Some(self.start_time)
             && boot_id().as_ref() == Some(&self.boot_id)
     }
@@ -69,6 +82,7 @@ impl Birth {
 /// A living process that is being watched.
 #[derive(Debug)]
 pub(crate) struct Watched {
+    pid: i32,
     pidfd: AsyncFd<OwnedFd>,
 }
 
@@ -93,7 +107,17 @@ impl Watched {
                       OwnedFd's cannot; the other constructor is unsafe to call for any type"
         )]
         let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
-        Ok(Some(Self { pidfd }))
+        Ok(Some(Self {
+            pid: birth.pid,
+            pidfd,
+        }))
+    }
+
+    /// Whether SIGTERM would do anything: the first process of a pid namespace, as a jailed one is,
+    /// does not get what it has no handler for (pid_namespaces(7)).
+    pub(crate) fn heeds_term(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+        status.map_or(true, |status| heeds_term(&status))
     }
 
     /// Waits until the process has ended.
@@ -112,6 +136,38 @@ impl Watched {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Reads `/proc/PID/status` (proc(5)).
+fn heeds_term(status: &str) -> bool {
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    let pids = value("NSpid:").unwrap_or_default();
+    let is_first = pids.split_ascii_whitespace().nth(1).is_some()
+        && pids.split_ascii_whitespace().last() == Some("1");
+    let caught = value("SigCgt:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    !is_first || caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
+}
+
+/// All processes that have an argument in the form of a VM's id (RFC 9562), by that.
+pub(crate) fn by_id() -> BTreeMap<String, Birth> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return BTreeMap::new();
+    };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut found = BTreeMap::new();
+    for pid in pids {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let ids = line.split(|byte| *byte == 0).filter_map(|argument| {
+            let text = std::str::from_utf8(argument).ok()?;
+            (text.len() == 36 && Uuid::try_parse(text).is_ok()).then(|| text.to_owned())
+        });
+        for id in ids.collect::<Vec<_>>() {
+            if let Some(birth) = Birth::of(pid) {
+                found.insert(id, birth);
+            }
+        }
+    }
+    found
 }
 
 /// The start time of a process that runs; a zombie does not.
@@ -195,6 +251,32 @@ mod tests {
         assert!(birth.is_alive(), "a stranger was killed");
         birth.kill();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[test]
+    fn the_first_process_of_a_namespace_heeds_only_what_it_handles() {
+        let status =
+            |pids: &str, caught: &str| format!("Name:\tx\nNSpid:\t{pids}\nSigCgt:\t{caught}\n");
+        assert!(heeds_term(&status("700", "0000000000000000")));
+        assert!(heeds_term(&status("700\t12", "0000000000000000")));
+        assert!(!heeds_term(&status("700\t1", "0000000000000000")));
+        assert!(heeds_term(&status("700\t1", "0000000000004000")));
+        assert!(heeds_term(""));
+    }
+
+    #[test]
+    fn a_process_is_found_by_the_id_among_its_arguments() {
+        let id = Uuid::new_v4().to_string();
+        let mut child = Command::new("sh")
+            .args(["-c", "read line", "--id", &id])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let found = by_id().remove(&id).map(|birth| birth.pid());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found, i32::try_from(child.id()).ok());
+        assert!(!by_id().contains_key(&id));
     }
 
     #[tokio::test]

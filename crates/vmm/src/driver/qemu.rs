@@ -23,6 +23,7 @@ use tokio::process::Child;
 use tokio::time::Instant;
 
 use self::machine::Accelerator;
+pub(crate) use self::machine::has_virtualization;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
 use super::{
@@ -30,6 +31,7 @@ use super::{
     LinkError,
 };
 use crate::files;
+use crate::kernel_file::KernelFormat;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports;
@@ -110,7 +112,8 @@ impl Qemu {
     /// Why QEMU ended at once: a port that somebody took in the meantime, or what it said.
     fn refusal(&self, vm: &Blueprint, log: &Path) -> LaunchError {
         if let Some(taken) = vm
-            .port_forwards
+            .network
+            .listens_on()
             .iter()
             .find_map(|port| ports::probe(port).err())
         {
@@ -138,6 +141,7 @@ impl Driver for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            user_network: true,
             port_forwards: true,
             mounts: false,
             snapshots: false,
@@ -151,6 +155,10 @@ impl Driver for Qemu {
 
     fn guest(&self, socket: PathBuf) -> GuestEndpoint {
         GuestEndpoint::Socket(socket)
+    }
+
+    fn boots(&self, format: KernelFormat) -> bool {
+        matches!(format, KernelFormat::Elf | KernelFormat::BzImage)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -175,7 +183,7 @@ impl Driver for Qemu {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        for forward in &vm.port_forwards {
+        for forward in vm.network.listens_on() {
             ports::probe(forward)?;
         }
         // A socket of a process that was killed is still there, and looks as if it answered.

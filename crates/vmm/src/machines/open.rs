@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -13,21 +13,19 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use super::{Inner, Machines, OWNER, keeper, remove_traces};
-use crate::config::{Config, DriverChoice};
-use crate::driver::qemu::{Qemu, probe};
+use super::drivers::Drivers;
+use super::{Inner, Machines, keeper, remove_traces};
+use crate::config::Config;
 use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
-use crate::errors::NoDriver;
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
-use crate::layout::Layout;
+use crate::layout::{Layout, OWNER};
 use crate::lifecycle::{Ending, Phase};
 use crate::model::{DriverKind, PortForward};
-use crate::process::{Birth, Process, Watched};
+use crate::process::{self, Birth, Process, Watched};
 use crate::record::Record;
 use crate::slot::Slot;
-use crate::status::DriverStatus;
 use crate::{DEFAULT_KERNEL, ItemName};
 
 /// A data directory could not be opened.
@@ -40,17 +38,14 @@ pub enum OpenError {
         data_dir.display()
     )]
     InUse { data_dir: PathBuf },
-    /// A driver was asked for that this program does not have.
-    #[error("driver {0} is not part of this version; use driver auto or qemu")]
-    Driver(DriverKind),
+    /// A driver was asked for that does not work here.
+    #[error("driver {driver} does not work on this host: {reason}; mend that, or use driver auto")]
+    Driver { driver: DriverKind, reason: String },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
 pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
-    if config.driver == DriverChoice::Firecracker {
-        return Err(OpenError::Driver(DriverKind::Firecracker));
-    }
     let data_dir = config.data_dir.clone();
     files::make_private_dir(&data_dir)?;
     // Absolute and without links: VMs' processes and sockets are named after it.
@@ -70,7 +65,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         kernels.clone(),
         Arc::clone(&registry),
     )?;
-    let (driver, drivers) = choose_driver(&config).await;
+    let drivers = Drivers::choose(&config, &layout).await?;
     let (records, damaged) = load_records(&layout)?;
 
     let inner = Arc::new(Inner {
@@ -80,7 +75,6 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         ports: Arc::default(),
         images,
         kernels,
-        driver,
         drivers,
         damaged,
         _lock: lock,
@@ -88,6 +82,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     let machines = Machines { inner };
     machines.take_over(records).await;
     machines.sweep_sockets();
+    machines.sweep_jails();
     machines.read_ahead();
     machines.start_those_that_want().await;
     Ok(machines)
@@ -111,37 +106,6 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
     }
     taken.context("lock", &path)?;
     Ok(file)
-}
-
-async fn choose_driver(config: &Config) -> (Result<Arc<dyn Driver>, NoDriver>, Vec<DriverStatus>) {
-    let firecracker = DriverStatus {
-        kind: DriverKind::Firecracker,
-        selected: false,
-        version: None,
-        reason: "not part of this version".to_owned(),
-        capabilities: None,
-    };
-    let mut status = DriverStatus {
-        kind: DriverKind::Qemu,
-        ..firecracker.clone()
-    };
-    let driver = match probe::probe(&config.qemu_binary).await {
-        Ok(found) => {
-            status.selected = true;
-            status.version = Some(found.version.clone());
-            status.reason = found.reason.clone();
-            let driver = Qemu::new(found);
-            status.capabilities = Some(driver.capabilities());
-            Ok(Arc::new(driver) as Arc<dyn Driver>)
-        }
-        Err(error) => {
-            status.reason = error.to_string();
-            Err(NoDriver {
-                reason: error.to_string(),
-            })
-        }
-    };
-    (driver, vec![status, firecracker])
 }
 
 /// Why the records of VMs could not be read, by the VMs' names.
@@ -176,11 +140,11 @@ impl Machines {
             slot
         });
         let slots: Vec<_> = slots.collect();
-        join_all(
-            slots
-                .iter()
-                .map(|slot| take_over(slot, inner.driver.as_deref().ok())),
-        )
+        let processes = process::by_id();
+        join_all(slots.iter().map(|slot| {
+            let driver = inner.driver_of(slot.record().spec.driver).ok();
+            take_over(slot, driver, &processes)
+        }))
         .await;
     }
 
@@ -205,12 +169,28 @@ impl Machines {
         }
     }
 
+    /// Removes jails and control groups whose VM is gone, or has no process.
+    fn sweep_jails(&self) {
+        let Some(jailer) = self.inner.drivers.jailer() else {
+            return;
+        };
+        let records: Vec<_> = self.inner.registry.all();
+        let records: Vec<_> = records.iter().map(|slot| slot.record()).collect();
+        let known = records.iter().map(|record| record.spec.id).collect();
+        let alive = records
+            .iter()
+            .filter(|record| record.phase.live().is_some());
+        // A VM whose record is damaged may run all the same, and nobody knows its id.
+        if self.inner.damaged.is_empty() {
+            jailer.sweep(&known, &alive.map(|record| record.spec.id).collect());
+        }
+    }
+
     /// Lets the system read what a start reads, so that the first start is as fast as the second.
     fn read_ahead(&self) {
         let inner = &self.inner;
         let mut paths = inner
-            .driver
-            .as_ref()
+            .driver()
             .map(|driver| driver.files())
             .unwrap_or_default();
         let kernel = inner.kernels.files(&ItemName::literal(DEFAULT_KERNEL));
@@ -248,12 +228,16 @@ impl Machines {
     }
 }
 
+/// The processes that have a VM's id among their arguments, by that.
+type Processes = BTreeMap<String, Birth>;
+
 /// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
+async fn take_over(slot: &Arc<Slot>, driver: Option<Arc<dyn Driver>>, processes: &Processes) {
+    let driver = driver.as_deref();
     let record = slot.record();
     match record.phase.live() {
         Some(live) => take_over_live(slot, driver, &live.process).await,
-        None => take_over_unrecorded(slot, driver).await,
+        None => take_over_unrecorded(slot, driver, processes).await,
     }
 }
 
@@ -295,8 +279,12 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
 /// and writing that down, its process is there, and its pid file leads to it.
-async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
-    let Some((process, watched)) = find_unrecorded(slot, driver) else {
+async fn take_over_unrecorded(
+    slot: &Arc<Slot>,
+    driver: Option<&dyn Driver>,
+    processes: &Processes,
+) {
+    let Some((process, watched)) = find_unrecorded(slot, driver, processes) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
         }
@@ -327,24 +315,22 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
     keeper::attach(slot, watched, Some(link)).await;
 }
 
-/// The process that a VM's pid file names, if it is the VM's: pids are used again, so the VM's id
+/// The process that a start has left which nobody wrote down. Pids are used again, so the VM's id
 /// has to be among its arguments.
-fn find_unrecorded(slot: &Slot, driver: Option<&dyn Driver>) -> Option<(Process, Watched)> {
-    let pid: i32 = fs::read_to_string(slot.dir.pid_file())
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    let birth = Birth::of(pid)?;
-    let watched = Watched::open(&birth).ok().flatten()?;
+fn find_unrecorded(
+    slot: &Slot,
+    driver: Option<&dyn Driver>,
+    processes: &Processes,
+) -> Option<(Process, Watched)> {
     let id = slot.record().spec.id.to_string();
-    let arguments = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
-    if !arguments
-        .split(|byte| *byte == 0)
-        .any(|argument| argument == id.as_bytes())
-    {
-        return None;
-    }
+    let pid_file = fs::read_to_string(slot.dir.pid_file());
+    let named = pid_file.ok().and_then(|pid| pid.trim().parse().ok());
+    let named = named
+        .and_then(Birth::of)
+        .filter(|birth| birth.has_argument(&id));
+    // Not every driver's process writes down who it is.
+    let birth = named.or_else(|| processes.get(&id).cloned())?;
+    let watched = Watched::open(&birth).ok().flatten()?;
     let guest = slot.dir.guest_socket();
     let process = Process {
         birth,

@@ -11,14 +11,16 @@ use rustix::process::Signal;
 use tokio::time::timeout;
 
 use super::{Inner, keeper};
-use crate::driver::{Blueprint, Driver, LinkError};
+use crate::driver::firecracker::jail;
+use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
 use crate::errors::{StartError, StopError};
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
+use crate::kernels::KernelFiles;
 use crate::layout::VmDir;
 use crate::lifecycle::{Mode, StartStep, StopStep};
 use crate::model::Vm;
-use crate::name::VmName;
+use crate::name::{ItemName, VmName};
 use crate::process::{Process, Watched};
 use crate::record::Record;
 use crate::slot::{Attachment, Slot};
@@ -55,7 +57,7 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     if let Some(earlier) = slot.attachment() {
         earlier.let_go().await;
     }
-    let driver = inner.driver()?;
+    let driver = inner.driver_of(slot.record().spec.driver)?;
     let blueprint = blueprint(inner, &*driver, slot).await?;
     prepare_sockets(&slot.dir)?;
     let launched = driver.launch(&blueprint).await?;
@@ -119,6 +121,7 @@ pub(super) async fn blueprint(
         ..
     } = slot.record();
     let kernel = inner.kernels.files(&spec.kernel)?;
+    check_kernel(driver, &spec.kernel, &kernel)?;
     let dir = slot.dir.clone();
     let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
     let modules = kernel.modules_archive.clone();
@@ -126,6 +129,7 @@ pub(super) async fn blueprint(
     crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
     Ok(Blueprint {
         id: spec.id,
+        directory: dir.path().to_owned(),
         name: spec.name.to_string(),
         cpus: spec.cpus,
         memory_mb: spec.memory_mb,
@@ -137,13 +141,36 @@ pub(super) async fn blueprint(
         pid_file: dir.pid_file(),
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
-        port_forwards,
+        network: Network::User { port_forwards },
     })
+}
+
+/// Refuses a kernel that this driver cannot boot, or whose modules are for other machines.
+fn check_kernel(
+    driver: &dyn Driver,
+    name: &ItemName,
+    kernel: &KernelFiles,
+) -> Result<(), LaunchError> {
+    let kind = driver.kind();
+    if !driver.boots(kernel.format) {
+        let format = kernel.format;
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} is a {format}, which driver {kind} does not boot; import a kernel in \
+             another form (for Firecracker an ELF vmlinux)"
+        )));
+    }
+    if !kernel.knows(driver.bus()) {
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} came without the modules for driver {kind}; delete it and pull the \
+             default image again"
+        )));
+    }
+    Ok(())
 }
 
 /// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there
 /// whose it is, so that a sweep can tell.
-fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
+pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
     if dir.has_own_sockets() {
         return Ok(());
     }
@@ -188,7 +215,7 @@ async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), St
         asked
     };
     let gone = timeout(patience, asked_and_gone).await == Ok(true)
-        || ends_after(watched, Signal::TERM, AFTER_TERM).await
+        || (watched.heeds_term() && ends_after(watched, Signal::TERM, AFTER_TERM).await)
         || ends_after(watched, Signal::KILL, AFTER_KILL).await;
     if !gone {
         return Err(StopError::Stubborn { name: name.clone() });
@@ -232,6 +259,7 @@ pub(super) fn remove_traces(dir: &VmDir) {
     for path in [dir.control_socket(), dir.guest_socket(), dir.pid_file()] {
         remove_trace(&path);
     }
+    jail::clear(dir.path());
     if !dir.has_own_sockets() {
         remove_trace(&dir.sockets().join(super::OWNER));
         let _ = fs::remove_dir(dir.sockets());

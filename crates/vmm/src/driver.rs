@@ -93,9 +93,6 @@ pub(crate) trait Driver: Send + Sync {
     /// What the guest finds its devices on.
     fn bus(&self) -> Bus;
 
-    /// Where the guest is spoken to that has this socket.
-    fn guest(&self, socket: PathBuf) -> GuestEndpoint;
-
     /// Whether it boots kernels of this form.
     fn boots(&self, format: KernelFormat) -> bool;
 
@@ -103,6 +100,9 @@ pub(crate) trait Driver: Send + Sync {
     fn tap_owner(&self, _vm: VmId) -> Option<u32> {
         None
     }
+
+    /// Where the guest is spoken to that has this socket.
+    fn guest(&self, socket: PathBuf) -> GuestEndpoint;
 
     /// Files that a start reads, besides the VM's own.
     fn files(&self) -> Vec<PathBuf>;

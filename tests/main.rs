@@ -5,10 +5,12 @@
 mod cli;
 mod doors;
 mod faults;
+mod host_door;
 mod house;
 mod identity;
 mod life;
 mod rest;
+mod standalone;
 mod support;
 mod svid;
 mod workload;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn start(mut command: Command, log: PathBuf) -> Self {
+    pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
         let stderr = std::fs::File::options()
             .create(true)
             .append(true)
@@ -76,6 +76,11 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it prints. Once.
+    pub(crate) fn output(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("its output")
     }
 
     pub(crate) fn log(&self) -> String {
@@ -365,11 +370,16 @@ impl Drop for Agent {
     /// A test that fails leaves its guests running, and nobody else would end them.
     fn drop(&mut self) {
         self.daemon = None;
-        for pid in processes_of(&self.directory) {
-            let _ = Command::new("kill")
-                .args(["-s", "KILL", &pid.to_string()])
-                .status();
-        }
+        kill_all_of(&self.directory);
+    }
+}
+
+/// Ends every process whose command line mentions this path.
+pub(crate) fn kill_all_of(path: &Path) {
+    for pid in processes_of(path) {
+        let _ = Command::new("kill")
+            .args(["-s", "KILL", &pid.to_string()])
+            .status();
     }
 }
 

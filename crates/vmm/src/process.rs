@@ -5,7 +5,6 @@
 //! with one process for ever: a signal sent through it cannot hit a stranger, and it reports
 //! the end of a process that is not our child, as an adopted one is not.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +14,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use uuid::Uuid;
 
 use crate::driver::GuestEndpoint;
 
@@ -148,28 +146,6 @@ fn heeds_term(status: &str) -> bool {
     !is_first || caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
 }
 
-/// All processes that have an argument in the form of a VM's id (RFC 9562), by that.
-pub(crate) fn by_id() -> BTreeMap<String, Birth> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return BTreeMap::new();
-    };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut found = BTreeMap::new();
-    for pid in pids {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let ids = line.split(|byte| *byte == 0).filter_map(|argument| {
-            let text = std::str::from_utf8(argument).ok()?;
-            (text.len() == 36 && Uuid::try_parse(text).is_ok()).then(|| text.to_owned())
-        });
-        for id in ids.collect::<Vec<_>>() {
-            if let Some(birth) = Birth::of(pid) {
-                found.insert(id, birth);
-            }
-        }
-    }
-    found
-}
-
 /// The start time of a process that runs; a zombie does not.
 fn start_time_of_living(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -262,21 +238,6 @@ mod tests {
         assert!(!heeds_term(&status("700\t1", "0000000000000000")));
         assert!(heeds_term(&status("700\t1", "0000000000004000")));
         assert!(heeds_term(""));
-    }
-
-    #[test]
-    fn a_process_is_found_by_the_id_among_its_arguments() {
-        let id = Uuid::new_v4().to_string();
-        let mut child = Command::new("sh")
-            .args(["-c", "read line", "--id", &id])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let found = by_id().remove(&id).map(|birth| birth.pid());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(found, i32::try_from(child.id()).ok());
-        assert!(!by_id().contains_key(&id));
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
     LinkError,
 };
+use crate::fault;
 use crate::files;
 use crate::kernel_file::KernelFormat;
 use crate::lifecycle::Ending;
@@ -194,6 +195,7 @@ impl Driver for Qemu {
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
         let mut child = self.spawn(vm, log_file)?;
+        fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
             Ok((qmp, process)) => Ok(Launched {
                 process,

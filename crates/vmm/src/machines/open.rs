@@ -5,25 +5,28 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use tracing::Instrument;
 
 use super::drivers::Drivers;
-use super::{Inner, Machines, keeper, remove_traces};
+use super::{Inner, Machines, keeper, remove_traces, restart};
 use crate::config::Config;
 use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
-use crate::layout::{Layout, OWNER};
+use crate::layout::Layout;
+use crate::leaks::Holds;
 use crate::lifecycle::{Ending, Phase};
 use crate::model::{DriverKind, PortForward};
-use crate::process::{self, Birth, Process, Watched};
+use crate::process::{Process, Watched};
+use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
 use crate::{DEFAULT_KERNEL, ItemName};
@@ -56,6 +59,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
 
     files::make_private_dir(&layout.vms())?;
     files::sweep_drafts(&layout.vms())?;
+    sweep_vms(&layout);
     let registry = Arc::default();
     let kernels = Kernels::open(layout.kernels(), Arc::clone(&registry))?;
     let cache = config.cache_dir.clone();
@@ -77,14 +81,19 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         kernels,
         drivers,
         damaged,
+        restarter: OnceLock::new(),
         _lock: lock,
     });
     let machines = Machines { inner };
     machines.take_over(records).await;
+    machines.sweep_processes().await;
     machines.sweep_sockets();
     machines.sweep_jails();
     machines.read_ahead();
     machines.start_those_that_want().await;
+    let restarter = restart::watch(&machines.inner);
+    // Nobody else sets it.
+    let _ = machines.inner.restarter.set(restarter);
     Ok(machines)
 }
 
@@ -106,6 +115,19 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
     }
     taken.context("lock", &path)?;
     Ok(file)
+}
+
+/// Removes what was being written in VMs' directories when an earlier daemon died. What cannot be
+/// removed shows as a leak, and costs no VM.
+fn sweep_vms(layout: &Layout) {
+    let entries = fs::read_dir(layout.vms()).into_iter().flatten();
+    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if directory.is_dir()
+            && let Err(error) = files::sweep_drafts(&directory)
+        {
+            tracing::warn!(%error, "a leftover stays");
+        }
+    }
 }
 
 /// Why the records of VMs could not be read, by the VMs' names.
@@ -140,29 +162,51 @@ impl Machines {
             slot
         });
         let slots: Vec<_> = slots.collect();
-        let processes = process::by_id();
+        let found = self.processes().await;
+        let found = found.as_slice();
         join_all(slots.iter().map(|slot| {
             let driver = inner.driver_of(slot.record().spec.driver).ok();
-            take_over(slot, driver, &processes)
+            let taking = async move { take_over(slot, driver.as_deref(), found).await };
+            taking.instrument(slot.span())
         }))
         .await;
+    }
+
+    /// The processes on this host that run VMs of this data directory.
+    async fn processes(&self) -> Vec<VmProcess> {
+        let vms = self.inner.layout.vms();
+        crate::blocking::run(move || processes::of(&vms)).await
+    }
+
+    /// Ends the processes that run VMs which are gone, or which another process runs.
+    async fn sweep_processes(&self) {
+        let inner = &self.inner;
+        let owners = self.owners();
+        for stray in self.processes().await {
+            let owned = match owners.by_id(stray.id).map(|owner| &owner.holds) {
+                Some(Holds::Process(birth)) => *birth == stray.birth,
+                Some(Holds::Anything) => true,
+                Some(Holds::Nothing) | None => inner.damaged.contains_key(&stray.name),
+            };
+            if owned {
+                continue;
+            }
+            let VmProcess { pid, id, .. } = stray;
+            tracing::warn!(pid, %id, "ending a process that runs a VM and belongs to none");
+            if let Ok(Some(watched)) = Watched::open(&stray.birth)
+                && watched.signal(Signal::KILL).is_ok()
+            {
+                watched.ended().await;
+            }
+        }
     }
 
     /// Removes directories of sockets whose VM is gone. (Most VMs have theirs in their own
     /// directory, and those go with it.)
     fn sweep_sockets(&self) {
         let vms = self.inner.layout.vms();
-        let Ok(entries) = fs::read_dir(crate::layout::runtime_dir()) else {
-            return;
-        };
-        for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let Ok(owner) = fs::read_link(directory.join(OWNER)) else {
-                continue;
-            };
-            let is_ours = directory
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"hostler-"));
-            if is_ours && owner.parent() == Some(vms.as_path()) && !owner.exists() {
+        for (directory, owner) in crate::layout::socket_dirs_of(&vms) {
+            if !owner.exists() {
                 tracing::info!(path = %directory.display(), "removing sockets without a VM");
                 let _ = fs::remove_dir_all(&directory);
             }
@@ -228,16 +272,12 @@ impl Machines {
     }
 }
 
-/// The processes that have a VM's id among their arguments, by that.
-type Processes = BTreeMap<String, Birth>;
-
 /// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(slot: &Arc<Slot>, driver: Option<Arc<dyn Driver>>, processes: &Processes) {
-    let driver = driver.as_deref();
+async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
     let record = slot.record();
     match record.phase.live() {
         Some(live) => take_over_live(slot, driver, &live.process).await,
-        None => take_over_unrecorded(slot, driver, processes).await,
+        None => take_over_unrecorded(slot, driver, found).await,
     }
 }
 
@@ -250,7 +290,7 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
             if let Err(error) = gone {
                 tracing::error!(vm = %spec.name, %error, "a VM's process cannot be watched");
             }
-            slot.note(|record| record.phase.ended(Ending::Unwatched, Timestamp::now()))
+            slot.note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
                 .await;
             remove_traces(&slot.dir);
             return;
@@ -278,13 +318,10 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
 }
 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
-/// and writing that down, its process is there, and its pid file leads to it.
-async fn take_over_unrecorded(
-    slot: &Arc<Slot>,
-    driver: Option<&dyn Driver>,
-    processes: &Processes,
-) {
-    let Some((process, watched)) = find_unrecorded(slot, driver, processes) else {
+/// and writing that down, its process is there, perhaps without anything yet that could be spoken
+/// to.
+async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
+    let Some((process, watched)) = find_unrecorded(slot, driver, found) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
         }
@@ -315,21 +352,14 @@ async fn take_over_unrecorded(
     keeper::attach(slot, watched, Some(link)).await;
 }
 
-/// The process that a start has left which nobody wrote down. Pids are used again, so the VM's id
-/// has to be among its arguments.
+/// The process of a VM that nobody wrote down.
 fn find_unrecorded(
     slot: &Slot,
     driver: Option<&dyn Driver>,
-    processes: &Processes,
+    found: &[VmProcess],
 ) -> Option<(Process, Watched)> {
-    let id = slot.record().spec.id.to_string();
-    let pid_file = fs::read_to_string(slot.dir.pid_file());
-    let named = pid_file.ok().and_then(|pid| pid.trim().parse().ok());
-    let named = named
-        .and_then(Birth::of)
-        .filter(|birth| birth.has_argument(&id));
-    // Not every driver's process writes down who it is.
-    let birth = named.or_else(|| processes.get(&id).cloned())?;
+    let id = slot.record().spec.id;
+    let birth = found.iter().find(|process| process.id == id)?.birth.clone();
     let watched = Watched::open(&birth).ok().flatten()?;
     let guest = slot.dir.guest_socket();
     let process = Process {

@@ -14,10 +14,11 @@ use super::{Inner, keeper};
 use crate::driver::firecracker::jail;
 use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
 use crate::errors::{StartError, StopError};
+use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
 use crate::kernels::KernelFiles;
-use crate::layout::VmDir;
+use crate::layout::{OWNER, VmDir};
 use crate::lifecycle::{Mode, StartStep, StopStep};
 use crate::model::Vm;
 use crate::name::{ItemName, VmName};
@@ -41,6 +42,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         StartStep::AlreadyRunning => {}
         StartStep::Resume => resume(slot).await?,
         StartStep::Launch => {
+            fault::point("start.intended");
             if let Err(error) = launch(inner, slot).await {
                 slot.note(|record| record.phase.launch_failed()).await;
                 remove_traces(&slot.dir);
@@ -59,12 +61,16 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     }
     let driver = inner.driver_of(slot.record().spec.driver)?;
     let blueprint = blueprint(inner, &*driver, slot).await?;
+    fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
+    fault::point("start.sockets-prepared");
     let launched = driver.launch(&blueprint).await?;
+    fault::point("start.launched");
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;
     match attached {
         Ok(Some(watched)) => {
+            fault::point("start.recorded");
             keeper::attach(slot, watched, Some(launched.link)).await;
             Ok(())
         }
@@ -175,7 +181,7 @@ pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
         return Ok(());
     }
     files::make_private_dir(dir.sockets())?;
-    let mark = dir.sockets().join(super::OWNER);
+    let mark = dir.sockets().join(OWNER);
     match std::os::unix::fs::symlink(dir.path(), &mark) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).context("create", &mark)
@@ -193,13 +199,18 @@ pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopErro
         .is_some_and(|live| live.mode == Mode::Running);
     // Noted, not committed: a full disk must not keep anybody from stopping a VM.
     let step = slot
-        .note(|record| record.phase.stop(Timestamp::now()))
+        .note(|record| {
+            record.restarts.forget();
+            record.phase.stop(Timestamp::now())
+        })
         .await;
     if let StopStep::End(_) = step
         && let Some(attachment) = slot.attachment()
     {
         let patience = if answers { patience } else { Duration::ZERO };
+        fault::point("stop.intended");
         end(&before.spec.name, attachment, patience).await?;
+        fault::point("stop.ended");
     }
     Ok(slot.view())
 }
@@ -261,7 +272,7 @@ pub(super) fn remove_traces(dir: &VmDir) {
     }
     jail::clear(dir.path());
     if !dir.has_own_sockets() {
-        remove_trace(&dir.sockets().join(super::OWNER));
+        remove_trace(&dir.sockets().join(OWNER));
         let _ = fs::remove_dir(dir.sockets());
     }
 }

@@ -198,7 +198,7 @@ pub(super) struct Cell {
 
 impl Cell {
     /// A path in the jail, as it is seen from outside.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.root.join(name)
     }
 
@@ -211,10 +211,28 @@ impl Cell {
     }
 
     /// Brings a file in that becomes the process's own, while it keeps its place outside.
-    pub(super) fn give(&self, file: &Path, name: &str) -> Result<(), StorageError> {
+    pub(super) fn give(&self, file: &Path, name: impl AsRef<Path>) -> Result<(), StorageError> {
         let place = self.path(name);
         fs::hard_link(file, &place).context("link", &place)?;
         chown(&place, Some(self.user), Some(self.user)).context("give away", &place)
+    }
+
+    /// The same, under the path that the file has outside.
+    pub(super) fn give_in_place(&self, file: &Path) -> Result<(), StorageError> {
+        let name = file.strip_prefix("/").unwrap_or(file);
+        let mut directory = self.root.clone();
+        for part in name.parent().into_iter().flatten() {
+            directory.push(part);
+            match fs::create_dir(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).context("create", &directory);
+                }
+                _ => {}
+            }
+            let readable = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&directory, readable).context("open", &directory)?;
+        }
+        self.give(file, name)
     }
 }
 

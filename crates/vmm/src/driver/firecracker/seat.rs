@@ -79,13 +79,12 @@ impl Seat {
         for (inside, outside) in [("kernel", &vm.kernel)] {
             cell.lend(outside, inside)?;
         }
-        for (inside, outside) in [
-            ("initrd", &vm.initrd),
-            ("disk", &vm.disk),
-            ("log", &log(vm)),
-        ] {
+        for (inside, outside) in [("initrd", &vm.initrd), ("disk", &vm.disk)] {
             cell.give(outside, inside)?;
         }
+        // The log alone has the same path inside as outside: it is an argument, and the VM's
+        // directory among its arguments is what a VM's process is recognised by.
+        cell.give_in_place(&log(vm))?;
         for (inside, outside) in [
             ("api.sock", &vm.control_socket),
             ("v.sock", &vm.guest_socket),
@@ -105,10 +104,7 @@ impl Seat {
         };
         let machine = machine(vm, inside)?;
         let mut command = jailer.command(vm, &cell);
-        command.extend(firecracker_arguments(
-            Path::new("/api.sock"),
-            Path::new("/log"),
-        ));
+        command.extend(firecracker_arguments(Path::new("/api.sock"), &log(vm)));
         Ok(Self {
             machine,
             command,

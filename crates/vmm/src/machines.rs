@@ -23,8 +23,8 @@ use tracing::Instrument;
 
 use crate::blocking::finish;
 use crate::capacity::Capacity;
-use crate::config::Config;
-use crate::driver::Driver;
+use crate::config::{Config, NetworkChoice};
+use crate::driver::{Capabilities, Driver};
 use crate::errors::{
     CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
 };
@@ -76,6 +76,14 @@ impl Inner {
     /// What runs a VM that was made for this driver.
     fn driver_of(&self, kind: DriverKind) -> Result<Arc<dyn Driver>, NoDriver> {
         self.drivers.of(kind)
+    }
+
+    /// What a driver can do as this host is set up: on a bridge, ports lead into VMs by the host's
+    /// rules, whatever their drivers can do.
+    fn capabilities(&self, driver: &dyn Driver) -> Capabilities {
+        let mut can = driver.capabilities();
+        can.port_forwards |= self.config.network == NetworkChoice::Bridge;
+        can
     }
 
     fn capacity(&self) -> Result<Capacity, StorageError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::open::OpenError;
 use super::power;
-use crate::config::{Config, DriverChoice};
+use crate::config::{Config, DriverChoice, NetworkChoice};
 use crate::driver::Driver;
 use crate::driver::firecracker::{self, Firecracker, jail::Jailer};
 use crate::driver::qemu::{self, Qemu};
@@ -50,7 +50,9 @@ impl Drivers {
                 Ok((driver, version, reason)) => {
                     status.version = Some(version);
                     status.reason = reason;
-                    status.capabilities = Some(driver.capabilities());
+                    let mut can = driver.capabilities();
+                    can.port_forwards |= config.network == NetworkChoice::Bridge;
+                    status.capabilities = Some(can);
                     drivers.works.push(driver);
                 }
                 Err(reason) => {

@@ -27,7 +27,7 @@ use crate::files::{self, Context as _, StorageError};
 use crate::model::VmId;
 use crate::tool;
 
-/// The links in a VM's directory.
+/// The links in a VM's directory; the first is also where the jails are in the data directory.
 const JAIL: &str = "jail";
 const CGROUP: &str = "cgroup";
 
@@ -44,6 +44,7 @@ pub(crate) struct Jailer {
     program: PathBuf,
     /// What runs in the jails; its file name is part of their paths.
     firecracker: PathBuf,
+    data_dir: PathBuf,
     /// Where the jails of this data directory are.
     base: PathBuf,
     netns: Option<PathBuf>,
@@ -84,12 +85,17 @@ impl Jailer {
                 .map_err(|error| format!("the jails' network namespace is not there: {error}"))?;
         }
         let users = Users::open(config.first_id, config.last_id, data_dir)?;
-        let base = match &config.base_dir {
-            None => data_dir.join("jail"),
-            Some(base) => base.join(mark_of(data_dir)),
-        };
-        files::make_private_dir(&base).map_err(|error| error.to_string())?;
-        let base = real(&base)?;
+        let usual = data_dir.join(JAIL);
+        if let Some(base) = &config.base_dir {
+            // Others find the jails where they would be, had nobody chosen another place.
+            let base = base.join(mark_of(data_dir));
+            files::make_private_dir(&base).map_err(|error| error.to_string())?;
+            let _ = fs::remove_dir(&usual);
+            mark(&usual, &base).map_err(|error| error.to_string())?;
+        } else {
+            files::make_private_dir(&usual).map_err(|error| error.to_string())?;
+        }
+        let base = real(&usual)?;
         let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
         if device(&base) != device(data_dir) {
             return Err(format!(
@@ -102,6 +108,7 @@ impl Jailer {
         Ok(Self {
             program: real(&program)?,
             firecracker,
+            data_dir: data_dir.to_owned(),
             base,
             netns: config.netns.clone(),
             users,
@@ -126,19 +133,11 @@ impl Jailer {
     /// Gives up the users, jails and control groups of all VMs but these.
     pub(crate) fn sweep(&self, known: &BTreeSet<VmId>, alive: &BTreeSet<VmId>) {
         self.users.keep(known);
-        let alive: BTreeSet<String> = alive.iter().map(ToString::to_string).collect();
-        for program in directories(&self.base) {
-            for jail in directories(&program) {
-                if !alive.contains(&file_name(&jail)) {
-                    tracing::info!(path = %jail.display(), "removing a jail without a VM");
-                    remove_tree(&jail);
-                }
-            }
-        }
-        for group in directories(&self.cgroups.parent()) {
-            if !alive.contains(&file_name(&group)) {
-                tracing::info!(path = %group.display(), "removing a control group without a VM");
-                remove_cgroup(&group);
+        for remains in remains(&self.data_dir) {
+            let (path, id) = (remains.path(), remains.vm());
+            if id.is_none_or(|id| !alive.contains(&id)) {
+                tracing::info!(path = %path.display(), "removing what a jailed VM has left");
+                remains.remove();
             }
         }
     }
@@ -234,6 +233,44 @@ impl Cell {
         }
         self.give(file, name)
     }
+}
+
+/// What a jailed VM has on the host outside of its directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Remains {
+    Jail(PathBuf),
+    Cgroup(PathBuf),
+}
+
+impl Remains {
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Jail(path) | Self::Cgroup(path) => path,
+        }
+    }
+
+    /// Whose it is, or was.
+    pub(crate) fn vm(&self) -> Option<VmId> {
+        file_name(self.path()).parse().ok()
+    }
+
+    fn remove(&self) {
+        match self {
+            Self::Jail(path) => remove_tree(path),
+            Self::Cgroup(path) => remove_cgroup(path),
+        }
+    }
+}
+
+/// Everything of that kind that was made for the VMs of a data directory.
+pub(crate) fn remains(data_dir: &Path) -> Vec<Remains> {
+    let programs = directories(&data_dir.join(JAIL));
+    let jails = programs.iter().flat_map(|program| directories(program));
+    let groups = directories(&Cgroups::find(&mark_of(data_dir)).parent());
+    let jails = jails.map(Remains::Jail);
+    jails
+        .chain(groups.into_iter().map(Remains::Cgroup))
+        .collect()
 }
 
 /// Removes a VM's jail and control group, once its process has ended.

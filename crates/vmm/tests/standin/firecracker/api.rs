@@ -92,7 +92,8 @@ fn route(request: &Request, vmm: &Vmm) -> Result<Option<Value>, Fault> {
             if value.to_string().len() > MMDS_LIMIT {
                 return Err(Fault {
                     status: 413,
-                    message: "MMDS limit exceeded error: The MMDS patch request doesn't fit.".into(),
+                    message: "MMDS limit exceeded error: The MMDS patch request doesn't fit."
+                        .into(),
                 });
             }
             done(vmm.set_mmds(value))
@@ -110,7 +111,9 @@ fn route(request: &Request, vmm: &Vmm) -> Result<Option<Value>, Fault> {
 }
 
 fn unknown_path(method: &str, path: &str) -> Fault {
-    Fault::new(format!("Invalid request method and/or path: {method} {path}."))
+    Fault::new(format!(
+        "Invalid request method and/or path: {method} {path}."
+    ))
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {

@@ -48,7 +48,9 @@ pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Wante
             format!("The argument '{name}' requires a value, but none was supplied.")
         })?;
         if place.replace(value).is_some() {
-            return Err(format!("The argument '{name}' was provided more than once."));
+            return Err(format!(
+                "The argument '{name}' was provided more than once."
+            ));
         }
     }
     let id = id.unwrap_or_else(|| "anonymous-instance".to_owned());

@@ -60,7 +60,10 @@ impl Memory {
         let finds_init = has("rdinit=/init") && files.contains_key("init") && has_disk;
         let modules = file("config/modules").unwrap_or_default();
         let built_in = modules.trim().is_empty();
-        let hostname = file("config/hostname").unwrap_or_default().trim().to_owned();
+        let hostname = file("config/hostname")
+            .unwrap_or_default()
+            .trim()
+            .to_owned();
         let finds_init = finds_init && !faults::has("guest-panics");
         Self {
             kernel,
@@ -132,7 +135,11 @@ fn archived_file(bytes: &[u8]) -> Option<(String, &[u8], &[u8])> {
     let start = (HEADER + name_size).next_multiple_of(4);
     let content = bytes.get(start..start.checked_add(size)?)?;
     let end = (start + size).next_multiple_of(4).min(bytes.len());
-    Some((String::from_utf8_lossy(name).into_owned(), content, &bytes[end..]))
+    Some((
+        String::from_utf8_lossy(name).into_owned(),
+        content,
+        &bytes[end..],
+    ))
 }
 
 /// A guest that runs.

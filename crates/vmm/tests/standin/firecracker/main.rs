@@ -8,6 +8,11 @@
 //! would that our program is in. What goes wrong on purpose is said in a file beside the program
 //! ([`faults`]).
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the real one speaks on its console too"
+)]
+
 mod api;
 mod arguments;
 mod config;

@@ -232,13 +232,22 @@ impl Vmm {
             let parts: Vec<&str> = mac.split(':').collect();
             let sane = |part: &&str| part.len() == 2 && u8::from_str_radix(part, 16).is_ok();
             if parts.len() != 6 || !parts.iter().all(sane) {
-                return Err(Fault::new(format!("Network config error: Invalid MAC: {mac}")));
+                return Err(Fault::new(format!(
+                    "Network config error: Invalid MAC: {mac}"
+                )));
             }
         }
         let others = &mut state.machine.network_interfaces;
         others.retain(|other| other.iface_id != interface.iface_id);
-        let macs: BTreeSet<_> = others.iter().filter_map(|it| it.guest_mac.as_ref()).collect();
-        if let Some(mac) = interface.guest_mac.as_ref().filter(|mac| macs.contains(mac)) {
+        let macs: BTreeSet<_> = others
+            .iter()
+            .filter_map(|it| it.guest_mac.as_ref())
+            .collect();
+        if let Some(mac) = interface
+            .guest_mac
+            .as_ref()
+            .filter(|mac| macs.contains(mac))
+        {
             return Err(Fault::new(format!(
                 "Network config error: The MAC address is already in use: {mac}"
             )));
@@ -250,7 +259,9 @@ impl Vmm {
     pub(crate) fn set_vsock(&self, vsock: Vsock) -> Result<(), Fault> {
         let mut state = self.booting()?;
         if vsock.guest_cid < 3 {
-            return Err(Fault::new("Vsock config error: The guest CID must be at least 3."));
+            return Err(Fault::new(
+                "Vsock config error: The guest CID must be at least 3.",
+            ));
         }
         // The device that was said before goes away with its socket's listener, not with its path.
         state.listener = None;
@@ -265,15 +276,22 @@ impl Vmm {
             return Ok(());
         };
         let moved = self.log.move_to(path);
-        moved.map_err(|error| Fault::new(format!("Logger error: Failed to open target file: {error}")))
+        moved.map_err(|error| {
+            Fault::new(format!("Logger error: Failed to open target file: {error}"))
+        })
     }
 
     pub(crate) fn set_metrics(&self, metrics: &Metrics) -> Result<(), Fault> {
         let mut state = self.fresh()?;
         if state.metrics.is_some() {
-            return Err(Fault::new("Metrics error: Reinitialization of metrics not allowed."));
+            return Err(Fault::new(
+                "Metrics error: Reinitialization of metrics not allowed.",
+            ));
         }
-        let opened = OpenOptions::new().create(true).append(true).open(&metrics.metrics_path);
+        let opened = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&metrics.metrics_path);
         opened.map_err(|error| Fault::new(format!("Metrics error: {error}")))?;
         state.metrics = Some(metrics.metrics_path.clone());
         Ok(())
@@ -314,9 +332,7 @@ impl Vmm {
     pub(crate) fn start(&self) -> Result<(), Fault> {
         let mut state = self.fresh()?;
         let source = state.machine.boot_source.clone().ok_or_else(|| {
-            Fault::new(
-                "Start microvm error: Cannot start microvm without kernel configuration.",
-            )
+            Fault::new("Start microvm error: Cannot start microvm without kernel configuration.")
         })?;
         let kernel = guest::load_kernel(Path::new(&source.kernel_image_path)).map_err(|problem| {
             Fault::new(format!(
@@ -329,7 +345,11 @@ impl Vmm {
             Fault::new(format!("Start microvm error: Cannot load initrd: {error}"))
         })?;
         let arguments = source.boot_args.clone().unwrap_or_default();
-        let has_disk = state.machine.drives.iter().any(|drive| drive.is_root_device);
+        let has_disk = state
+            .machine
+            .drives
+            .iter()
+            .any(|drive| drive.is_root_device);
         let memory = Memory::at_boot(kernel, &arguments, initrd.as_deref(), has_disk);
         let guest = Guest::run(memory, Arc::clone(&self.log), state.listener.take());
         state.phase = Phase::Started {
@@ -457,8 +477,9 @@ fn restore(wanted: &SnapshotLoad, memory: &str) -> Result<(Saved, Option<UnixLis
             saved.version
         ));
     }
-    let mut file = File::open(memory)
-        .map_err(|error| format!("Failed to load guest memory: Cannot open the memory file: {error}"))?;
+    let mut file = File::open(memory).map_err(|error| {
+        format!("Failed to load guest memory: Cannot open the memory file: {error}")
+    })?;
     let mut mark = [0; MEMORY_MARK.len()];
     let is_memory = file.read_exact(&mut mark).is_ok() && mark == MEMORY_MARK;
     let size = file.metadata().map(|metadata| metadata.len()).unwrap_or(0);

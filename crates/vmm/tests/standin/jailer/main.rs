@@ -5,6 +5,11 @@
 //! and not by a mount of its own, and because the program that it runs is not linked statically,
 //! the libraries of that are brought along.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the real one speaks on its console too"
+)]
+
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -64,7 +69,10 @@ fn parse(arguments: Vec<OsString>) -> Result<Options, String> {
             "--daemonize" => options.daemonize = true,
             "--new-pid-ns" => options.new_pid_ns = true,
             _ => {
-                let value = arguments.next().transpose()?.filter(|it| !it.starts_with("--"));
+                let value = arguments
+                    .next()
+                    .transpose()?
+                    .filter(|it| !it.starts_with("--"));
                 let value = value.ok_or_else(|| {
                     format!(
                         "Failed to parse arguments: The argument '{name}' requires a value, but \
@@ -136,10 +144,13 @@ fn jail(options: Options) -> Result<(), String> {
     }
     let number = |value: Option<String>, name: &str| {
         let text = required(value, name)?;
-        text.parse::<u32>().map_err(|_| format!("Invalid {name}: {text}"))
+        text.parse::<u32>()
+            .map_err(|_| format!("Invalid {name}: {text}"))
     };
     let (uid, gid) = (number(options.uid, "uid")?, number(options.gid, "gid")?);
-    let base = options.chroot_base_dir.unwrap_or_else(|| "/srv/jailer".to_owned());
+    let base = options
+        .chroot_base_dir
+        .unwrap_or_else(|| "/srv/jailer".to_owned());
     let root = canonical(&base)?.join(&*name).join(&id).join("root");
     let parent = options.parent_cgroup.unwrap_or_else(|| name.to_string());
     let groups = control_groups(
@@ -172,14 +183,24 @@ fn jail(options: Options) -> Result<(), String> {
 
     let mut command = Command::new(Path::new("/").join(&*name));
     command
-        .args(["--id", &id, "--start-time-us", "1", "--start-time-cpu-us", "1"])
+        .args([
+            "--id",
+            &id,
+            "--start-time-us",
+            "1",
+            "--start-time-cpu-us",
+            "1",
+        ])
         .args(["--parent-cpu-time-us", "1"])
         .args(&options.rest)
         .env_clear()
         .uid(uid)
         .gid(gid);
     if !options.new_pid_ns {
-        return Err(format!("Failed to exec into Firecracker: {}", command.exec()));
+        return Err(format!(
+            "Failed to exec into Firecracker: {}",
+            command.exec()
+        ));
     }
     // The child is the first process of the new namespace.
     #[allow(
@@ -215,9 +236,11 @@ fn control_groups(
 ) -> Result<Vec<(PathBuf, String)>, String> {
     let inside = |part: Component<'_>| matches!(part, Component::Normal(_));
     if !Path::new(parent).components().all(inside) {
-        return Err("Parent cgroup path is invalid. Path should not be absolute or contain '..' or \
+        return Err(
+            "Parent cgroup path is invalid. Path should not be absolute or contain '..' or \
                     '.'"
-        .to_owned());
+            .to_owned(),
+        );
     }
     if version != "1" && version != "2" {
         return Err(format!("{version} is an invalid cgroup version specifier"));
@@ -293,8 +316,14 @@ fn confine(root: &Path, uid: u32, gid: u32) -> Result<(), String> {
     }
     for (path, minor) in [("/dev/net/tun", 200), ("/dev/kvm", 232)] {
         let mode = Mode::RUSR | Mode::WUSR;
-        mknodat(CWD, path, FileType::CharacterDevice, mode, makedev(10, minor))
-            .map_err(|error| format!("Failed to create {path} via mknod inside the jail: {error}"))?;
+        mknodat(
+            CWD,
+            path,
+            FileType::CharacterDevice,
+            mode,
+            makedev(10, minor),
+        )
+        .map_err(|error| format!("Failed to create {path} via mknod inside the jail: {error}"))?;
         chown(path, Some(uid), Some(gid)).map_err(|error| error.to_string())?;
     }
     Ok(())
@@ -312,7 +341,10 @@ fn bring_libraries(root: &Path) -> Result<(), String> {
     libraries.dedup();
     // The kernel looks for the loader where the program says, which may be a link to it.
     let loader = Path::new("/lib64/ld-linux-x86-64.so.2");
-    let all = libraries.iter().map(Path::new).chain(loader.exists().then_some(loader));
+    let all = libraries
+        .iter()
+        .map(Path::new)
+        .chain(loader.exists().then_some(loader));
     for library in all {
         let place = root.join(library.strip_prefix("/").unwrap_or(library));
         let parent = place.parent().unwrap_or(root);
@@ -321,7 +353,14 @@ fn bring_libraries(root: &Path) -> Result<(), String> {
             .map_err(|error| format!("{}: {error}", library.display()))?;
     }
     // What was made on the way is for everybody to pass, whatever the mask says.
-    for directory in ["lib", "lib64", "usr", "usr/lib", "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"] {
+    for directory in [
+        "lib",
+        "lib64",
+        "usr",
+        "usr/lib",
+        "lib/x86_64-linux-gnu",
+        "usr/lib/x86_64-linux-gnu",
+    ] {
         let path = root.join(directory);
         if path.is_dir() {
             let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o755));

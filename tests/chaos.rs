@@ -186,33 +186,58 @@ fn at_moments_that_nobody_chose(host: &mut Standalone, bystander: &Value) {
 
 #[test]
 fn a_disk_that_fills_up_during_a_create_or_a_start_costs_nothing() {
-    let Some(disk) = SmallDisk::mount("1g") else {
+    // So many files, and no more: it can fill up at each step of what makes several.
+    let Some(disk) = SmallDisk::mount("1g,nr_inodes=500") else {
         return;
     };
     let host = Standalone::start_in(disk.path().join("data"));
     host.must(200, "POST", "/v1/images/pull", "{}");
-    let ballast = disk.path().join("ballast");
     let body = r#"{"name":"web","memory_mb":128,"disk_size_mb":256}"#;
 
-    disk.fill(&ballast);
-    let refused = host.must(507, "POST", "/v1/vms", body);
-    assert_eq!(refused.code(), "storage_full");
-    assert!(refused.message().contains("free some space"), "{refused:?}");
-    assert_eq!(vm(&host, "web"), None);
-    no_leaks(&host, "after a create without room");
+    let refusals = until_it_fits(&disk, &host, "/v1/vms", body, |host| {
+        assert_eq!(vm(host, "web"), None);
+    });
+    assert!(refusals > 2, "it filled up at {refusals} steps only");
+    let refusals = until_it_fits(&disk, &host, "/v1/vms/web/start", "{}", |host| {
+        assert_eq!(vm(host, "web").expect("it is there")["state"], "created");
+    });
+    assert!(refusals > 2, "it filled up at {refusals} steps only");
 
-    std::fs::remove_file(&ballast).expect("removed");
-    host.must(201, "POST", "/v1/vms", body);
-    disk.fill(&ballast);
-    host.must(507, "POST", "/v1/vms/web/start", "");
-    assert_eq!(vm(&host, "web").expect("it is there")["state"], "created");
-    no_leaks(&host, "after a start without room");
-
-    std::fs::remove_file(&ballast).expect("removed");
-    host.must(200, "POST", "/v1/vms/web/start", "");
-    // A full disk keeps nobody from stopping and deleting.
+    // No room for a byte, and nobody is kept from stopping; nor is anything begun.
+    let ballast = disk.path().join("ballast");
     disk.fill(&ballast);
     host.must(200, "POST", "/v1/vms/web/stop", r#"{"timeout_secs":0}"#);
+    let another = body.replace("web", "another");
+    let refused = host.must(409, "POST", "/v1/vms", &another);
+    assert_eq!(refused.code(), "insufficient_capacity");
+    assert!(refused.message().contains("disk"), "{refused:?}");
     host.must(200, "DELETE", "/v1/vms/web", "");
     no_leaks(&host, "at the end");
+}
+
+/// Asks with room for no new file, for one, for two, until it succeeds; each refusal must be clear
+/// and leave things as they were. Returns how many there were.
+fn until_it_fits(
+    disk: &SmallDisk,
+    host: &Standalone,
+    path: &str,
+    body: &str,
+    as_before: impl Fn(&Standalone),
+) -> usize {
+    for room in 0..30 {
+        let ballast = disk.fill_with_files(room);
+        let arguments = ["--request", "POST", "--json", body];
+        let answer = host.ask(Some(&host.operator()), &arguments, path);
+        std::fs::remove_dir_all(ballast).expect("removed");
+        if answer.status / 100 == 2 {
+            return room;
+        }
+        assert!(
+            [409, 507].contains(&answer.status),
+            "{path}, room for {room}: {answer:?}"
+        );
+        as_before(host);
+        no_leaks(host, &format!("{path} with room for {room}"));
+    }
+    panic!("{path} never succeeds");
 }

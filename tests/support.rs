@@ -529,6 +529,19 @@ impl SmallDisk {
         self.0.path()
     }
 
+    /// Fills it with empty files until there is room for so many more. Returns where they are.
+    pub(crate) fn fill_with_files(&self, room: usize) -> PathBuf {
+        let place = self.path().join("files");
+        std::fs::create_dir(&place).expect("made");
+        let file = |number: usize| place.join(number.to_string());
+        let made = (0..).take_while(|number| std::fs::write(file(*number), "").is_ok());
+        let made = made.count();
+        for number in made - room..made {
+            std::fs::remove_file(file(number)).expect("removed");
+        }
+        place
+    }
+
     /// Takes all that is left, and two pages less: a directory can still be made.
     pub(crate) fn fill(&self, ballast: &Path) {
         let mut file = std::fs::File::create(ballast).expect("a file");

@@ -119,7 +119,11 @@ fn rooms() -> Service<Shelf> {
                 .open()
                 .rest(Method::POST, "/v1/weigh", StatusCode::OK),
         )
-        .with(query("print", print).open())
+        .with(query("print", print).open().rest_text(
+            Method::GET,
+            "/v1/paper",
+            "text/plain; version=1",
+        ))
 }
 
 errors! {

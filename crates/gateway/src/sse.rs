@@ -23,6 +23,9 @@ use crate::answer::Surface;
 /// How often a silent stream says that it lives.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// What it says: a comment, which no reader takes for an event.
+pub(crate) const STILL_HERE: Bytes = Bytes::from_static(b": still here\n\n");
+
 /// The media type of an event stream.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
@@ -58,7 +61,12 @@ pub(crate) fn respond(
         let frame = events.next().await?;
         Some((Ok::<_, Infallible>(frame), events))
     });
-    let mut response = Response::new(Body::from_stream(frames));
+    stream(Body::from_stream(frames))
+}
+
+/// An answer that is a stream of events.
+pub(crate) fn stream(events: Body) -> Response {
+    let mut response = Response::new(events);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -85,7 +93,7 @@ impl Events {
                 self.id += 1;
                 Some(event(self.id, output?, self.surface))
             }
-            _ = self.keep_alive.tick() => Some(Bytes::from_static(b": still here\n\n")),
+            _ = self.keep_alive.tick() => Some(STILL_HERE),
         }
     }
 }

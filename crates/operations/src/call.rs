@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Identity;
 use crate::error::CallError;
 use crate::name::OperationName;
+use crate::progress::{Progress, ProgressSink};
 use crate::registry::{Registry, Request};
 
 /// Names one request in logs, answers and error reports: 1 to 128 visible ASCII characters.
@@ -68,6 +69,7 @@ struct Inner {
     authority: Option<Arc<Authority>>,
     registry: Weak<Registry>,
     next_cursor: Mutex<Option<String>>,
+    progress: Option<ProgressSink>,
 }
 
 impl Call {
@@ -83,6 +85,7 @@ impl Call {
             identity,
             remote,
             cancelled,
+            progress,
         } = request;
         let next_cursor = Mutex::new(None);
         Self(Arc::new(Inner {
@@ -95,6 +98,7 @@ impl Call {
             authority,
             registry,
             next_cursor,
+            progress,
         }))
     }
 
@@ -127,6 +131,18 @@ impl Call {
     /// runs on, so that nothing stays half done, and may look here before a long step.
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
+    }
+
+    /// Says how far this call has come, to whoever asked. `done` and `total` are in units of the
+    /// handler's choice, and `done` does not go back.
+    pub fn progress(&self, done: u64, total: Option<u64>, message: impl Into<String>) {
+        if let Some(sink) = &self.0.progress {
+            sink.report(Progress {
+                done,
+                total,
+                message: message.into(),
+            });
+        }
     }
 
     /// Tells the caller of a list where its next page begins (the `Link` header over HTTP).
@@ -178,6 +194,8 @@ impl Call {
             identity: Some(authority.identity.clone()),
             remote: self.0.remote,
             cancelled: self.0.cancelled.child_token(),
+            // How far a part has come says nothing of the whole.
+            progress: None,
         };
         let reply = registry.invoke_composed(operation, input, parts).await?;
         serde_json::from_value(reply.output).map_err(CallError::internal)
@@ -201,6 +219,7 @@ pub(crate) struct RequestParts {
     pub(crate) identity: Option<Identity>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) cancelled: CancellationToken,
+    pub(crate) progress: Option<ProgressSink>,
 }
 
 /// The successful end of a call.
@@ -229,6 +248,7 @@ impl Request {
             request_id,
             remote,
             cancelled,
+            progress,
         } = self;
         (
             input,
@@ -238,6 +258,7 @@ impl Request {
                 identity,
                 remote,
                 cancelled,
+                progress,
             },
         )
     }

@@ -108,6 +108,7 @@ pub(crate) struct Definition {
     pub(crate) access: Access,
     pub(crate) rest: Vec<RestBinding>,
     pub(crate) timeout: Duration,
+    pub(crate) idempotent: bool,
     pub(crate) authority: Option<(Vec<Scope>, Vec<&'static str>)>,
     pub(crate) input: Schema,
     pub(crate) output: Schema,
@@ -235,6 +236,7 @@ fn undecided<S, I: JsonSchema, O: JsonSchema, E: OperationError>(
         access: Access::Open,
         rest: Vec::new(),
         timeout: DEFAULT_TIMEOUT,
+        idempotent: false,
         authority: None,
         input,
         output: output_schema::<O>(),
@@ -295,6 +297,13 @@ impl<S> Operation<S> {
     /// How long a call may take before its caller reads `TIMEOUT`; [`DEFAULT_TIMEOUT`] unless said.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.definition.timeout = timeout;
+        self
+    }
+
+    /// Says that calling it again with the same input changes nothing more. Clients may repeat it
+    /// when they do not know whether it was done.
+    pub fn idempotent(mut self) -> Self {
+        self.definition.idempotent = true;
         self
     }
 

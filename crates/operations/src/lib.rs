@@ -82,6 +82,7 @@ mod define;
 mod discovery;
 mod error;
 mod name;
+mod progress;
 mod registry;
 mod schema;
 
@@ -98,6 +99,7 @@ pub use error::{
 };
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};
+pub use progress::{Progress, ProgressSink, ProgressSource, progress};
 pub use registry::{DefinitionError, Registered, Registry, RegistryBuilder, Request};
 
 /// What [`errors!`] needs where it is used.

@@ -23,6 +23,7 @@ use crate::declare::ErrorSpec;
 use crate::define::{Definition, ErasedStream, Kind, RestBinding};
 use crate::error::CallError;
 use crate::name::OperationName;
+use crate::progress::ProgressSink;
 use crate::schema::InputCheck;
 
 pub use build::{DefinitionError, RegistryBuilder};
@@ -79,6 +80,11 @@ impl Registered {
         &self.definition.output
     }
 
+    /// Whether calling it again with the same input changes nothing more. Every query is so.
+    pub fn is_idempotent(&self) -> bool {
+        self.definition.idempotent || self.kind() == Kind::Query
+    }
+
     /// The errors that it declares.
     pub fn errors(&self) -> &[ErrorSpec] {
         &self.definition.errors
@@ -103,6 +109,8 @@ pub struct Request {
     pub remote: Option<SocketAddr>,
     /// Cancelled when nobody waits for the answer any more.
     pub cancelled: CancellationToken,
+    /// Where the handler's progress goes, when somebody asks for it.
+    pub progress: Option<ProgressSink>,
 }
 
 impl Default for Request {
@@ -113,6 +121,7 @@ impl Default for Request {
             request_id: RequestId::generate(),
             remote: None,
             cancelled: CancellationToken::new(),
+            progress: None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod faults;
 mod house;
 mod identity;
 mod life;
+mod mcp;
 mod rest;
 mod support;
 mod svid;

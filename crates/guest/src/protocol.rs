@@ -237,7 +237,11 @@ impl FromStr for Stage {
             && text
                 .bytes()
                 .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
-        if sound { Ok(Self(text.to_owned())) } else { Err(()) }
+        if sound {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(())
+        }
     }
 }
 
@@ -350,7 +354,13 @@ impl FromStr for Request {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
-        let nothing = |request: Self| if rest.is_empty() { Ok(request) } else { Err(()) };
+        let nothing = |request: Self| {
+            if rest.is_empty() {
+                Ok(request)
+            } else {
+                Err(())
+            }
+        };
         match verb {
             "hello" => nothing(Self::Hello),
             "poweroff" => Ok(Self::PowerOff {
@@ -410,7 +420,11 @@ impl FromStr for Exec {
                 tty: fields.optional("tty")?.map(str::parse).transpose()?,
             })
         })?;
-        if exec.argv.is_empty() { Err(()) } else { Ok(exec) }
+        if exec.argv.is_empty() {
+            Err(())
+        } else {
+            Ok(exec)
+        }
     }
 }
 
@@ -505,7 +519,11 @@ impl<'a> Fields<'a> {
     fn optional(&mut self, key: &str) -> Result<Option<&'a str>, ()> {
         let mut values = self.all(key);
         let value = values.next();
-        if values.next().is_some() { Err(()) } else { Ok(value) }
+        if values.next().is_some() {
+            Err(())
+        } else {
+            Ok(value)
+        }
     }
 
     fn one(&mut self, key: &str) -> Result<&'a str, ()> {
@@ -514,14 +532,22 @@ impl<'a> Fields<'a> {
 
     fn finish<T>(mut self, take: impl FnOnce(&mut Self) -> Result<T, ()>) -> Result<T, ()> {
         let taken = take(&mut self)?;
-        if self.0.is_empty() { Ok(taken) } else { Err(()) }
+        if self.0.is_empty() {
+            Ok(taken)
+        } else {
+            Err(())
+        }
     }
 }
 
 /// Digits and nothing else: `parse` alone would take a sign too.
 fn number<T: FromStr>(text: &str) -> Result<T, ()> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    if digits { text.parse().map_err(drop) } else { Err(()) }
+    if digits {
+        text.parse().map_err(drop)
+    } else {
+        Err(())
+    }
 }
 
 /// A file's mode, in octal digits.
@@ -732,7 +758,13 @@ mod tests {
         ] {
             assert_eq!(request.parse::<Request>(), Err(()), "{request:?}");
         }
-        for reply in ["exited 256", "exited", "content size=1 mode=644", "refused", "out *"] {
+        for reply in [
+            "exited 256",
+            "exited",
+            "content size=1 mode=644",
+            "refused",
+            "out *",
+        ] {
             assert_eq!(reply.parse::<Reply>(), Err(()), "{reply:?}");
         }
     }

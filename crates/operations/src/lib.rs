@@ -84,6 +84,7 @@ mod error;
 mod events;
 mod name;
 mod progress;
+pub mod protocol;
 mod registry;
 mod schema;
 

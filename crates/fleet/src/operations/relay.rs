@@ -174,7 +174,10 @@ async fn relay<I: ForHost, O: DeserializeOwned>(
 }
 
 /// Passes a subscription on: `subscription("import-progress", follow::<ImportProgress>)`.
-#[allow(dead_code, reason = "the first subscription to one host's things uses it")]
+#[allow(
+    dead_code,
+    reason = "the first subscription to one host's things uses it"
+)]
 async fn follow<I: ForHost>(
     fleet: &Fleet,
     call: Call,

@@ -120,6 +120,7 @@ fn rooms() -> Service<Shelf> {
                 .rest(Method::POST, "/v1/weigh", StatusCode::OK),
         )
         .with(query("print", print).open())
+        .with(query("walk", walk).open())
 }
 
 errors! {
@@ -397,4 +398,20 @@ struct Print {
 
 async fn print(_: &Shelf, _: Call, input: Print) -> Result<String, BookError> {
     Ok("#".repeat(input.bytes))
+}
+
+/// Walks along the shelf, step by step.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Walk {
+    steps: u64,
+}
+
+/// Each step waits for a permit to wake.
+async fn walk(shelf: &Shelf, call: Call, input: Walk) -> Result<u64, BookError> {
+    for step in 1..=input.steps {
+        call.progress(step, Some(input.steps), format!("step {step}"));
+        shelf.wake.acquire().await.map_err(internal)?.forget();
+    }
+    Ok(input.steps)
 }

@@ -52,7 +52,10 @@ mod tests {
 
     #[test]
     fn lines_come_out_whole_wherever_they_are_cut() {
-        assert_eq!(lines(&[b"one\ntw", b"", b"o", b"\n\nthree"]), ["one", "two", ""]);
+        assert_eq!(
+            lines(&[b"one\ntw", b"", b"o", b"\n\nthree"]),
+            ["one", "two", ""]
+        );
     }
 
     #[test]

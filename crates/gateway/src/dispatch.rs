@@ -193,6 +193,10 @@ impl Dispatch {
             identity: identity.clone(),
             request_id: request_id.clone(),
             remote: connection.map(ConnectionInfo::remote),
+            resume_after: route
+                .operation
+                .resumed_by()
+                .and_then(|_| sse::last_event_id(&head.headers)),
             ..Request::default()
         };
         let name = route.operation.name().as_str();
@@ -206,6 +210,7 @@ impl Dispatch {
             return Ok(sse::respond(
                 outputs,
                 route.surface,
+                route.operation.resumed_by(),
                 sse::KEEP_ALIVE,
                 closing,
             ));

@@ -283,6 +283,7 @@ impl Endpoint {
                 remote: caller.remote,
                 cancelled: cancelled.clone(),
                 progress,
+                ..Request::default()
             };
             let reply = tokio::select! {
                 biased;

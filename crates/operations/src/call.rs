@@ -69,6 +69,7 @@ struct Inner {
     authority: Option<Arc<Authority>>,
     registry: Weak<Registry>,
     next_cursor: Mutex<Option<String>>,
+    resume_after: Option<u64>,
     progress: Option<ProgressSink>,
 }
 
@@ -85,6 +86,7 @@ impl Call {
             identity,
             remote,
             cancelled,
+            resume_after,
             progress,
         } = request;
         let next_cursor = Mutex::new(None);
@@ -98,6 +100,7 @@ impl Call {
             authority,
             registry,
             next_cursor,
+            resume_after,
             progress,
         }))
     }
@@ -131,6 +134,12 @@ impl Call {
     /// runs on, so that nothing stays half done, and may look here before a long step.
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
+    }
+
+    /// The number of the last output that the caller has seen already, in a subscription that is
+    /// [resumed by](crate::Operation::resumed_by) such numbers: outputs after it are wanted.
+    pub fn resume_after(&self) -> Option<u64> {
+        self.0.resume_after
     }
 
     /// Says how far this call has come, to whoever asked. `done` and `total` are in units of the
@@ -194,6 +203,7 @@ impl Call {
             identity: Some(authority.identity.clone()),
             remote: self.0.remote,
             cancelled: self.0.cancelled.child_token(),
+            resume_after: None,
             // How far a part has come says nothing of the whole.
             progress: None,
         };
@@ -219,6 +229,7 @@ pub(crate) struct RequestParts {
     pub(crate) identity: Option<Identity>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) cancelled: CancellationToken,
+    pub(crate) resume_after: Option<u64>,
     pub(crate) progress: Option<ProgressSink>,
 }
 
@@ -248,6 +259,7 @@ impl Request {
             request_id,
             remote,
             cancelled,
+            resume_after,
             progress,
         } = self;
         (
@@ -258,6 +270,7 @@ impl Request {
                 identity,
                 remote,
                 cancelled,
+                resume_after,
                 progress,
             },
         )

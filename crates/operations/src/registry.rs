@@ -85,6 +85,11 @@ impl Registered {
         self.definition.idempotent || self.kind() == Kind::Query
     }
 
+    /// The field that numbers the outputs of a subscription that can be resumed.
+    pub fn resumed_by(&self) -> Option<&'static str> {
+        self.definition.resumed_by
+    }
+
     /// The errors that it declares.
     pub fn errors(&self) -> &[ErrorSpec] {
         &self.definition.errors
@@ -109,6 +114,8 @@ pub struct Request {
     pub remote: Option<SocketAddr>,
     /// Cancelled when nobody waits for the answer any more.
     pub cancelled: CancellationToken,
+    /// The number of the last output that the caller of a subscription has seen already.
+    pub resume_after: Option<u64>,
     /// Where the handler's progress goes, when somebody asks for it.
     pub progress: Option<ProgressSink>,
 }
@@ -121,6 +128,7 @@ impl Default for Request {
             request_id: RequestId::generate(),
             remote: None,
             cancelled: CancellationToken::new(),
+            resume_after: None,
             progress: None,
         }
     }

@@ -18,6 +18,10 @@ pub(super) const STATELESS: &str = "2026-07-28";
 /// Every revision that is spoken here, the newest first.
 pub(super) const SUPPORTED: [&str; 3] = [STATELESS, "2025-11-25", "2025-06-18"];
 
+/// What a request without a version counts as (2025-11-25, transports). No handshake ends with it,
+/// because it wants batches, but some clients put it on single messages.
+const ASSUMED: &str = "2025-03-26";
+
 const VERSION_HEADER: &str = "mcp-protocol-version";
 const METHOD_HEADER: &str = "mcp-method";
 const NAME_HEADER: &str = "mcp-name";
@@ -51,7 +55,9 @@ pub(super) fn era(headers: &HeaderMap, message: &Message) -> Result<Era, RpcErro
     });
     match (header, named) {
         (None, None) => return Ok(Era::Sessions),
-        (Some(header), None) if SUPPORTED[1..].contains(&header) => return Ok(Era::Sessions),
+        (Some(header), None) if header == ASSUMED || SUPPORTED[1..].contains(&header) => {
+            return Ok(Era::Sessions);
+        }
         // No notification of the newest revision has anything to check.
         (Some(STATELESS), None) if message.id().is_none() => return Ok(Era::Stateless),
         (Some(STATELESS), None) => {

@@ -142,7 +142,12 @@ async fn a_wrong_method_on_a_known_path_answers_405_and_names_the_right_ones() {
             "GET, POST, HEAD",
             "METHOD_NOT_ALLOWED",
         ),
-        ("POST", "/books/watch", "GET, HEAD", "METHOD_NOT_ALLOWED"),
+        (
+            "PUT",
+            "/books/watch",
+            "GET, POST, HEAD",
+            "METHOD_NOT_ALLOWED",
+        ),
         ("POST", "/healthz", "GET, HEAD", "METHOD_NOT_ALLOWED"),
     ] {
         let answer = world.send(call(method, path, "", None)).await;

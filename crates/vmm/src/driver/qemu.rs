@@ -23,6 +23,7 @@ use tokio::process::Child;
 use tokio::time::Instant;
 
 use self::machine::Accelerator;
+pub(crate) use self::machine::has_virtualization;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
 use super::{
@@ -31,6 +32,7 @@ use super::{
 };
 use crate::fault;
 use crate::files;
+use crate::kernel_file::KernelFormat;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports;
@@ -154,6 +156,10 @@ impl Driver for Qemu {
 
     fn guest(&self, socket: PathBuf) -> GuestEndpoint {
         GuestEndpoint::Socket(socket)
+    }
+
+    fn boots(&self, format: KernelFormat) -> bool {
+        matches!(format, KernelFormat::Elf | KernelFormat::BzImage)
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -24,6 +24,8 @@ pub(crate) struct Config {
     /// The guest's own address and the length of its network's prefix, as in `10.0.2.15/24`.
     pub(crate) address: Option<(Ipv4Addr, u8)>,
     pub(crate) gateway: Option<Ipv4Addr>,
+    /// The largest packet that the way out takes, in bytes.
+    pub(crate) mtu: Option<u32>,
     /// The content of `/etc/resolv.conf`.
     resolv_conf: Option<String>,
     /// A line for root's `authorized_keys`.
@@ -53,6 +55,7 @@ impl Config {
                 .map(|text| parse_address(&text))
                 .transpose()?,
             gateway: line("gateway")?.map(|text| parse_ip(&text)).transpose()?,
+            mtu: line("mtu")?.map(|text| parse_mtu(&text)).transpose()?,
             resolv_conf: value("resolv.conf")?,
             authorized_key: line("authorized_key")?,
         })
@@ -138,6 +141,12 @@ fn parse_address(text: &str) -> Result<(Ipv4Addr, u8)> {
     parsed
         .ok_or(io::ErrorKind::InvalidData)
         .context(|| format!("understand address {text:?}"))
+}
+
+fn parse_mtu(text: &str) -> Result<u32> {
+    text.parse()
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+        .context(|| format!("understand MTU {text:?}"))
 }
 
 fn parse_ip(text: &str) -> Result<Ipv4Addr> {

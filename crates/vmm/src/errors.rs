@@ -5,6 +5,7 @@ use crate::driver::{LaunchError, LinkError};
 use crate::files::StorageError;
 use crate::model::DriverKind;
 use crate::name::{ItemName, VmName};
+use crate::network::NetworkError;
 use crate::ports::PortError;
 use crate::spec::InvalidField;
 use crate::tool::ToolError;
@@ -110,6 +111,9 @@ pub enum StartError {
     UnknownKernel(#[from] UnknownKernel),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// It cannot be put on the host's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// It was paused and does not go on.
     #[error(transparent)]
     Resume(#[from] LinkError),
@@ -159,6 +163,9 @@ pub enum PortForwardError {
     Port(#[from] PortError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The rules of the host's network could not be changed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

@@ -13,13 +13,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use crate::cpio::Archive;
+use crate::driver::Network;
 use crate::files::{Context as _, StorageError};
 use crate::spec::Spec;
 
 /// The program for the guest, built for it by this crate's build script.
 const GUEST_PROGRAM: &[u8] = include_bytes!(env!("HOSTLER_GUEST_PROGRAM"));
 
-/// The guest's address. Each VM has a network of its own, so all can have the same.
+/// The guest's address in user mode. Each VM has a network of its own, so all can have the same.
 pub(crate) const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const PREFIX_LENGTH: u8 = 24;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -31,18 +32,32 @@ const GATEWAY_DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub(crate) struct GuestConfig {
     hostname: String,
     modules: Vec<String>,
+    address: (Ipv4Addr, u8),
+    gateway: Ipv4Addr,
+    mtu: Option<u16>,
     dns_servers: Vec<IpAddr>,
     authorized_key: Option<String>,
 }
 
 impl GuestConfig {
-    /// The configuration of this VM; `modules` are file names in load order.
-    pub(crate) fn of(spec: &Spec, modules: &[String]) -> Self {
+    /// The configuration of this VM on this network; `modules` are file names in load order.
+    pub(crate) fn of(spec: &Spec, modules: &[String], network: &Network) -> Self {
+        let (address, gateway, name_server, mtu) = match network {
+            Network::User { .. } => {
+                let address = (GUEST_ADDRESS, PREFIX_LENGTH);
+                (address, GATEWAY, GATEWAY_DNS, None)
+            }
+            // The host leads questions on from its own address.
+            Network::Tap(tap) => ((tap.address, tap.prefix), tap.gateway, tap.gateway, tap.mtu),
+        };
         Self {
             hostname: spec.hostname.to_string(),
             modules: modules.to_vec(),
+            address,
+            gateway,
+            mtu,
             dns_servers: match spec.dns_servers.as_slice() {
-                [] => vec![GATEWAY_DNS.into()],
+                [] => vec![name_server.into()],
                 servers => servers.to_vec(),
             },
             authorized_key: spec
@@ -62,8 +77,12 @@ impl GuestConfig {
             archive.file(&format!("config/{name}"), 0o600, content.as_bytes());
         };
         value("hostname", format!("{}\n", self.hostname));
-        value("address", format!("{GUEST_ADDRESS}/{PREFIX_LENGTH}\n"));
-        value("gateway", format!("{GATEWAY}\n"));
+        let (address, prefix) = self.address;
+        value("address", format!("{address}/{prefix}\n"));
+        value("gateway", format!("{}\n", self.gateway));
+        if let Some(mtu) = self.mtu {
+            value("mtu", format!("{mtu}\n"));
+        }
         value("modules", lines(&mut self.modules.iter().cloned()));
         let servers = self
             .dns_servers
@@ -135,6 +154,9 @@ mod tests {
         let config = GuestConfig {
             hostname: "web-1".into(),
             modules: vec!["virtio.ko".into(), "virtio_blk.ko".into()],
+            address: (Ipv4Addr::new(10, 77, 3, 2), 24),
+            gateway: Ipv4Addr::new(10, 77, 3, 1),
+            mtu: Some(1420),
             dns_servers: vec!["9.9.9.9".parse().unwrap()],
             authorized_key: None,
         };
@@ -145,6 +167,7 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes[GUEST_PROGRAM.len()..]);
         assert!(text.contains("nameserver 9.9.9.9\n"));
         assert!(text.contains("virtio.ko\nvirtio_blk.ko\n"));
+        assert!(text.contains("10.77.3.2/24\n") && text.contains("1420\n"));
         assert!(!text.contains("authorized_key"));
         assert_eq!(text.matches("TRAILER!!!").count(), 3);
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA/lock                    held by the daemon that uses the directory
+//! DATA/network.json            the bridge's subnet, and which VM has which address of it
 //! DATA/vms/NAME/vm.json        what is known of the VM
 //!               disk.ext4      its root disk, sparse
 //!               initrd         what its kernel starts with: guest program, modules, configuration
@@ -43,6 +44,10 @@ impl Layout {
 
     pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub(crate) fn network(&self) -> PathBuf {
+        self.root.join("network.json")
     }
 
     pub(crate) fn vms(&self) -> PathBuf {

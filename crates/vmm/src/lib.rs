@@ -10,6 +10,7 @@
 //!    │          └─ keeper      watches the process and the guest
 //!    ├─ registry, capacity, ports     what is taken, and by whom
 //!    ├─ driver ── QEMU                processes, and the conversation with them
+//!    ├─ network                       user mode, or a bridge with leases, taps and rules
 //!    ├─ guest                         the conversation with our program inside the VM
 //!    └─ images, kernels, disk         what VMs start from
 //! ```
@@ -81,7 +82,7 @@ pub use kernels::{ImportKernel, ImportKernelError, Kernel, Kernels};
 pub use machines::{Machines, OpenError};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
 pub use name::{InvalidName, ItemName, VmName};
-pub use network::{InvalidSubnet, Subnet};
+pub use network::{BridgeStatus, InvalidSubnet, NetworkError, NetworkStatus, Subnet};
 pub use ports::PortError;
 pub use shelf::RemoveError;
 pub use spec::InvalidField;

@@ -20,7 +20,7 @@ use tokio::sync::MutexGuard;
 use crate::blocking::finish;
 use crate::capacity::Capacity;
 use crate::config::Config;
-use crate::driver::Driver;
+use crate::driver::{Driver, Network};
 use crate::errors::{
     CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
 };
@@ -29,6 +29,7 @@ use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
 use crate::model::{CreateVm, PortForward, Vm, VmState};
+use crate::network::Networks;
 use crate::ports::PortBook;
 use crate::registry::Registry;
 use crate::slot::{Presence, Slot};
@@ -51,6 +52,7 @@ struct Inner {
     layout: Layout,
     registry: Arc<Registry>,
     ports: Arc<PortBook>,
+    networks: Arc<Networks>,
     images: Images,
     kernels: Kernels,
     driver: Result<Arc<dyn Driver>, NoDriver>,
@@ -228,6 +230,7 @@ impl Machines {
             hostname: status::hostname(),
             arch: std::env::consts::ARCH.to_owned(),
             drivers: inner.drivers.clone(),
+            network: inner.networks.status(),
             total: capacity.total,
             used,
             available: capacity.available(used),
@@ -254,8 +257,8 @@ impl Machines {
     }
 
     /// The bare command that boots a VM's disk, kernel and configuration in the foreground, without
-    /// anything of ours around it: what a start costs beyond this is our own doing. Run it only
-    /// while the VM is stopped.
+    /// anything of ours around it: what a start costs beyond this is our own doing. It has a
+    /// network in user mode. Run it only while the VM is stopped.
     ///
     /// # Errors
     /// As [`Machines::start`].
@@ -264,7 +267,10 @@ impl Machines {
         let slot = inner.slot(name)?;
         let _turn = turn(&slot, name).await?;
         let driver = inner.driver()?;
-        let blueprint = power::blueprint(inner, &*driver, &slot).await?;
+        let network = Network::User {
+            port_forwards: slot.record().port_forwards,
+        };
+        let blueprint = power::blueprint(inner, &*driver, &slot, network).await?;
         Ok(driver.bare_command(&blueprint))
     }
 }

@@ -142,6 +142,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::NetworkChoice;
     use crate::model::{DriverKind, VmId};
     use crate::spec::MacAddress;
 
@@ -156,6 +157,7 @@ pub(crate) mod tests {
             image: "debian-minimal".parse().unwrap(),
             kernel: "debian-cloud".parse().unwrap(),
             driver: DriverKind::Qemu,
+            network: NetworkChoice::User,
             ip_address: "10.0.2.15".parse().unwrap(),
             mac_address: MacAddress::generate(),
             ssh_public_key: None,

@@ -9,10 +9,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::capacity::Resources;
+use crate::config::NetworkChoice;
 use crate::model::{CreateVm, DriverKind, PortForward, VmId};
 use crate::name::{ItemName, VmName};
 
-/// Everything about a VM that stays the same for its whole life.
+/// Everything about a VM that stays the same for its whole life; its place on the network, from one
+/// start to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) name: VmName,
@@ -25,6 +27,8 @@ pub(crate) struct Spec {
     pub(crate) image: ItemName,
     pub(crate) kernel: ItemName,
     pub(crate) driver: DriverKind,
+    #[serde(default)]
+    pub(crate) network: NetworkChoice,
     pub(crate) ip_address: Ipv4Addr,
     pub(crate) mac_address: MacAddress,
     pub(crate) ssh_public_key: Option<SshPublicKey>,

@@ -16,18 +16,21 @@ use crate::files::{self, DraftDir};
 use crate::layout;
 use crate::model::{CreateVm, DriverKind, Vm, VmId, VmState};
 use crate::name::ItemName;
+use crate::network::{Claim, Home};
 use crate::record::Record;
 use crate::registry::{ReserveError, Share};
 use crate::slot::{Presence, Slot};
-use crate::spec::{self, MacAddress, Spec};
-use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, initrd};
+use crate::spec::{self, Spec};
+use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL};
 
 pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
     spec::check(&request)?;
     let driver = inner.driver()?;
     check_supported(&request, driver.kind(), driver.capabilities())?;
     let forwards = request.port_forwards.clone();
-    let spec = decide(request, &*driver)?;
+    let id = VmId::generate();
+    let claim = inner.networks.claim(id, &request.name)?;
+    let spec = decide(request, &*driver, id, &claim)?;
 
     let share = Share {
         resources: spec.resources(),
@@ -48,6 +51,7 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     inner.kernels.files(&spec.kernel)?;
     let ports = inner.ports.claim(&spec.name, &forwards)?;
 
+    inner.networks.save().await?;
     let record = Record::new(spec, forwards);
     let dir = inner.layout.vm(&record.spec.name);
     let draft = DraftDir::begin(&inner.layout.vms())?;
@@ -69,6 +73,7 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     let view = slot.view();
     reservation.settle(slot);
     ports.keep();
+    claim.keep();
     Ok(view)
 }
 
@@ -95,9 +100,19 @@ fn check_supported(
 }
 
 /// Fills in everything that the request left open.
-fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
+fn decide(
+    request: CreateVm,
+    driver: &dyn Driver,
+    id: VmId,
+    claim: &Claim,
+) -> Result<Spec, CreateError> {
+    let Home {
+        network,
+        address,
+        mac,
+    } = claim.home.clone();
     Ok(Spec {
-        id: VmId::generate(),
+        id,
         cpus: request.cpus,
         memory_mb: request.memory_mb,
         disk_size_mb: request.disk_size_mb,
@@ -108,8 +123,9 @@ fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
             .kernel
             .unwrap_or_else(|| ItemName::literal(DEFAULT_KERNEL)),
         driver: driver.kind(),
-        ip_address: initrd::GUEST_ADDRESS,
-        mac_address: MacAddress::generate(),
+        network,
+        ip_address: address,
+        mac_address: mac,
         ssh_public_key: request.ssh_public_key.map(|key| key.parse()).transpose()?,
         dns_servers: request.dns_servers,
         auto_start: request.auto_start,
@@ -139,6 +155,7 @@ pub(super) async fn delete(
     *presence = Presence::Deleted;
     inner.ports.release(&name);
     inner.registry.remove(&name);
+    inner.networks.leave(record.spec.id).await;
     let mut last = slot.view();
     debug_assert_ne!(last.state, VmState::Running);
     last.port_forwards.clear();

@@ -19,6 +19,7 @@ use crate::console;
 use crate::driver::{Event, Link};
 use crate::guest::{Guest, GuestError};
 use crate::lifecycle::Ending;
+use crate::network::Networks;
 use crate::process::Watched;
 use crate::slot::{Attachment, Slot};
 
@@ -29,13 +30,19 @@ const CONSOLE_ROUND: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Connects a VM to its living process and appoints its keeper.
-pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<dyn Link>>) {
+pub(super) async fn attach(
+    slot: &Arc<Slot>,
+    networks: Arc<Networks>,
+    watched: Watched,
+    link: Option<Box<dyn Link>>,
+) {
     let watched = Arc::new(watched);
     let link: Option<Arc<dyn Link>> = link.map(Arc::from);
     let guest = connect_guest(&slot.dir.guest_socket()).await;
     let (keeping, kept) = watch::channel(());
     let keeper = Keeper {
         slot: Arc::downgrade(slot),
+        networks,
         watched: watched.clone(),
         link: link.clone(),
         guest: guest.clone(),
@@ -64,6 +71,7 @@ async fn connect_guest(socket: &Path) -> Option<Arc<Guest>> {
 struct Keeper {
     /// Weak, because the slot owns the keeper.
     slot: Weak<Slot>,
+    networks: Arc<Networks>,
     watched: Arc<Watched>,
     link: Option<Arc<dyn Link>>,
     guest: Option<Arc<Guest>>,
@@ -154,6 +162,7 @@ impl Keeper {
         });
         let now = Timestamp::now();
         slot.note(|record| record.phase.ended(ending, now)).await;
+        self.networks.unplug(slot.record().spec.id).await;
         super::remove_traces(&slot.dir);
         slot.detach();
     }
@@ -251,7 +260,8 @@ mod tests {
             watched: watch(),
             said: AtomicBool::new(false),
         };
-        attach(&slot, watch(), Some(Box::new(link))).await;
+        let networks = Arc::new(Networks::user_mode());
+        attach(&slot, networks, watch(), Some(Box::new(link))).await;
 
         let attachment = slot.attachment().unwrap();
         child.kill().unwrap();

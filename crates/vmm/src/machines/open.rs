@@ -1,6 +1,6 @@
 //! Opening a data directory: what an earlier daemon left is found, understood and taken over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::{Inner, Machines, OWNER, keeper, remove_traces};
-use crate::config::{Config, DriverChoice};
+use crate::config::{Config, DriverChoice, NetworkChoice};
 use crate::driver::qemu::{Qemu, probe};
 use crate::driver::{Driver, Link, LinkError};
 use crate::errors::NoDriver;
@@ -24,6 +24,8 @@ use crate::kernels::Kernels;
 use crate::layout::Layout;
 use crate::lifecycle::{Ending, Phase};
 use crate::model::{DriverKind, PortForward};
+use crate::name::VmName;
+use crate::network::{NetworkError, Networks};
 use crate::process::{Birth, Process, Watched};
 use crate::record::Record;
 use crate::slot::Slot;
@@ -43,6 +45,9 @@ pub enum OpenError {
     /// A driver was asked for that this program does not have.
     #[error("driver {0} is not part of this version; use driver auto or qemu")]
     Driver(DriverKind),
+    /// The chosen network is not possible here.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -72,12 +77,15 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     )?;
     let (driver, drivers) = choose_driver(&config).await;
     let (records, damaged) = load_records(&layout)?;
+    let unreadable: BTreeSet<VmName> = damaged.keys().filter_map(|n| n.parse().ok()).collect();
+    let networks = Networks::open(&config, &layout.network(), &records, &unreadable).await?;
 
     let inner = Arc::new(Inner {
         config,
         layout,
         registry,
         ports: Arc::default(),
+        networks: Arc::new(networks),
         images,
         kernels,
         driver,
@@ -87,6 +95,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     });
     let machines = Machines { inner };
     machines.take_over(records).await;
+    machines.take_over_network(&unreadable).await;
     machines.sweep_sockets();
     machines.read_ahead();
     machines.start_those_that_want().await;
@@ -179,9 +188,24 @@ impl Machines {
         join_all(
             slots
                 .iter()
-                .map(|slot| take_over(slot, inner.driver.as_deref().ok())),
+                .map(|slot| take_over(slot, &inner.networks, inner.driver.as_deref().ok())),
         )
         .await;
+    }
+
+    /// Finds the network of the VMs that run, and removes what belongs to none. A failure costs
+    /// what depends on it, and is no reason to leave VMs without a daemon.
+    async fn take_over_network(&self, unreadable: &BTreeSet<VmName>) {
+        let registry = &self.inner.registry;
+        let running = || {
+            let records = registry.all().into_iter().map(|slot| slot.record());
+            records
+                .filter(|record| record.phase.live().is_some())
+                .collect()
+        };
+        if let Err(error) = self.inner.networks.adopt(running, unreadable).await {
+            tracing::error!(%error, "the VMs' network is not what it should be");
+        }
     }
 
     /// Removes directories of sockets whose VM is gone. (Most VMs have theirs in their own
@@ -249,16 +273,21 @@ impl Machines {
 }
 
 /// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
+async fn take_over(slot: &Arc<Slot>, networks: &Arc<Networks>, driver: Option<&dyn Driver>) {
     let record = slot.record();
     match record.phase.live() {
-        Some(live) => take_over_live(slot, driver, &live.process).await,
-        None => take_over_unrecorded(slot, driver).await,
+        Some(live) => take_over_live(slot, networks, driver, &live.process).await,
+        None => take_over_unrecorded(slot, networks, driver).await,
     }
 }
 
 /// A VM that was running: it still does, or it ended unwatched.
-async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: &Process) {
+async fn take_over_live(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    process: &Process,
+) {
     let Record { spec, .. } = slot.record();
     let watched = match Watched::open(&process.birth) {
         Ok(Some(watched)) => watched,
@@ -282,20 +311,24 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
     match link {
         Ok(link) => {
             reconcile(slot, &*link).await;
-            keeper::attach(slot, watched, Some(link)).await;
+            keeper::attach(slot, networks.clone(), watched, Some(link)).await;
             tracing::info!(vm = %spec.name, "a VM that was left running is ours again");
         }
         Err(reason) => {
             tracing::error!(vm = %spec.name, reason, "a VM runs and does not answer");
             slot.note(|record| record.phase.unresponsive(reason)).await;
-            keeper::attach(slot, watched, None).await;
+            keeper::attach(slot, networks.clone(), watched, None).await;
         }
     }
 }
 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
 /// and writing that down, its process is there, and its pid file leads to it.
-async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
+async fn take_over_unrecorded(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+) {
     let Some((process, watched)) = find_unrecorded(slot) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
@@ -324,7 +357,7 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
     })
     .await;
     reconcile(slot, &*link).await;
-    keeper::attach(slot, watched, Some(link)).await;
+    keeper::attach(slot, networks.clone(), watched, Some(link)).await;
 }
 
 /// The process that a VM's pid file names, if it is the VM's: pids are used again, so the VM's id
@@ -369,6 +402,10 @@ async fn reconcile(slot: &Slot, link: &dyn Link) {
             .await;
         }
         Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
+    }
+    if record.spec.network == NetworkChoice::Bridge {
+        // Those are rules of the host, and made anew with all the others.
+        return;
     }
     if let Err(error) = reconcile_forwards(&record.port_forwards, link).await {
         tracing::warn!(vm = name, %error, "a VM's port forwards could not be checked");

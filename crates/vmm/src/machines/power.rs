@@ -41,6 +41,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         StartStep::Launch => {
             if let Err(error) = launch(inner, slot).await {
                 slot.note(|record| record.phase.launch_failed()).await;
+                inner.networks.unplug(slot.record().spec.id).await;
                 remove_traces(&slot.dir);
                 return Err(error);
             }
@@ -56,14 +57,16 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
         earlier.let_go().await;
     }
     let driver = inner.driver()?;
-    let blueprint = blueprint(inner, &*driver, slot).await?;
+    let network = plug(inner, &*driver, slot).await?;
+    let blueprint = blueprint(inner, &*driver, slot, network).await?;
     prepare_sockets(&slot.dir)?;
     let launched = driver.launch(&blueprint).await?;
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;
     match attached {
         Ok(Some(watched)) => {
-            keeper::attach(slot, watched, Some(launched.link)).await;
+            let networks = inner.networks.clone();
+            keeper::attach(slot, networks, watched, Some(launched.link)).await;
             Ok(())
         }
         // It has ended already; what it said last is in its log.
@@ -74,6 +77,24 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
         .into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Puts a VM on the network that the host has its VMs on now.
+async fn plug(inner: &Inner, driver: &dyn Driver, slot: &Slot) -> Result<Network, StartError> {
+    let home = inner.networks.home(&slot.record().spec).await?;
+    slot.commit(|record| {
+        record.spec.network = home.network;
+        record.spec.ip_address = home.address;
+        record.spec.mac_address = home.mac;
+    })
+    .await?;
+    let Record {
+        spec,
+        port_forwards,
+        ..
+    } = slot.record();
+    let owner = driver.tap_owner(spec.id);
+    Ok(inner.networks.plug(&spec, port_forwards, owner).await?)
 }
 
 /// Takes hold of a process that was just made and writes it down. A process that cannot be held or
@@ -112,15 +133,12 @@ pub(super) async fn blueprint(
     inner: &Inner,
     driver: &dyn Driver,
     slot: &Slot,
+    network: Network,
 ) -> Result<Blueprint, StartError> {
-    let Record {
-        spec,
-        port_forwards,
-        ..
-    } = slot.record();
+    let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
     let dir = slot.dir.clone();
-    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
+    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
     let modules = kernel.modules_archive.clone();
     let initrd = dir.initrd();
     crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
@@ -137,7 +155,7 @@ pub(super) async fn blueprint(
         pid_file: dir.pid_file(),
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
-        network: Network::User { port_forwards },
+        network,
     })
 }
 

@@ -2,6 +2,7 @@
 //! only the cache of packages.
 
 mod life;
+mod network;
 mod refusals;
 mod restart;
 mod support;

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{Config, CreateVm, Machines, PortForward, Protocol, Vm, VmState};
+use hostler_vmm::{Config, CreateVm, Machines, NetworkChoice, PortForward, Protocol, Vm, VmState};
 
 /// How long anything may take. Guests are emulated, and the machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -39,6 +39,22 @@ impl Host {
                 _dir: dir,
             },
         }
+    }
+
+    /// A host with the default image and kernel whose VMs are on a bridge of this range.
+    pub(crate) async fn bridged(range: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().join("data");
+        let mut config = Config::new(&data_dir);
+        config.network = NetworkChoice::Bridge;
+        config.bridge_range = range.parse().unwrap();
+        let machines = Machines::open(config).await.unwrap();
+        machines.images().pull(&|_| {}).await.unwrap();
+        let site = Site {
+            data_dir,
+            _dir: dir,
+        };
+        Self { machines, site }
     }
 
     /// A host with the default image and kernel.

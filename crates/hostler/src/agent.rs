@@ -1,7 +1,6 @@
 //! `hostler agent`: the assembly of a host. Its machines, its tie to the control plane, its door.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -12,21 +11,21 @@ use hostler_host::Host;
 use hostler_host::agent::{Agent, AgentConfig, Ended, ServerTrust, StartError};
 use hostler_identity::server_config;
 use hostler_operations::{Identity, Registry};
-use hostler_vmm::{Config, DriverChoice, Machines};
+use hostler_vmm::Machines;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::failure::{Doing, Failure};
 use crate::options::{AgentSettings, Trust};
-use crate::workload::{SocketPlace, WorkloadSocket, make_passable_dir};
+use crate::workload::{SocketPlace, WorkloadSocket};
 use crate::{output, process};
 
 /// Runs until a signal ends it, or the control plane does not know this host any more.
 pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
     let stop = process::stop_on_signal()?;
     let config = settings.agent_config()?;
-    let machines = open_machines(&settings.data_dir, &settings.driver).await?;
+    let machines = settings.machines.open(&settings.data_dir).await?;
     let socket = &settings.workload_socket;
     let room = HostRoom::open(config, machines, settings.listen, socket, None).await?;
     output::line(format!(
@@ -55,25 +54,6 @@ impl AgentSettings {
         config.register.clone_from(&self.register);
         Ok(config)
     }
-}
-
-/// Opens what runs VMs: adopts those that run, sweeps what nobody owns.
-pub(crate) async fn open_machines(data_dir: &Path, driver: &str) -> Result<Machines, Failure> {
-    make_passable_dir(data_dir)?;
-    let mut config = Config::new(data_dir);
-    config.driver = match driver {
-        "auto" => DriverChoice::Auto,
-        "qemu" => DriverChoice::Qemu,
-        "firecracker" => DriverChoice::Firecracker,
-        other => {
-            return Err(Failure::new(format!(
-                "there is no driver {other:?}; give auto, qemu or firecracker"
-            )));
-        }
-    };
-    Machines::open(config)
-        .await
-        .doing(|| "cannot open the host's data")
 }
 
 /// An enrolled host with its door open.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Doing, Failure};
+use crate::machines::MachineSettings;
 use crate::workload::SocketPlace;
 
 /// Reads a file of options.
@@ -285,6 +286,22 @@ pub(crate) struct AgentOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
+    /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
+    /// (each has an address on a bridge of this host; needs root) [default: user]
+    #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
+    network: Option<String>,
+    /// Where the bridge takes its subnet from: one /24 of it, chosen once [default: 10.77.0.0/16]
+    #[arg(long, env = "HOSTLER_BRIDGE_RANGE", value_name = "CIDR")]
+    bridge_range: Option<String>,
+    /// A directory of which VMs may mount what is in it. May be given again; in the variable,
+    /// separate by colons [default: none]
+    #[arg(
+        long,
+        env = "HOSTLER_MOUNT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    mount_allow: Option<Vec<PathBuf>>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -307,7 +324,7 @@ pub(crate) struct AgentSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
     pub(crate) workload_socket: SocketPlace,
-    pub(crate) driver: String,
+    pub(crate) machines: MachineSettings,
 }
 
 impl AgentOptions {
@@ -326,6 +343,9 @@ impl AgentOptions {
             data_dir,
             workload_socket,
             driver,
+            network,
+            bridge_range,
+            mount_allow,
             config,
         );
         let trust = match (all.server_ca, all.server_ca_pin) {
@@ -348,7 +368,12 @@ impl AgentOptions {
             listen: all.listen.unwrap_or(([0, 0, 0, 0], 9443).into()),
             workload_socket: socket_place(all.workload_socket, &data_dir),
             data_dir,
-            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver,
+                network: all.network,
+                bridge_range: all.bridge_range,
+                mount_allow: all.mount_allow.unwrap_or_default(),
+            },
         })
     }
 }
@@ -375,6 +400,22 @@ pub(crate) struct UpOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
+    /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
+    /// (each has an address on a bridge of this host; needs root) [default: user]
+    #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
+    network: Option<String>,
+    /// Where the bridge takes its subnet from: one /24 of it, chosen once [default: 10.77.0.0/16]
+    #[arg(long, env = "HOSTLER_BRIDGE_RANGE", value_name = "CIDR")]
+    bridge_range: Option<String>,
+    /// A directory of which VMs may mount what is in it. May be given again; in the variable,
+    /// separate by colons [default: none]
+    #[arg(
+        long,
+        env = "HOSTLER_MOUNT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    mount_allow: Option<Vec<PathBuf>>,
     /// Leave running VMs running when this command ends
     #[arg(long, env = "HOSTLER_KEEP_VMS", num_args = 0..=1, default_missing_value = "true")]
     keep_vms: Option<bool>,
@@ -391,7 +432,7 @@ pub(crate) struct UpSettings {
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) host_listen: SocketAddr,
     pub(crate) workload_socket: SocketPlace,
-    pub(crate) driver: String,
+    pub(crate) machines: MachineSettings,
     pub(crate) keep_vms: bool,
 }
 
@@ -408,6 +449,9 @@ impl UpOptions {
             host_listen,
             workload_socket,
             driver,
+            network,
+            bridge_range,
+            mount_allow,
             keep_vms,
             config,
         );
@@ -418,7 +462,12 @@ impl UpOptions {
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
-            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver,
+                network: all.network,
+                bridge_range: all.bridge_range,
+                mount_allow: all.mount_allow.unwrap_or_default(),
+            },
             keep_vms: all.keep_vms.unwrap_or(false),
         })
     }

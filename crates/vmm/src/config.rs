@@ -30,6 +30,8 @@ pub struct Config {
     pub network: NetworkChoice,
     /// Where the bridge takes its subnet from, a /24 of it, when it is first made.
     pub bridge_range: Subnet,
+    /// Directories of which VMs may mount what is in them; none unless said.
+    pub mount_allow: Vec<PathBuf>,
 }
 
 /// What runs VMs.
@@ -73,6 +75,7 @@ impl Config {
             cpu_overcommit: 4,
             network: NetworkChoice::User,
             bridge_range: Subnet::around(Ipv4Addr::new(10, 77, 0, 0), 16),
+            mount_allow: Vec::new(),
         }
     }
 }

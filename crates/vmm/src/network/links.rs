@@ -26,7 +26,7 @@ pub(crate) struct Route {
 pub(crate) struct Interface {
     pub(crate) ifname: String,
     #[serde(default)]
-    mtu: Option<u16>,
+    mtu: Option<u32>,
 }
 
 impl Route {
@@ -55,7 +55,7 @@ pub(crate) fn mtu_of_ways_out(routes: &[Route], interfaces: &[Interface]) -> Opt
         let named = |interface: &&Interface| Some(&interface.ifname) == route.dev.as_ref();
         interfaces.iter().find(named)?.mtu
     });
-    let smallest = devices.min()?;
+    let smallest = devices.min()?.try_into().ok()?;
     (LEAST..ETHERNET).contains(&smallest).then_some(smallest)
 }
 

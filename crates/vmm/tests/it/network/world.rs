@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -94,6 +94,9 @@ impl Namespace {
                 let Ok(mut stream) = stream else { return };
                 let caller = stream.peer_addr().map(|peer| peer.ip().to_string());
                 let _ = writeln!(stream, "caller {}", caller.unwrap_or_default());
+                // A connection that is closed with something unread takes the answer with it.
+                let _ = stream.shutdown(Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
             }
         });
     }

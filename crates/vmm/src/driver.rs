@@ -5,6 +5,7 @@
 //! conversation is QMP or HTTP. Ending a process is not here, because that is the same for all of
 //! them: see [`crate::process`].
 
+mod endpoint;
 pub(crate) mod qemu;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -91,6 +93,9 @@ pub(crate) trait Driver: Send + Sync {
     fn tap_owner(&self, _vm: VmId) -> Option<u32> {
         None
     }
+
+    /// Where the guest is spoken to that has this socket.
+    fn guest(&self, socket: PathBuf) -> GuestEndpoint;
 
     /// Files that a start reads, besides the VM's own.
     fn files(&self) -> Vec<PathBuf>;

@@ -25,7 +25,10 @@ use tokio::time::Instant;
 use self::machine::Accelerator;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
-use super::{Blueprint, Bus, Capabilities, Driver, Event, LaunchError, Launched, Link, LinkError};
+use super::{
+    Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
+    LinkError,
+};
 use crate::files;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -99,7 +102,7 @@ impl Qemu {
         let process = Process {
             birth,
             control_socket: vm.control_socket.clone(),
-            guest_socket: vm.guest_socket.clone(),
+            guest: self.guest(vm.guest_socket.clone()),
         };
         Ok((qmp, process))
     }
@@ -146,6 +149,10 @@ impl Driver for Qemu {
 
     fn bus(&self) -> Bus {
         self.found.machine.bus()
+    }
+
+    fn guest(&self, socket: PathBuf) -> GuestEndpoint {
+        GuestEndpoint::Socket(socket)
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -26,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) gateway: Option<Ipv4Addr>,
     /// The largest packet that the way out takes, in bytes.
     pub(crate) mtu: Option<u32>,
+    /// Directories of the host to mount, by their tags, and whether they may only be read.
+    pub(crate) mounts: Vec<(String, bool)>,
     /// The content of `/etc/resolv.conf`.
     resolv_conf: Option<String>,
     /// A line for root's `authorized_keys`.
@@ -56,6 +58,12 @@ impl Config {
                 .transpose()?,
             gateway: line("gateway")?.map(|text| parse_ip(&text)).transpose()?,
             mtu: line("mtu")?.map(|text| parse_mtu(&text)).transpose()?,
+            mounts: value("mounts")?
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|line| line.split_once(' '))
+                .map(|(tag, mode)| (tag.to_owned(), mode == "ro"))
+                .collect(),
             resolv_conf: value("resolv.conf")?,
             authorized_key: line("authorized_key")?,
         })

@@ -1,5 +1,6 @@
 //! `hostler agent`: the assembly of a host. Its machines, its tie to the control plane, its door.
 
+pub(crate) mod install;
 mod standalone;
 
 use std::net::SocketAddr;

@@ -11,6 +11,8 @@ use crate::workload::make_passable_dir;
 #[derive(Default)]
 pub(crate) struct MachineSettings {
     pub(crate) driver: Option<String>,
+    /// `None`: as many as is usual.
+    pub(crate) cpu_overcommit: Option<u32>,
     pub(crate) network: Option<String>,
     pub(crate) bridge_range: Option<String>,
     pub(crate) mount_allow: Vec<PathBuf>,
@@ -29,6 +31,7 @@ impl MachineSettings {
                 )));
             }
         };
+        config.cpu_overcommit = self.cpu_overcommit.unwrap_or(config.cpu_overcommit);
         config.network = match self.network.as_deref().unwrap_or("user") {
             "user" => NetworkChoice::User,
             "bridge" => NetworkChoice::Bridge,

@@ -6,6 +6,7 @@
 //! them: see [`crate::process`].
 
 mod endpoint;
+pub(crate) mod firecracker;
 pub(crate) mod qemu;
 
 use std::ffi::OsString;
@@ -20,8 +21,10 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
+use crate::kernel_file::KernelFormat;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
+use crate::mounts::Shared;
 use crate::ports::PortError;
 use crate::process::Process;
 
@@ -29,6 +32,8 @@ use crate::process::Process;
 #[derive(Debug, Clone)]
 pub(crate) struct Blueprint {
     pub(crate) id: VmId,
+    /// The VM's own directory, where a driver may keep what it needs besides.
+    pub(crate) directory: PathBuf,
     pub(crate) name: String,
     pub(crate) cpus: u32,
     pub(crate) memory_mb: u64,
@@ -41,6 +46,8 @@ pub(crate) struct Blueprint {
     pub(crate) control_socket: PathBuf,
     pub(crate) guest_socket: PathBuf,
     pub(crate) network: Network,
+    /// Directories of the host that the guest shares.
+    pub(crate) shares: Vec<Shared>,
 }
 
 /// What a VM's network device is tied to. The guest learns its address from its initial RAM file
@@ -88,6 +95,9 @@ pub(crate) trait Driver: Send + Sync {
 
     /// What the guest finds its devices on.
     fn bus(&self) -> Bus;
+
+    /// Whether it boots kernels of this form.
+    fn boots(&self, format: KernelFormat) -> bool;
 
     /// The user whose process will open the VM's tap device; `None`: the one that we run as.
     fn tap_owner(&self, _vm: VmId) -> Option<u32> {
@@ -158,6 +168,8 @@ pub(crate) enum Event {
 pub enum Bus {
     /// Virtio over memory-mapped registers.
     Mmio,
+    /// The same, and the host is reached through a vsock, as with Firecracker.
+    MmioVsock,
     /// Virtio over PCI.
     Pci,
 }
@@ -191,6 +203,15 @@ pub enum LaunchError {
     /// The program could not be run.
     #[error("cannot run {}: {source}; install it, or configure its path", program.display())]
     Spawn { program: PathBuf, source: io::Error },
+    /// The jail could not be made.
+    #[error("the VM cannot be jailed: {problem}")]
+    Jail { problem: String },
+    /// A path that the program cannot be told.
+    #[error("{} is not text in UTF-8, which Firecracker needs; use another data directory", path.display())]
+    Unspeakable { path: PathBuf },
+    /// The kernel cannot be booted like this.
+    #[error("{0}")]
+    Kernel(String),
     /// The program ran and refused.
     #[error("{} refused to start the VM: {message}", program.display())]
     Refused { program: PathBuf, message: String },

@@ -4,6 +4,7 @@ use crate::capacity::InsufficientCapacity;
 use crate::driver::{LaunchError, LinkError};
 use crate::files::StorageError;
 use crate::model::DriverKind;
+use crate::mounts::MountError;
 use crate::name::{ItemName, VmName};
 use crate::network::NetworkError;
 use crate::ports::PortError;
@@ -88,6 +89,8 @@ pub enum CreateError {
     #[error(transparent)]
     Capacity(#[from] InsufficientCapacity),
     #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
@@ -111,6 +114,8 @@ pub enum StartError {
     UnknownKernel(#[from] UnknownKernel),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
     /// It cannot be put on the host's network.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -159,6 +164,8 @@ pub enum DeleteError {
 pub enum PortForwardError {
     #[error(transparent)]
     NotFound(#[from] NotFound),
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
     #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]

@@ -10,11 +10,12 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cpio::Archive;
 use crate::driver::Network;
 use crate::files::{Context as _, StorageError};
+use crate::model::Mount;
 use crate::spec::Spec;
 
 /// The program for the guest, built for it by this crate's build script.
@@ -34,6 +35,8 @@ pub(crate) struct GuestConfig {
     modules: Vec<String>,
     address: (Ipv4Addr, u8),
     gateway: Ipv4Addr,
+    /// Tags of the directories to mount, and `ro` or `rw`.
+    mounts: Vec<(String, &'static str)>,
     mtu: Option<u16>,
     dns_servers: Vec<IpAddr>,
     authorized_key: Option<String>,
@@ -55,6 +58,7 @@ impl GuestConfig {
             modules: modules.to_vec(),
             address,
             gateway,
+            mounts: Vec::new(),
             mtu,
             dns_servers: match spec.dns_servers.as_slice() {
                 [] => vec![name_server.into()],
@@ -65,6 +69,19 @@ impl GuestConfig {
                 .as_ref()
                 .map(|key| key.as_str().to_owned()),
         }
+    }
+
+    /// With directories to mount, and the modules that takes.
+    pub(crate) fn with_mounts(mut self, mounts: &[Mount], modules: &[String]) -> Self {
+        let mode = |mount: &Mount| if mount.read_only { "ro" } else { "rw" };
+        let tagged = mounts
+            .iter()
+            .map(|mount| (mount.guest_tag.clone(), mode(mount)));
+        self.mounts = tagged.collect();
+        if !mounts.is_empty() {
+            self.modules.extend_from_slice(modules);
+        }
+        self
     }
 
     fn archive(&self) -> Vec<u8> {
@@ -84,6 +101,13 @@ impl GuestConfig {
             value("mtu", format!("{mtu}\n"));
         }
         value("modules", lines(&mut self.modules.iter().cloned()));
+        if !self.mounts.is_empty() {
+            let mounts = self
+                .mounts
+                .iter()
+                .map(|(tag, mode)| format!("{tag} {mode}"));
+            value("mounts", lines(&mut mounts.into_iter()));
+        }
         let servers = self
             .dns_servers
             .iter()
@@ -100,7 +124,7 @@ impl GuestConfig {
 /// on how whole an old one is.
 pub(crate) fn write(
     path: &Path,
-    modules_archive: &Path,
+    modules_archives: &[PathBuf],
     config: &GuestConfig,
 ) -> Result<(), StorageError> {
     match fs::remove_file(path) {
@@ -109,11 +133,17 @@ pub(crate) fn write(
         }
         _ => {}
     }
-    let mut modules = File::open(modules_archive).context("read", modules_archive)?;
+    let open = |path: &PathBuf| File::open(path).context("read", path);
+    let modules: Vec<_> = modules_archives
+        .iter()
+        .map(open)
+        .collect::<Result<_, _>>()?;
     let mut file = crate::files::create_private(path)?;
-    let mut write = || {
+    let write = || {
         file.write_all(&program_archive())?;
-        io::copy(&mut modules, &mut file)?;
+        for mut modules in modules {
+            io::copy(&mut modules, &mut file)?;
+        }
         file.write_all(&config.archive())
     };
     write().context("write", path)
@@ -156,17 +186,20 @@ mod tests {
             modules: vec!["virtio.ko".into(), "virtio_blk.ko".into()],
             address: (Ipv4Addr::new(10, 77, 3, 2), 24),
             gateway: Ipv4Addr::new(10, 77, 3, 1),
+            mounts: vec![("work".into(), "ro")],
             mtu: Some(1420),
             dns_servers: vec!["9.9.9.9".parse().unwrap()],
             authorized_key: None,
         };
         let path = dir.path().join("initrd");
+        let modules = [modules];
         write(&path, &modules, &config).unwrap();
         write(&path, &modules, &config).unwrap();
         let bytes = fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&bytes[GUEST_PROGRAM.len()..]);
         assert!(text.contains("nameserver 9.9.9.9\n"));
         assert!(text.contains("virtio.ko\nvirtio_blk.ko\n"));
+        assert!(text.contains("work ro\n"));
         assert!(text.contains("10.77.3.2/24\n") && text.contains("1420\n"));
         assert!(!text.contains("authorized_key"));
         assert_eq!(text.matches("TRAILER!!!").count(), 3);

@@ -41,6 +41,7 @@ use crate::config::{Config, NetworkChoice};
 use crate::driver::Network;
 use crate::files::StorageError;
 use crate::initrd::GUEST_ADDRESS;
+use crate::leaks::Leak;
 use crate::model::{PortForward, VmId};
 use crate::name::VmName;
 use crate::record::Record;
@@ -307,6 +308,20 @@ impl Networks {
             running.chain(unknown).collect()
         };
         bridged.bridge.adopt(residents).await
+    }
+
+    /// What is on the host of the bridge and belongs to no VM.
+    pub(crate) async fn leaks(&self) -> Vec<Leak> {
+        let Some(bridged) = &self.bridged else {
+            return Vec::new();
+        };
+        match bridged.bridge.strays().await {
+            Ok(strays) => strays,
+            Err(error) => {
+                tracing::warn!(%error, "it cannot be told what is left of the VMs' network");
+                Vec::new()
+            }
+        }
     }
 
     pub(crate) fn status(&self) -> NetworkStatus {

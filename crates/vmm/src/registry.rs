@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::sync::Notify;
+
 use crate::capacity::{Capacity, InsufficientCapacity, Resources};
 use crate::name::{ItemName, VmName};
 use crate::slot::Slot;
@@ -14,6 +16,7 @@ use crate::slot::Slot;
 #[derive(Default)]
 pub(crate) struct Registry {
     entries: RwLock<BTreeMap<VmName, Entry>>,
+    bell: Arc<Notify>,
 }
 
 enum Entry {
@@ -39,6 +42,7 @@ pub(crate) enum ReserveError {
 impl Registry {
     /// Enters a VM that was there before.
     pub(crate) fn enter(&self, slot: Arc<Slot>) {
+        slot.hang_bell(Arc::clone(&self.bell));
         let spec = slot.record().spec;
         let share = Share {
             resources: spec.resources(),
@@ -47,6 +51,11 @@ impl Registry {
         };
         self.write()
             .insert(spec.name, Entry::Present { share, slot });
+    }
+
+    /// Rung whenever a VM has ended.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
     }
 
     /// Reserves a name and a share of the host for a VM in the making.

@@ -105,6 +105,10 @@ pub(crate) struct Create {
     /// listens on that IP, 127.0.0.1 unless said, and 0.0.0.0 for all
     #[arg(long = "port", value_name = "FORWARD")]
     ports: Vec<Forward>,
+    /// Share a directory of the host, which its agent has to allow (--mount-allow): the guest finds
+    /// it at /mnt/TAG, and with :ro can only read it. May be given again
+    #[arg(long = "mount", value_name = "HOST_DIR:TAG[:ro]")]
+    mounts: Vec<Mount>,
     /// The host to place it on [default: the least loaded]
     #[arg(long)]
     host: Option<String>,
@@ -114,9 +118,54 @@ pub(crate) struct Create {
     /// Start it whenever its host boots
     #[arg(long)]
     auto_start: bool,
+    /// Start it again when it ends: never, on-failure or always; with `:N`, at most N times in a
+    /// row [default: never, and 10 times]
+    #[arg(long, value_name = "POLICY[:N]")]
+    restart: Option<Restart>,
     /// Start it now
     #[arg(long)]
     start: bool,
+}
+
+/// `/srv/data:data`, or `/srv/data:data:ro`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    host_path: String,
+    guest_tag: String,
+    read_only: bool,
+}
+
+impl FromStr for Mount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is not HOST_DIR:TAG, such as /srv/data:data or /srv/data:data:ro");
+        let (rest, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        let (host_path, guest_tag) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        if !host_path.starts_with('/') || guest_tag.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host_path: host_path.to_owned(),
+            guest_tag: guest_tag.to_owned(),
+            read_only,
+        })
+    }
+}
+
+impl Mount {
+    fn to_json(&self) -> Value {
+        let Self {
+            host_path,
+            guest_tag,
+            read_only,
+        } = self;
+        json!({ "host_path": host_path, "guest_tag": guest_tag, "read_only": read_only })
+    }
 }
 
 /// `8080:80`, `0.0.0.0:8080:80` or `5353:53/udp`.
@@ -177,6 +226,34 @@ impl Forward {
             forward["bind"] = json!(bind);
         }
         forward
+    }
+}
+
+/// `on-failure`, or `always:5`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Restart {
+    policy: &'static str,
+    limit: Option<u32>,
+}
+
+impl FromStr for Restart {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{text:?} is not never, on-failure or always, perhaps with a limit: always:5")
+        };
+        let (policy, limit) = match text.split_once(':') {
+            None => (text, None),
+            Some((policy, limit)) => (policy, Some(limit.parse().map_err(|_| wrong())?)),
+        };
+        let known = ["never", "on-failure", "always"];
+        let policy = known.into_iter().find(|known| *known == policy);
+        let policy = policy.ok_or_else(wrong)?;
+        match limit {
+            Some(0 | 1001..) => Err(wrong()),
+            limit => Ok(Self { policy, limit }),
+        }
     }
 }
 
@@ -292,6 +369,12 @@ impl Create {
         set("kernel", self.kernel.clone().map(Value::from));
         set("host", self.host.clone().map(Value::from));
         set("auto_start", self.auto_start.then_some(Value::Bool(true)));
+        let restart = self.restart.as_ref();
+        set("restart_policy", restart.map(|r| Value::from(r.policy)));
+        set(
+            "restart_limit",
+            restart.and_then(|r| r.limit).map(Value::from),
+        );
         set(
             "required_tags",
             (!self.tags.is_empty()).then(|| json!(self.tags)),
@@ -300,6 +383,11 @@ impl Create {
         set(
             "port_forwards",
             (!forwards.is_empty()).then_some(Value::Array(forwards)),
+        );
+        let mounts: Vec<Value> = self.mounts.iter().map(Mount::to_json).collect();
+        set(
+            "mounts",
+            (!mounts.is_empty()).then_some(Value::Array(mounts)),
         );
         if let Some(path) = &self.ssh_key {
             let key = std::fs::read_to_string(path)
@@ -391,6 +479,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_mount_is_a_directory_and_a_tag_and_perhaps_only_to_be_read() {
+        let mount = |text: &str| text.parse::<Mount>();
+        let plain = mount("/srv/my:data:work").expect("a mount");
+        assert_eq!(
+            (&*plain.host_path, &*plain.guest_tag),
+            ("/srv/my:data", "work")
+        );
+        assert!(!plain.read_only);
+        assert_eq!(mount("/srv/my:data:work:rw"), Ok(plain));
+        assert_eq!(
+            mount("/srv:work:ro").expect("a mount").to_json()["read_only"],
+            true
+        );
+        for bad in [
+            "", "/srv", "srv:work", ":work", "/srv:", "/srv:ro", "/srv::ro",
+        ] {
+            assert!(mount(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
     fn a_forward_is_two_ports_and_perhaps_a_protocol() {
         let forward = |text: &str| text.parse::<Forward>();
         let tcp = forward("8080:80").expect("a forward");
@@ -415,6 +524,26 @@ mod tests {
             "[::1]:1:2",
         ] {
             assert!(forward(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_a_policy_and_perhaps_a_limit() {
+        let restart = |text: &str| text.parse::<Restart>();
+        let always = restart("always:5").expect("a policy");
+        assert_eq!((always.policy, always.limit), ("always", Some(5)));
+        let failure = restart("on-failure").expect("a policy");
+        assert_eq!((failure.policy, failure.limit), ("on-failure", None));
+        for bad in [
+            "",
+            "sometimes",
+            "always:",
+            "always:0",
+            "always:1001",
+            "always:x",
+            ":5",
+        ] {
+            assert!(restart(bad).is_err(), "{bad:?} was taken");
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Inner;
 use crate::config::NetworkChoice;
 use crate::driver::Link;
-use crate::errors::PortForwardError;
+use crate::errors::{PortForwardError, Unsupported};
 use crate::model::{PortForward, Vm, VmId};
 use crate::network::Networks;
 use crate::record::Record;
@@ -20,6 +20,15 @@ pub(super) async fn add(
     let record = slot.record();
     if record.port_forwards.contains(&forward) {
         return Ok(record.view());
+    }
+    if let Ok(driver) = inner.driver_of(record.spec.driver)
+        && !inner.capabilities(&*driver).port_forwards
+    {
+        return Err(Unsupported {
+            feature: "forwarding ports".to_owned(),
+            driver: driver.kind(),
+        }
+        .into());
     }
     let claim = inner.ports.claim(&record.spec.name, &[forward])?;
     let way = Way::of(inner, slot, &record);

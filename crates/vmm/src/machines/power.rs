@@ -8,20 +8,25 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Inner, keeper};
-use crate::driver::{Blueprint, Driver, LinkError, Network};
+use crate::driver::firecracker::jail;
+use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
 use crate::errors::{StartError, StopError};
+use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
-use crate::layout::VmDir;
+use crate::kernels::KernelFiles;
+use crate::layout::{OWNER, VmDir};
 use crate::lifecycle::{Mode, StartStep, StopStep};
 use crate::model::Vm;
-use crate::name::VmName;
+use crate::mounts::{MountError, Shared};
+use crate::name::{ItemName, VmName};
 use crate::process::{Process, Watched};
 use crate::record::Record;
 use crate::slot::{Attachment, Slot};
+use crate::spec::Spec;
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
 const AFTER_TERM: Duration = Duration::from_secs(5);
@@ -39,6 +44,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         StartStep::AlreadyRunning => {}
         StartStep::Resume => resume(slot).await?,
         StartStep::Launch => {
+            fault::point("start.intended");
             if let Err(error) = launch(inner, slot).await {
                 slot.note(|record| record.phase.launch_failed()).await;
                 inner.networks.unplug(slot.record().spec.id).await;
@@ -56,15 +62,23 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     if let Some(earlier) = slot.attachment() {
         earlier.let_go().await;
     }
-    let driver = inner.driver()?;
+    let driver = inner.driver_of(slot.record().spec.driver)?;
     let network = plug(inner, &*driver, slot).await?;
+    fault::point("start.plugged");
     let blueprint = blueprint(inner, &*driver, slot, network).await?;
+    fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
+    fault::point("start.sockets-prepared");
+    let begun = Instant::now();
     let launched = driver.launch(&blueprint).await?;
+    let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(vmm_ms, "the VM's process is up");
+    fault::point("start.launched");
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;
     match attached {
         Ok(Some(watched)) => {
+            fault::point("start.recorded");
             let networks = inner.networks.clone();
             keeper::attach(slot, networks, watched, Some(launched.link)).await;
             Ok(())
@@ -137,13 +151,19 @@ pub(super) async fn blueprint(
 ) -> Result<Blueprint, StartError> {
     let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
+    check_kernel(driver, &spec.kernel, &kernel)?;
     let dir = slot.dir.clone();
     let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
-    let modules = kernel.modules_archive.clone();
+    let config = config.with_mounts(&spec.mounts, &kernel.mount_modules);
+    let mut archives = vec![kernel.modules_archive.clone()];
+    if !spec.mounts.is_empty() {
+        archives.extend(kernel.mount_modules_archive.clone());
+    }
     let initrd = dir.initrd();
-    crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
+    crate::blocking::run(move || initrd::write(&initrd, &archives, &config)).await?;
     Ok(Blueprint {
         id: spec.id,
+        directory: dir.path().to_owned(),
         name: spec.name.to_string(),
         cpus: spec.cpus,
         memory_mb: spec.memory_mb,
@@ -156,17 +176,54 @@ pub(super) async fn blueprint(
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
         network,
+        shares: shares(inner, &spec, &dir)?,
     })
+}
+
+/// Refuses a kernel that this driver cannot boot, or whose modules are for other machines.
+fn check_kernel(
+    driver: &dyn Driver,
+    name: &ItemName,
+    kernel: &KernelFiles,
+) -> Result<(), LaunchError> {
+    let kind = driver.kind();
+    if !driver.boots(kernel.format) {
+        let format = kernel.format;
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} is a {format}, which driver {kind} does not boot; import a kernel in \
+             another form (for Firecracker an ELF vmlinux)"
+        )));
+    }
+    if !kernel.knows(driver.bus()) {
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} came without the modules for driver {kind}; delete it and pull the \
+             default image again"
+        )));
+    }
+    Ok(())
+}
+
+/// Gets hold of the directories that a VM shares: allowed once is not allowed for ever.
+fn shares(inner: &Inner, spec: &Spec, dir: &VmDir) -> Result<Vec<Shared>, MountError> {
+    let shares = spec.mounts.iter().enumerate().map(|(index, mount)| {
+        Ok(Shared {
+            tag: mount.guest_tag.clone(),
+            read_only: mount.read_only,
+            directory: Arc::new(inner.hold(mount)?),
+            socket: dir.share_socket(index),
+        })
+    });
+    shares.collect()
 }
 
 /// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there
 /// whose it is, so that a sweep can tell.
-fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
+pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
     if dir.has_own_sockets() {
         return Ok(());
     }
     files::make_private_dir(dir.sockets())?;
-    let mark = dir.sockets().join(super::OWNER);
+    let mark = dir.sockets().join(OWNER);
     match std::os::unix::fs::symlink(dir.path(), &mark) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).context("create", &mark)
@@ -184,13 +241,18 @@ pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopErro
         .is_some_and(|live| live.mode == Mode::Running);
     // Noted, not committed: a full disk must not keep anybody from stopping a VM.
     let step = slot
-        .note(|record| record.phase.stop(Timestamp::now()))
+        .note(|record| {
+            record.restarts.forget();
+            record.phase.stop(Timestamp::now())
+        })
         .await;
     if let StopStep::End(_) = step
         && let Some(attachment) = slot.attachment()
     {
         let patience = if answers { patience } else { Duration::ZERO };
+        fault::point("stop.intended");
         end(&before.spec.name, attachment, patience).await?;
+        fault::point("stop.ended");
     }
     Ok(slot.view())
 }
@@ -206,7 +268,7 @@ async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), St
         asked
     };
     let gone = timeout(patience, asked_and_gone).await == Ok(true)
-        || ends_after(watched, Signal::TERM, AFTER_TERM).await
+        || (watched.heeds_term() && ends_after(watched, Signal::TERM, AFTER_TERM).await)
         || ends_after(watched, Signal::KILL, AFTER_KILL).await;
     if !gone {
         return Err(StopError::Stubborn { name: name.clone() });
@@ -250,8 +312,9 @@ pub(super) fn remove_traces(dir: &VmDir) {
     for path in [dir.control_socket(), dir.guest_socket(), dir.pid_file()] {
         remove_trace(&path);
     }
+    jail::clear(dir.path());
     if !dir.has_own_sockets() {
-        remove_trace(&dir.sockets().join(super::OWNER));
+        remove_trace(&dir.sockets().join(OWNER));
         let _ = fs::remove_dir(dir.sockets());
     }
 }

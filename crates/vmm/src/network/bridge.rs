@@ -19,6 +19,7 @@ use super::rules::{Guest, Plan};
 use super::subnet::Subnet;
 use super::{host, links, rules};
 use crate::driver::Tap;
+use crate::leaks::{Leak, LeakKind};
 use crate::model::{PortForward, VmId};
 use crate::tool::Tool;
 
@@ -279,18 +280,62 @@ impl Bridge {
         Ok(())
     }
 
+    /// What is on the host and belongs to no VM on the bridge.
+    pub(crate) async fn strays(&self) -> Result<Vec<Leak>, NetworkError> {
+        let wire = self.wire.lock().await;
+        let mut ours: BTreeSet<_> = wire
+            .ports
+            .values()
+            .map(|port| self.tap(&port.lease))
+            .collect();
+        if wire.up {
+            ours.insert(self.name());
+        }
+        let (taps, bridge) = (self.instance.taps(), self.name());
+        let interfaces = links::interfaces()
+            .await?
+            .into_iter()
+            .map(|found| found.ifname);
+        let is_stray =
+            |name: &String| (name.starts_with(&taps) || *name == bridge) && !ours.contains(name);
+        let stray = |kind, what| Leak {
+            kind,
+            what,
+            reason: "it is of the VMs' network and no VM uses it; restart the daemon, which \
+                     removes it"
+                .to_owned(),
+            vm_id: None,
+        };
+        let mut strays: Vec<_> = interfaces
+            .filter(is_stray)
+            .map(|name| stray(LeakKind::Interface, name))
+            .collect();
+        if wire.ports.is_empty() {
+            let tables = self.tables().await?;
+            strays.extend(tables.into_iter().map(|table| stray(LeakKind::Rule, table)));
+        }
+        Ok(strays)
+    }
+
+    /// Our tables that are there.
+    async fn tables(&self) -> Result<Vec<String>, NetworkError> {
+        let tables = Tool::new("nft").args(["list", "tables"]).run().await?;
+        let name = self.instance.table();
+        let ours = tables
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.split(' ').next_back() == Some(name.as_str()));
+        Ok(ours.map(str::to_owned).collect())
+    }
+
     /// Mends what others have done to the rules, or to the host's name server.
     async fn mend(&self) -> Result<(), NetworkError> {
         let mut wire = self.wire.lock().await;
         if wire.ports.is_empty() {
             return Ok(());
         }
-        let tables = Tool::new("nft").args(["list", "tables"]).run().await?;
-        let is_there = |family: &str| {
-            let table = format!("table {family} {}", self.instance.table());
-            tables.lines().any(|line| line.trim() == table)
-        };
-        if !is_there("bridge") || !is_there("inet") {
+        // One of each family.
+        if self.tables().await?.len() < 2 {
             tracing::warn!("somebody removed the rules of the VMs' network; they are made anew");
         } else if host::name_server() == wire.name_server {
             return Ok(());

@@ -1,6 +1,6 @@
 //! VMs on a bridge, on two hosts that are network namespaces.
 
-mod shell;
+pub(crate) mod shell;
 mod world;
 
 use std::net::{Ipv4Addr, TcpListener};
@@ -171,6 +171,14 @@ fn ports_lead_in_from_where_they_should_whoever_else_is_there_and_outlive_their_
             .await
             .unwrap();
         there.greeting(HERE, 8083);
+
+        // What belongs to nobody is reported.
+        assert_eq!(host.machines.leaks().await, []);
+        let stray = format!("ht{}-fffe", instance(&host));
+        here.ip(&format!("tuntap add dev {stray} mode tap"));
+        let leaks = host.machines.leaks().await;
+        assert!(leaks.len() == 1 && leaks[0].what == stray, "{leaks:?}");
+        here.ip(&format!("link del dev {stray}"));
 
         // A port in use is refused before anything changes, whoever has it.
         let rules = here.run("nft", &["list", "ruleset"]);

@@ -33,6 +33,15 @@ impl Shell {
 
     /// What a script prints in the guest at this address, in the namespace of the calling thread.
     pub(crate) fn run(&self, guest: Ipv4Addr, script: &str) -> String {
+        self.run_over(guest, 22, script)
+    }
+
+    /// The same in a guest to which this port of the host leads.
+    pub(crate) fn run_at(&self, port: u16, script: &str) -> String {
+        self.run_over(Ipv4Addr::LOCALHOST, port, script)
+    }
+
+    fn run_over(&self, address: Ipv4Addr, port: u16, script: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let output = Command::new("ssh")
@@ -52,7 +61,7 @@ impl Shell {
                 ])
                 .args(["-o", "ConnectTimeout=20", "-o", "LogLevel=ERROR", "-i"])
                 .arg(self.key())
-                .args([&format!("root@{guest}"), script])
+                .args(["-p", &port.to_string(), &format!("root@{address}"), script])
                 .stdin(Stdio::null())
                 .output()
                 .unwrap();

@@ -4,7 +4,9 @@ use crate::capacity::InsufficientCapacity;
 use crate::driver::{LaunchError, LinkError};
 use crate::files::StorageError;
 use crate::model::DriverKind;
+use crate::mounts::MountError;
 use crate::name::{ItemName, VmName};
+use crate::network::NetworkError;
 use crate::ports::PortError;
 use crate::spec::InvalidField;
 use crate::tool::ToolError;
@@ -87,6 +89,8 @@ pub enum CreateError {
     #[error(transparent)]
     Capacity(#[from] InsufficientCapacity),
     #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
@@ -110,6 +114,11 @@ pub enum StartError {
     UnknownKernel(#[from] UnknownKernel),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// It cannot be put on the host's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// It was paused and does not go on.
     #[error(transparent)]
     Resume(#[from] LinkError),
@@ -161,6 +170,9 @@ pub enum PortForwardError {
     Port(#[from] PortError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The rules of the host's network could not be changed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

@@ -10,6 +10,7 @@ mod hostfwd;
 mod machine;
 pub(crate) mod probe;
 mod qmp;
+pub(crate) mod shares;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -26,6 +27,7 @@ use self::machine::Accelerator;
 pub(crate) use self::machine::has_virtualization;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
+use self::shares::Servers;
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
     LinkError,
@@ -144,7 +146,7 @@ impl Driver for Qemu {
         Capabilities {
             user_network: true,
             port_forwards: true,
-            mounts: false,
+            mounts: shares::program().is_some(),
             snapshots: false,
             hardware_acceleration: self.found.machine.accelerator() == Accelerator::Kvm,
         }
@@ -194,13 +196,18 @@ impl Driver for Qemu {
         let log = vm.pid_file.with_extension("log");
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
+        let workplace = log.parent().unwrap_or(Path::new("/"));
+        let servers = Servers::start(&vm.shares, workplace)?;
         let mut child = self.spawn(vm, log_file)?;
         fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
-            Ok((qmp, process)) => Ok(Launched {
-                process,
-                link: Box::new(QemuLink { qmp }),
-            }),
+            Ok((qmp, process)) => {
+                servers.let_go();
+                Ok(Launched {
+                    process,
+                    link: Box::new(QemuLink { qmp }),
+                })
+            }
             Err(error) => {
                 // It may have ended already; what counts is that it has when we return.
                 let _ = child.kill().await;

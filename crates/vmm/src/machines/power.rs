@@ -21,10 +21,12 @@ use crate::kernels::KernelFiles;
 use crate::layout::{OWNER, VmDir};
 use crate::lifecycle::{Mode, StartStep, StopStep};
 use crate::model::Vm;
+use crate::mounts::{MountError, Shared};
 use crate::name::{ItemName, VmName};
 use crate::process::{Process, Watched};
 use crate::record::Record;
 use crate::slot::{Attachment, Slot};
+use crate::spec::Spec;
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
 const AFTER_TERM: Duration = Duration::from_secs(5);
@@ -45,6 +47,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
             fault::point("start.intended");
             if let Err(error) = launch(inner, slot).await {
                 slot.note(|record| record.phase.launch_failed()).await;
+                inner.networks.unplug(slot.record().spec.id).await;
                 remove_traces(&slot.dir);
                 return Err(error);
             }
@@ -60,7 +63,9 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
         earlier.let_go().await;
     }
     let driver = inner.driver_of(slot.record().spec.driver)?;
-    let blueprint = blueprint(inner, &*driver, slot).await?;
+    let network = plug(inner, &*driver, slot).await?;
+    fault::point("start.plugged");
+    let blueprint = blueprint(inner, &*driver, slot, network).await?;
     fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
     fault::point("start.sockets-prepared");
@@ -74,7 +79,8 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     match attached {
         Ok(Some(watched)) => {
             fault::point("start.recorded");
-            keeper::attach(slot, watched, Some(launched.link)).await;
+            let networks = inner.networks.clone();
+            keeper::attach(slot, networks, watched, Some(launched.link)).await;
             Ok(())
         }
         // It has ended already; what it said last is in its log.
@@ -85,6 +91,24 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
         .into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Puts a VM on the network that the host has its VMs on now.
+async fn plug(inner: &Inner, driver: &dyn Driver, slot: &Slot) -> Result<Network, StartError> {
+    let home = inner.networks.home(&slot.record().spec).await?;
+    slot.commit(|record| {
+        record.spec.network = home.network;
+        record.spec.ip_address = home.address;
+        record.spec.mac_address = home.mac;
+    })
+    .await?;
+    let Record {
+        spec,
+        port_forwards,
+        ..
+    } = slot.record();
+    let owner = driver.tap_owner(spec.id);
+    Ok(inner.networks.plug(&spec, port_forwards, owner).await?)
 }
 
 /// Takes hold of a process that was just made and writes it down. A process that cannot be held or
@@ -123,19 +147,20 @@ pub(super) async fn blueprint(
     inner: &Inner,
     driver: &dyn Driver,
     slot: &Slot,
+    network: Network,
 ) -> Result<Blueprint, StartError> {
-    let Record {
-        spec,
-        port_forwards,
-        ..
-    } = slot.record();
+    let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
     check_kernel(driver, &spec.kernel, &kernel)?;
     let dir = slot.dir.clone();
-    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
-    let modules = kernel.modules_archive.clone();
+    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
+    let config = config.with_mounts(&spec.mounts, &kernel.mount_modules);
+    let mut archives = vec![kernel.modules_archive.clone()];
+    if !spec.mounts.is_empty() {
+        archives.extend(kernel.mount_modules_archive.clone());
+    }
     let initrd = dir.initrd();
-    crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
+    crate::blocking::run(move || initrd::write(&initrd, &archives, &config)).await?;
     Ok(Blueprint {
         id: spec.id,
         directory: dir.path().to_owned(),
@@ -150,7 +175,8 @@ pub(super) async fn blueprint(
         pid_file: dir.pid_file(),
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
-        network: Network::User { port_forwards },
+        network,
+        shares: shares(inner, &spec, &dir)?,
     })
 }
 
@@ -175,6 +201,19 @@ fn check_kernel(
         )));
     }
     Ok(())
+}
+
+/// Gets hold of the directories that a VM shares: allowed once is not allowed for ever.
+fn shares(inner: &Inner, spec: &Spec, dir: &VmDir) -> Result<Vec<Shared>, MountError> {
+    let shares = spec.mounts.iter().enumerate().map(|(index, mount)| {
+        Ok(Shared {
+            tag: mount.guest_tag.clone(),
+            read_only: mount.read_only,
+            directory: Arc::new(inner.hold(mount)?),
+            socket: dir.share_socket(index),
+        })
+    });
+    shares.collect()
 }
 
 /// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there

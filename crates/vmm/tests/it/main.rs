@@ -7,6 +7,8 @@ mod firecracker_faults;
 mod jail;
 mod life;
 mod misbehaviour;
+mod mounts;
+mod network;
 mod refusals;
 mod restart;
 mod support;

@@ -8,6 +8,7 @@
 //!               console.log    what its kernel and init said, the last of it
 //!               vmm.pid        the process id, written by the driver's process
 //!               *.sock         to the driver (control) and to the guest
+//!               snapshots/SNAPSHOT/  snapshot.json, disk.ext4, and the driver's files of memory
 //! DATA/images/NAME/            image.json, root.ext4
 //! DATA/kernels/NAME/           kernel.json, kernel, modules.cpio
 //! ```
@@ -105,6 +106,10 @@ impl VmDir {
 
     pub(crate) fn disk(&self) -> PathBuf {
         disk_in(&self.path)
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
     }
 
     pub(crate) fn initrd(&self) -> PathBuf {

@@ -46,6 +46,10 @@ impl Birth {
         })
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Ends the process by its pid, for when no pidfd is to be had. Better a [`Watched`]: between
     /// the look at the process and the signal, its pid could go to another.
     pub(crate) fn kill(&self) {

@@ -22,11 +22,12 @@ use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
-use crate::lifecycle::{Ending, Phase};
+use crate::lifecycle::{Condition, Ending, Phase};
 use crate::model::{DriverKind, PortForward};
 use crate::process::{Birth, Process, Watched};
 use crate::record::Record;
 use crate::slot::Slot;
+use crate::snapshots::Snapshots;
 use crate::status::DriverStatus;
 use crate::{DEFAULT_KERNEL, ItemName};
 
@@ -173,6 +174,7 @@ impl Machines {
             inner.ports.enter(&record.spec.name, &record.port_forwards);
             let slot = Arc::new(Slot::new(inner.layout.vm(&record.spec.name), record));
             inner.registry.enter(slot.clone());
+            take_over_files(inner, &slot);
             slot
         });
         let slots: Vec<_> = slots.collect();
@@ -248,6 +250,19 @@ impl Machines {
     }
 }
 
+/// Sweeps a VM's directory, and counts what its snapshots take.
+fn take_over_files(inner: &Inner, slot: &Slot) {
+    let name = slot.record().spec.name;
+    let snapshots = Snapshots::of(&name, &slot.dir);
+    let counted = files::sweep_drafts(slot.dir.path())
+        .and_then(|()| snapshots.sweep())
+        .and_then(|()| snapshots.size_mb());
+    match counted {
+        Ok(size_mb) => inner.registry.note_snapshots(&name, size_mb),
+        Err(error) => tracing::warn!(vm = %name, %error, "a VM's directory was not swept"),
+    }
+}
+
 /// Finds out what became of a VM, and connects to it if it runs.
 async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
     let record = slot.record();
@@ -308,8 +323,12 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
         Some(driver) => driver.reconnect(spec.id, &process).await.ok(),
         None => None,
     };
-    let Some(link) = link else {
-        // Half launched and silent: ended, as a failed start is.
+    let loading = match &link {
+        Some(link) => matches!(link.condition().await, Ok(Condition::Loading)),
+        None => false,
+    };
+    let Some(link) = link.filter(|_| !loading) else {
+        // Half launched or half restored: ended, as a failed start is.
         tracing::warn!(vm = %spec.name, "ending a process whose start was interrupted");
         let _ = watched.signal(Signal::KILL);
         watched.ended().await;
@@ -358,15 +377,14 @@ fn find_unrecorded(slot: &Slot) -> Option<(Process, Watched)> {
 async fn reconcile(slot: &Slot, link: &dyn Link) {
     let record = slot.record();
     let name = record.spec.name.as_str();
-    match link.standstill().await {
-        Ok(standstill) => {
-            slot.note(|record| {
-                record.phase.adopted();
-                if let Some(reason) = standstill {
-                    record.phase.paused(reason);
-                }
-            })
-            .await;
+    match link.condition().await {
+        Ok(found) => {
+            let set_going = slot.note(|record| record.phase.adopted(found)).await;
+            if set_going && let Err(error) = link.resume().await {
+                tracing::error!(vm = name, %error, "a VM stands still and does not go on");
+                let reason = error.to_string();
+                slot.note(|record| record.phase.stuck(reason)).await;
+            }
         }
         Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
     }

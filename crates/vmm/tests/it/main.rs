@@ -4,4 +4,5 @@
 mod life;
 mod refusals;
 mod restart;
+mod snapshots;
 mod support;

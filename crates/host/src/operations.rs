@@ -9,6 +9,7 @@ mod host;
 mod images;
 mod kernels;
 mod page;
+mod snapshots;
 mod storage;
 mod vms;
 mod vms_errors;
@@ -31,7 +32,8 @@ pub(crate) const SCOPES: [Scope; 5] = [VMS_READ, VMS_WRITE, IMAGES_READ, IMAGES_
 /// Adds the operations of a host to a registry.
 pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
     builder
-        .service(vms::operations(), host)
+        .service(snapshots::of_vms(vms::operations()), host)
+        .service(snapshots::operations(), host)
         .service(images::operations(), host)
         .service(kernels::operations(), host)
         .service(host::operations(), host)

@@ -213,7 +213,7 @@ impl Machines {
         .await
     }
 
-    /// The snapshots of a VM, oldest first.
+    /// The snapshots of a VM, by name.
     ///
     /// # Errors
     /// When there is no VM of that name, or its directory cannot be read.

@@ -137,7 +137,7 @@ impl Snapshots {
         }
     }
 
-    /// All that can be read, oldest first, and what those take that cannot: they are there too.
+    /// All that can be read, by name.
     pub(crate) fn list(&self) -> Result<Vec<Snapshot>, StorageError> {
         let mut found = Vec::new();
         for name in self.names()? {
@@ -146,10 +146,6 @@ impl Snapshots {
                 Err(error) => tracing::warn!(%error, "a snapshot is left out; delete it"),
             }
         }
-        found.sort_by(|one, other| {
-            let key = |snapshot: &Snapshot| (snapshot.created_at, snapshot.name.clone());
-            key(one).cmp(&key(other))
-        });
         Ok(found)
     }
 

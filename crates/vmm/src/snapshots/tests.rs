@@ -63,7 +63,7 @@ fn a_snapshot_is_there_from_when_it_is_whole_until_it_is_removed() {
     assert_eq!(place.snapshots.list().unwrap(), []);
     drop(draft);
     let (one, two) = (take(&place, "b"), take(&place, "a"));
-    assert_eq!(place.snapshots.list().unwrap(), [one, two.clone()]);
+    assert_eq!(place.snapshots.list().unwrap(), [two.clone(), one]);
     assert!(place.snapshots.size_mb().unwrap() > 0);
     place.snapshots.remove("b").unwrap();
     assert_eq!(place.snapshots.list().unwrap(), [two]);

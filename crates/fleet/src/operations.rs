@@ -33,6 +33,7 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
         .service(relay::images(), fleet)
         .service(relay::kernels(), fleet)
         .service(relay::host(), fleet)
+        .service(relay::metrics(), fleet)
         .service(api_keys::operations(), fleet)
         .service(teams::operations(), fleet)
         .service(status::operations(), fleet)

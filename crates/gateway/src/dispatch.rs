@@ -206,9 +206,12 @@ impl Dispatch {
 }
 
 fn success(route: &Route, reply: &Reply, page: Option<Page>) -> Response {
-    let mut response = match route.success {
-        StatusCode::NO_CONTENT => answer::no_content(),
-        status => answer::json(status, &reply.output),
+    let mut response = match (route.success, route.text, reply.output.as_str()) {
+        (StatusCode::NO_CONTENT, _, _) => answer::no_content(),
+        (status, Some(media_type), Some(text)) => {
+            answer::typed(status, media_type, text.to_owned())
+        }
+        (status, _, _) => answer::json(status, &reply.output),
     };
     let next = reply.next_cursor.as_deref().zip(page);
     if let Some(link) = next.and_then(|(cursor, page)| page.next(cursor)) {

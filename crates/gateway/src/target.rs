@@ -27,6 +27,8 @@ pub(crate) struct Route {
     pub(crate) operation: Arc<Registered>,
     pub(crate) surface: Surface,
     pub(crate) success: StatusCode,
+    /// The media type under which an output that is a string is sent as text.
+    pub(crate) text: Option<&'static str>,
     pub(crate) template: String,
     /// The input fields that the path holds, in order.
     pub(crate) fields: Vec<String>,
@@ -85,6 +87,7 @@ pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteErro
             operation: Arc::clone(operation),
             surface: Surface::Operation,
             success: StatusCode::OK,
+            text: None,
             template: path.clone(),
             fields: Vec::new(),
             plan: Arc::clone(&plan),
@@ -98,6 +101,7 @@ pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteErro
                 operation: Arc::clone(operation),
                 surface: Surface::Rest,
                 success: rest.success,
+                text: rest.text,
                 template: rest.path.clone(),
                 fields: rest.path_fields().map(str::to_owned).collect(),
                 plan: Arc::clone(&plan),

@@ -8,6 +8,8 @@ mod codes;
 mod host;
 mod images;
 mod kernels;
+mod leaks;
+mod metrics;
 mod page;
 mod snapshots;
 mod storage;
@@ -37,6 +39,7 @@ pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
         .service(images::operations(), host)
         .service(kernels::operations(), host)
         .service(host::operations(), host)
+        .service(metrics::operations(), host)
 }
 
 /// A type that several operations or `vmm` know, as one operation's input, under the description

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Agent, AgentStep, Cli, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -40,7 +40,16 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Server(options) => process::daemon(server::run(options.resolve()?)),
-        Command::Agent(options) => process::daemon(agent::run(options.resolve()?)),
+        Command::Agent(agent) => {
+            let Agent { options, step } = *agent;
+            match step {
+                Some(AgentStep::Install(mut install)) => {
+                    install.options = install.options.over(options);
+                    install.run()
+                }
+                None => process::daemon(agent::run(options.resolve()?)),
+            }
+        }
         Command::Up(options) => process::daemon(up::run(options.resolve()?)),
         Command::Host(host) => process::client(commands::host::run(host)),
         Command::Vm(vm) => process::client(commands::vm::run(vm)),

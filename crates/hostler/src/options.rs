@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use crate::failure::{Doing, Failure};
 use crate::workload::SocketPlace;
 
-pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
+pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, MachineSettings, Trust};
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
@@ -288,7 +288,7 @@ pub(crate) struct UpSettings {
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) host_listen: SocketAddr,
     pub(crate) workload_socket: SocketPlace,
-    pub(crate) driver: String,
+    pub(crate) machines: MachineSettings,
     pub(crate) keep_vms: bool,
 }
 
@@ -315,7 +315,10 @@ impl UpOptions {
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
-            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+                cpu_overcommit: None,
+            },
             keep_vms: all.keep_vms.unwrap_or(false),
         })
     }

@@ -50,6 +50,8 @@ pub struct RestBinding {
     pub path: String,
     /// The status of a success. 204 sends no body.
     pub success: StatusCode,
+    /// The media type under which a success is sent as the text that it is; `None`: as JSON.
+    pub text: Option<&'static str>,
 }
 
 impl RestBinding {
@@ -288,7 +290,19 @@ impl<S> Operation<S> {
             method,
             path: path.to_owned(),
             success,
+            text: None,
         });
+        self
+    }
+
+    /// Gives it a REST route that answers with text of this media type, for programs that expect
+    /// another form than JSON there. The output must be a string; on the operation's own path it is
+    /// a JSON string as ever.
+    pub fn rest_text(mut self, method: Method, path: &str, media_type: &'static str) -> Self {
+        self = self.rest(method, path, StatusCode::OK);
+        if let Some(rest) = self.definition.rest.last_mut() {
+            rest.text = Some(media_type);
+        }
         self
     }
 

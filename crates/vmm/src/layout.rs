@@ -25,6 +25,9 @@ use crate::name::VmName;
 /// final zero).
 const MAX_SOCKET_PATH: usize = 107;
 
+/// The link, beside a VM's sockets outside of its directory, to the VM's directory.
+pub(crate) const OWNER: &str = "owner";
+
 /// A data directory.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
@@ -81,6 +84,19 @@ pub(crate) fn runtime_dir() -> PathBuf {
         return PathBuf::from("/run");
     }
     env::var_os("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from)
+}
+
+/// The directories of sockets that belong to VMs in `vms`, each with the directory of its VM, which
+/// may be gone.
+pub(crate) fn socket_dirs_of(vms: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    let entries = std::fs::read_dir(runtime_dir()).into_iter().flatten();
+    entries.filter_map(move |entry| {
+        let directory = entry.ok()?.path();
+        let name = directory.file_name()?.as_encoded_bytes();
+        let owner = std::fs::read_link(directory.join(OWNER)).ok()?;
+        let ours = name.starts_with(b"hostler-") && owner.parent() == Some(vms);
+        ours.then_some((directory, owner))
+    })
 }
 
 /// The directory of one VM.

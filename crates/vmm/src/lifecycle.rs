@@ -357,6 +357,13 @@ impl Phase {
         }
     }
 
+    /// A VM without a process cannot get one.
+    pub(crate) fn failed(&mut self, reason: String, now: Timestamp) {
+        if let Self::Idle(idle) = self {
+            *idle = Idle::Failed { at: now, reason };
+        }
+    }
+
     /// The process is gone. What that means depends on whether somebody had asked for it.
     pub(crate) fn ended(&mut self, ending: Ending, now: Timestamp) {
         let Self::Live(live) = self else { return };

@@ -8,16 +8,19 @@ mod forward;
 mod keeper;
 mod open;
 mod power;
+mod restart;
 mod restore;
 mod snapshot;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::MutexGuard;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::blocking::finish;
 use crate::capacity::Capacity;
@@ -31,6 +34,9 @@ use crate::files::StorageError;
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
+use crate::leaks::{self, Holds, Leak, Owner, Owners};
+use crate::lifecycle::Phase;
+use crate::metrics::{self, HostMetrics, Subject};
 use crate::model::{CreateVm, PortForward, Vm, VmState};
 use crate::name::SnapshotName;
 use crate::ports::PortBook;
@@ -41,9 +47,6 @@ use crate::status::{self, DriverStatus, Health, HostStatus};
 
 pub use self::open::OpenError;
 use self::power::remove_traces;
-
-/// The link, beside a VM's sockets, to the VM's directory.
-const OWNER: &str = "owner";
 
 /// The VMs of this host. Clones are one and the same.
 #[derive(Clone)]
@@ -62,6 +65,8 @@ struct Inner {
     drivers: Vec<DriverStatus>,
     /// VMs whose records could not be read, by name, and why.
     damaged: BTreeMap<String, String>,
+    /// Starts VMs again that ended and should not have; from when the host is open.
+    restarter: OnceLock<AbortOnDropHandle<()>>,
     /// Held for as long as this lives: a second daemon is refused.
     _lock: File,
 }
@@ -113,7 +118,8 @@ impl Machines {
     /// not free; nothing is left behind.
     pub async fn create(&self, request: CreateVm) -> Result<Vm, CreateError> {
         let inner = self.inner.clone();
-        finish(async move { create::create(&inner, request).await }).await
+        let span = tracing::info_span!("vm", name = %request.name);
+        finish(async move { create::create(&inner, request).await }.instrument(span)).await
     }
 
     /// All VMs, by name.
@@ -144,7 +150,9 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::start(&inner, &slot).await
+            slot.note(|record| record.restarts.forget()).await;
+            let span = slot.span();
+            power::start(&inner, &slot).instrument(span).await
         })
         .await
     }
@@ -159,7 +167,8 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::stop(&slot, timeout).await
+            let span = slot.span();
+            power::stop(&slot, timeout).instrument(span).await
         })
         .await
     }
@@ -281,7 +290,9 @@ impl Machines {
                 (found, _) => found?,
             };
             let mut turn = turn(&slot, &name).await?;
-            create::delete(&inner, &slot, &mut turn, force).await
+            let span = slot.span();
+            let deleting = create::delete(&inner, &slot, &mut turn, force);
+            deleting.instrument(span).await
         })
         .await
     }
@@ -343,6 +354,55 @@ impl Machines {
             load_average: status::load_average(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         })
+    }
+
+    /// What is on the host and belongs to no VM; nothing, on a healthy host.
+    pub async fn leaks(&self) -> Vec<Leak> {
+        leaks::look(|| self.owners()).await
+    }
+
+    fn owners(&self) -> Owners {
+        let inner = &self.inner;
+        let vms = inner.registry.all().into_iter().map(|slot| {
+            let record = slot.record();
+            // Whoever has the turn is changing what the VM holds.
+            let holds = match (slot.turn.try_lock(), &record.phase) {
+                (Err(_), _) | (_, Phase::Starting { .. }) => Holds::Anything,
+                (Ok(_), Phase::Live(live)) => Holds::Process(live.process.birth.clone()),
+                (Ok(_), Phase::Idle(_)) => Holds::Nothing,
+            };
+            let owner = Owner {
+                id: record.spec.id,
+                dir: slot.dir.clone(),
+                holds,
+            };
+            (record.spec.name, owner)
+        });
+        Owners {
+            layout: inner.layout.clone(),
+            vms: vms.collect(),
+            damaged: inner.damaged.keys().cloned().collect(),
+        }
+    }
+
+    /// What the host and its VMs use at this moment.
+    ///
+    /// # Errors
+    /// When the data directory cannot be looked at.
+    pub async fn metrics(&self) -> Result<HostMetrics, StorageError> {
+        let inner = &self.inner;
+        let (capacity, used) = (inner.capacity()?, inner.registry.used());
+        let subject = |slot: Arc<Slot>| {
+            let record = slot.record();
+            Subject {
+                vm: record.view(),
+                hostname: record.spec.hostname.to_string(),
+                dir: slot.dir.clone(),
+                process: record.phase.live().map(|live| live.process.clone()),
+            }
+        };
+        let vms = inner.registry.all().into_iter().map(subject).collect();
+        Ok(crate::blocking::run(move || metrics::measure(capacity, used, vms)).await)
     }
 
     /// Whether the host works. Takes no lock and no time.

@@ -64,7 +64,11 @@ impl Birth {
         }
     }
 
-    fn is_alive(&self) -> bool {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
         start_time_of_living(self.pid) == Some(self.start_time)
             && boot_id().as_ref() == Some(&self.boot_id)
     }

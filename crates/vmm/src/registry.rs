@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::sync::Notify;
+
 use crate::capacity::{Capacity, InsufficientCapacity, Resources};
 use crate::name::{ItemName, VmName};
 use crate::slot::Slot;
@@ -14,6 +16,7 @@ use crate::slot::Slot;
 #[derive(Default)]
 pub(crate) struct Registry {
     entries: RwLock<BTreeMap<VmName, Entry>>,
+    bell: Arc<Notify>,
 }
 
 enum Entry {
@@ -44,6 +47,7 @@ pub(crate) enum ReserveError {
 impl Registry {
     /// Enters a VM that was there before.
     pub(crate) fn enter(&self, slot: Arc<Slot>) {
+        slot.hang_bell(Arc::clone(&self.bell));
         let spec = slot.record().spec;
         let share = Share {
             resources: spec.resources(),
@@ -84,6 +88,11 @@ impl Registry {
             *snapshots_mb = snapshots_mb.saturating_add(disk_mb);
         }
         Ok(())
+    }
+
+    /// Rung whenever a VM has ended.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
     }
 
     /// Reserves a name and a share of the host for a VM in the making.

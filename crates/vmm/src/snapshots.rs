@@ -33,6 +33,8 @@ pub(crate) use manifest::{Manifest, Memory, Parts};
 pub(crate) const MAX_SNAPSHOTS: usize = 32;
 
 const MANIFEST: &str = "snapshot.json";
+/// A longer one is none of ours.
+const MAX_MANIFEST: u64 = 1024 * 1024;
 const MIB: u64 = 1024 * 1024;
 
 /// A snapshot of a VM.
@@ -257,7 +259,7 @@ impl Snapshots {
 
     fn read(&self, name: &SnapshotName) -> Result<Manifest, FindError> {
         let path = self.directory(name).join(MANIFEST);
-        let bytes = match fs::read(&path) {
+        let bytes = match files::read_regular(&path, MAX_MANIFEST) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let problem = format!("{MANIFEST} is missing");
                 return Err(self.damaged(name.as_str(), problem).into());

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::capacity::Resources;
 use crate::model::{CreateVm, DriverKind, PortForward, VmId};
 use crate::name::{ItemName, VmName};
+use crate::restart::RestartRule;
 
 /// Everything about a VM that stays the same for its whole life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,9 @@ pub(crate) struct Spec {
     pub(crate) ssh_public_key: Option<SshPublicKey>,
     pub(crate) dns_servers: Vec<IpAddr>,
     pub(crate) auto_start: bool,
+    /// Absent in the records of earlier versions.
+    #[serde(default)]
+    pub(crate) restart: RestartRule,
     pub(crate) created_at: Timestamp,
 }
 
@@ -67,6 +71,7 @@ pub(crate) fn check(request: &CreateVm) -> Result<(), InvalidField> {
     in_range("cpus", request.cpus.into(), 1, 32)?;
     in_range("memory_mb", request.memory_mb, 128, 65_536)?;
     in_range("disk_size_mb", request.disk_size_mb, 256, 1_048_576)?;
+    in_range("restart_limit", request.restart_limit.into(), 1, 1000)?;
     if let Some(key) = &request.ssh_public_key {
         SshPublicKey::from_str(key)?;
     }

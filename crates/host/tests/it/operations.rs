@@ -35,9 +35,11 @@ async fn the_rest_routes_are_those_of_the_host_api() {
             "DELETE /v1/vms/{name} 200 vms/delete",
             "GET /v1/health 200 host/health",
             "GET /v1/host/config 200 host/config",
+            "GET /v1/host/leaks 200 host/leaks",
             "GET /v1/host/status 200 host/status",
             "GET /v1/images 200 images/list",
             "GET /v1/kernels 200 kernels/list",
+            "GET /v1/metrics 200 metrics/export",
             "GET /v1/vms 200 vms/list",
             "GET /v1/vms/{name} 200 vms/get",
             "POST /v1/images/import 201 images/import",
@@ -54,7 +56,7 @@ async fn the_rest_routes_are_those_of_the_host_api() {
 #[tokio::test]
 async fn no_operation_is_open_to_strangers() {
     let desk = Desk::open().await;
-    let ours = ["vms/", "images/", "kernels/", "host/"];
+    let ours = ["vms/", "images/", "kernels/", "host/", "metrics/"];
     let operations = desk
         .registry
         .external()
@@ -167,6 +169,24 @@ async fn a_host_tells_what_it_is_and_how_it_is() {
     assert_eq!(config["data_dir"], json!(data_dir));
     let health = desk.call("host/health", json!({})).await.unwrap();
     assert_eq!(health, json!({ "status": "healthy" }));
+}
+
+#[tokio::test]
+async fn a_healthy_host_has_no_leaks_and_tells_what_it_uses() {
+    let desk = Desk::open().await;
+    assert_eq!(desk.call("host/leaks", json!({})).await.unwrap(), json!([]));
+    let text = desk.call("metrics/export", json!({})).await.unwrap();
+    let text = text.as_str().unwrap();
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name}in {text}"))
+            .parse()
+            .unwrap()
+    };
+    assert!(value("hostler_host_memory_bytes ") > 1e8);
+    assert!(value("hostler_daemon_memory_bytes ") > 1e6);
+    assert!(value("hostler_host_cpu_seconds_total ") > 0.0);
+    assert!(value("hostler_host_vms{state=\"running\"} ") == 0.0);
 }
 
 #[tokio::test]

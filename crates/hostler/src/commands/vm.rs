@@ -139,6 +139,10 @@ pub(crate) struct Create {
     /// Start it whenever its host boots
     #[arg(long)]
     auto_start: bool,
+    /// Start it again when it ends: never, on-failure or always; with `:N`, at most N times in a
+    /// row [default: never, and 10 times]
+    #[arg(long, value_name = "POLICY[:N]")]
+    restart: Option<Restart>,
     /// Start it now
     #[arg(long)]
     start: bool,
@@ -202,6 +206,34 @@ impl Forward {
             forward["bind"] = json!(bind);
         }
         forward
+    }
+}
+
+/// `on-failure`, or `always:5`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Restart {
+    policy: &'static str,
+    limit: Option<u32>,
+}
+
+impl FromStr for Restart {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{text:?} is not never, on-failure or always, perhaps with a limit: always:5")
+        };
+        let (policy, limit) = match text.split_once(':') {
+            None => (text, None),
+            Some((policy, limit)) => (policy, Some(limit.parse().map_err(|_| wrong())?)),
+        };
+        let known = ["never", "on-failure", "always"];
+        let policy = known.into_iter().find(|known| *known == policy);
+        let policy = policy.ok_or_else(wrong)?;
+        match limit {
+            Some(0 | 1001..) => Err(wrong()),
+            limit => Ok(Self { policy, limit }),
+        }
     }
 }
 
@@ -332,6 +364,12 @@ impl Create {
         set("kernel", self.kernel.clone().map(Value::from));
         set("host", self.host.clone().map(Value::from));
         set("auto_start", self.auto_start.then_some(Value::Bool(true)));
+        let restart = self.restart.as_ref();
+        set("restart_policy", restart.map(|r| Value::from(r.policy)));
+        set(
+            "restart_limit",
+            restart.and_then(|r| r.limit).map(Value::from),
+        );
         set(
             "required_tags",
             (!self.tags.is_empty()).then(|| json!(self.tags)),
@@ -455,6 +493,26 @@ mod tests {
             "[::1]:1:2",
         ] {
             assert!(forward(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_a_policy_and_perhaps_a_limit() {
+        let restart = |text: &str| text.parse::<Restart>();
+        let always = restart("always:5").expect("a policy");
+        assert_eq!((always.policy, always.limit), ("always", Some(5)));
+        let failure = restart("on-failure").expect("a policy");
+        assert_eq!((failure.policy, failure.limit), ("on-failure", None));
+        for bad in [
+            "",
+            "sometimes",
+            "always:",
+            "always:0",
+            "always:1001",
+            "always:x",
+            ":5",
+        ] {
+            assert!(restart(bad).is_err(), "{bad:?} was taken");
         }
     }
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hostler_identity::SvidFiles;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{default_data_dir, read, socket_place};
-use crate::failure::Failure;
+use crate::failure::{Doing, Failure};
 use crate::workload::SocketPlace;
 
 #[derive(Args, Clone, Deserialize, Default)]
@@ -66,6 +66,10 @@ pub(crate) struct AgentOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     pub(super) driver: Option<String>,
+    /// How many virtual CPUs VMs may reserve for each CPU of this host [default: 4]
+    #[arg(long, env = "HOSTLER_CPU_OVERCOMMIT", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) cpu_overcommit: Option<u32>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -85,7 +89,14 @@ pub(crate) struct AgentSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) health_listen: Option<SocketAddr>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) machines: MachineSettings,
+}
+
+/// How VMs are run.
+pub(crate) struct MachineSettings {
     pub(crate) driver: String,
+    /// `None`: as many as is usual.
+    pub(crate) cpu_overcommit: Option<u32>,
 }
 
 /// Whose host it is.
@@ -120,7 +131,10 @@ impl AgentOptions {
         Ok(AgentSettings {
             listen: all.listen.unwrap_or((ip, 9443).into()),
             health_listen: all.health_listen,
-            driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+                cpu_overcommit: all.cpu_overcommit.filter(|n| *n > 0),
+            },
             mode: match standalone {
                 true => AgentMode::Standalone(all.files()?),
                 false => AgentMode::Enrolled(all.enrolment(&data_dir)?),
@@ -149,8 +163,65 @@ impl AgentOptions {
             data_dir,
             workload_socket,
             driver,
+            cpu_overcommit,
             config,
         )
+    }
+
+    /// Paths that mean the same wherever the daemon is started.
+    pub(crate) fn make_absolute(&mut self) -> Result<(), Failure> {
+        let paths = [
+            &mut self.server_ca,
+            &mut self.tls_cert,
+            &mut self.tls_key,
+            &mut self.tls_ca,
+            &mut self.data_dir,
+            &mut self.workload_socket,
+            &mut self.config,
+        ];
+        for path in paths.into_iter().flatten() {
+            let absolute = std::path::absolute(&*path);
+            *path = absolute.doing(|| format!("cannot tell where {} is", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What was given, as variables of the environment.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, SecretString)> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        let address = |address: &Option<SocketAddr>| address.map(|a| a.to_string());
+        let register = self.register.as_ref();
+        let all = [
+            (
+                "HOSTLER_STANDALONE",
+                self.standalone.map(|yes| yes.to_string()),
+            ),
+            ("HOSTLER_SERVER", self.server.clone()),
+            ("HOSTLER_ADDRESS", self.address.clone()),
+            (
+                "HOSTLER_REGISTER",
+                register.map(|token| token.expose_secret().to_owned()),
+            ),
+            ("HOSTLER_SERVER_CA", path(&self.server_ca)),
+            ("HOSTLER_SERVER_CA_PIN", self.server_ca_pin.clone()),
+            ("HOSTLER_TLS_CERT", path(&self.tls_cert)),
+            ("HOSTLER_TLS_KEY", path(&self.tls_key)),
+            ("HOSTLER_TLS_CA", path(&self.tls_ca)),
+            ("HOSTLER_LISTEN", address(&self.listen)),
+            ("HOSTLER_HEALTH_LISTEN", address(&self.health_listen)),
+            ("HOSTLER_DATA_DIR", path(&self.data_dir)),
+            ("HOSTLER_WORKLOAD_SOCKET", path(&self.workload_socket)),
+            ("HOSTLER_DRIVER", self.driver.clone()),
+            (
+                "HOSTLER_CPU_OVERCOMMIT",
+                self.cpu_overcommit.map(|n| n.to_string()),
+            ),
+            ("HOSTLER_CONFIG", path(&self.config)),
+        ];
+        let given = all
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given.map(|(name, value)| (name, value.into())).collect()
     }
 
     fn files(self) -> Result<SvidFiles, Failure> {
@@ -246,6 +317,34 @@ mod tests {
         let settings = standalone().resolve().expect("settings");
         assert_eq!(settings.listen, ([127, 0, 0, 1], 9443).into());
         assert!(matches!(settings.mode, AgentMode::Standalone(_)));
+    }
+
+    #[test]
+    fn every_option_can_be_a_variable_of_a_service() {
+        use clap::CommandFactory;
+        let all = AgentOptions {
+            standalone: Some(true),
+            server: Some("x".to_owned()),
+            address: Some("x".to_owned()),
+            register: Some("x".to_owned().into()),
+            server_ca: Some("x".into()),
+            server_ca_pin: Some("x".to_owned()),
+            listen: Some(([127, 0, 0, 1], 1).into()),
+            health_listen: Some(([127, 0, 0, 1], 1).into()),
+            workload_socket: Some("x".into()),
+            driver: Some("x".to_owned()),
+            cpu_overcommit: Some(1),
+            config: Some("x".into()),
+            ..standalone()
+        };
+        let mut told: Vec<_> = all.variables().into_iter().map(|(name, _)| name).collect();
+        let agent = crate::cli::Cli::command();
+        let agent = agent.find_subcommand("agent").expect("it exists");
+        let known = agent.get_arguments().filter_map(|a| a.get_env()?.to_str());
+        let mut known: Vec<_> = known.collect();
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
     }
 
     #[test]

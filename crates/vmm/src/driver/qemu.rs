@@ -31,6 +31,7 @@ use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
     LinkError, SaveError,
 };
+use crate::fault;
 use crate::files;
 use crate::lifecycle::{Condition, Ending};
 use crate::model::{DriverKind, PortForward, VmId};
@@ -109,6 +110,7 @@ impl Qemu {
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
         let mut child = self.spawn(vm, begin, log_file)?;
+        fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
             Ok((qmp, process)) => Ok(Born {
                 child,

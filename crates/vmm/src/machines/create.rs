@@ -18,9 +18,10 @@ use crate::model::{CreateVm, DriverKind, Vm, VmId, VmState};
 use crate::name::ItemName;
 use crate::record::Record;
 use crate::registry::{ReserveError, Share};
+use crate::restart::RestartRule;
 use crate::slot::{Presence, Slot};
 use crate::spec::{self, MacAddress, Spec};
-use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, initrd};
+use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, fault, initrd};
 
 pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
     spec::check(&request)?;
@@ -50,17 +51,22 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
 
     let record = Record::new(spec, forwards);
     let dir = inner.layout.vm(&record.spec.name);
+    fault::point("create.reserved");
     let draft = DraftDir::begin(&inner.layout.vms())?;
+    fault::point("create.begun");
     disk::make(
         &image,
         &layout::disk_in(draft.path()),
         record.spec.disk_size_mb,
     )
     .await?;
+    fault::point("create.disk-made");
     let place = dir.path().to_owned();
     let record = crate::blocking::run(move || {
         record.save(draft.path())?;
+        fault::point("create.recorded");
         draft.appear_as(&place)?;
+        fault::point("create.appeared");
         Ok::<_, files::StorageError>(record)
     })
     .await?;
@@ -113,6 +119,10 @@ fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
         ssh_public_key: request.ssh_public_key.map(|key| key.parse()).transpose()?,
         dns_servers: request.dns_servers,
         auto_start: request.auto_start,
+        restart: RestartRule {
+            policy: request.restart_policy,
+            limit: request.restart_limit,
+        },
         created_at: Timestamp::now(),
         hostname: request.hostname.unwrap_or_else(|| request.name.clone()),
         name: request.name,
@@ -133,9 +143,11 @@ pub(super) async fn delete(
             return Err(DeleteError::Running { name });
         }
         power::kill(slot).await?;
+        fault::point("delete.killed");
     }
     let place = slot.dir.path().to_owned();
     crate::blocking::run(move || files::remove_dir_atomic(&place)).await?;
+    fault::point("delete.removed");
     *presence = Presence::Deleted;
     inner.ports.release(&name);
     inner.registry.remove(&name);

@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::blocking;
 use crate::console;
 use crate::driver::{Event, GuestEndpoint, Link};
+use crate::fault;
 use crate::guest::{Guest, GuestError};
 use crate::lifecycle::Ending;
 use crate::process::Watched;
@@ -43,7 +45,8 @@ pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<
         guest: guest.clone(),
         _keeping: keeping,
     };
-    let keeper = Arc::new(AbortOnDropHandle::new(tokio::spawn(keeper.keep())));
+    let keeping = keeper.keep().instrument(slot.span());
+    let keeper = Arc::new(AbortOnDropHandle::new(tokio::spawn(keeping)));
     slot.attach(Attachment {
         watched,
         link,
@@ -124,6 +127,7 @@ impl Keeper {
         match answer {
             Ok(_version) => {
                 let now = Timestamp::now();
+                tracing::info!("the guest is up");
                 self.note(|phase| phase.ready(now)).await;
             }
             Err(error) => tracing::warn!(%error, "a guest stopped answering"),
@@ -155,9 +159,12 @@ impl Keeper {
             reason: "the VM's process was killed or crashed; start the VM again".to_owned(),
         });
         let now = Timestamp::now();
-        slot.note(|record| record.phase.ended(ending, now)).await;
+        tracing::info!(?ending, "the VM's process has ended");
+        fault::point("ended.unrecorded");
+        slot.note(|record| record.ended(ending, now)).await;
         super::remove_traces(&slot.dir);
         slot.detach();
+        slot.ring();
     }
 }
 

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use tracing::Instrument;
 
-use super::{Inner, Machines, OWNER, keeper, remove_traces};
+use super::{Inner, Machines, keeper, remove_traces, restart};
 use crate::config::{Config, DriverChoice};
 use crate::driver::qemu::{Qemu, probe};
 use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
@@ -22,9 +23,11 @@ use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
+use crate::leaks::Holds;
 use crate::lifecycle::{Condition, Ending, Phase};
 use crate::model::{DriverKind, PortForward};
-use crate::process::{Birth, Process, Watched};
+use crate::process::{Process, Watched};
+use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
 use crate::snapshots::Snapshots;
@@ -62,6 +65,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
 
     files::make_private_dir(&layout.vms())?;
     files::sweep_drafts(&layout.vms())?;
+    sweep_vms(&layout);
     let registry = Arc::default();
     let kernels = Kernels::open(layout.kernels(), Arc::clone(&registry))?;
     let cache = config.cache_dir.clone();
@@ -84,13 +88,18 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         driver,
         drivers,
         damaged,
+        restarter: OnceLock::new(),
         _lock: lock,
     });
     let machines = Machines { inner };
     machines.take_over(records).await;
+    machines.sweep_processes().await;
     machines.sweep_sockets();
     machines.read_ahead();
     machines.start_those_that_want().await;
+    let restarter = restart::watch(&machines.inner);
+    // Nobody else sets it.
+    let _ = machines.inner.restarter.set(restarter);
     Ok(machines)
 }
 
@@ -145,6 +154,19 @@ async fn choose_driver(config: &Config) -> (Result<Arc<dyn Driver>, NoDriver>, V
     (driver, vec![status, firecracker])
 }
 
+/// Removes what was being written in VMs' directories when an earlier daemon died. What cannot be
+/// removed shows as a leak, and costs no VM.
+fn sweep_vms(layout: &Layout) {
+    let entries = fs::read_dir(layout.vms()).into_iter().flatten();
+    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if directory.is_dir()
+            && let Err(error) = files::sweep_drafts(&directory)
+        {
+            tracing::warn!(%error, "a leftover stays");
+        }
+    }
+}
+
 /// Why the records of VMs could not be read, by the VMs' names.
 type Damaged = BTreeMap<String, String>;
 
@@ -178,29 +200,50 @@ impl Machines {
             slot
         });
         let slots: Vec<_> = slots.collect();
-        join_all(
-            slots
-                .iter()
-                .map(|slot| take_over(slot, inner.driver.as_deref().ok())),
-        )
+        let found = self.processes().await;
+        let driver = inner.driver.as_deref().ok();
+        join_all(slots.iter().map(|slot| {
+            let taking = take_over(slot, driver, &found);
+            taking.instrument(slot.span())
+        }))
         .await;
+    }
+
+    /// The processes on this host that run VMs of this data directory.
+    async fn processes(&self) -> Vec<VmProcess> {
+        let vms = self.inner.layout.vms();
+        crate::blocking::run(move || processes::of(&vms)).await
+    }
+
+    /// Ends the processes that run VMs which are gone, or which another process runs.
+    async fn sweep_processes(&self) {
+        let inner = &self.inner;
+        let owners = self.owners();
+        for stray in self.processes().await {
+            let owned = match owners.by_id(stray.id).map(|owner| &owner.holds) {
+                Some(Holds::Process(birth)) => *birth == stray.birth,
+                Some(Holds::Anything) => true,
+                Some(Holds::Nothing) | None => inner.damaged.contains_key(&stray.name),
+            };
+            if owned {
+                continue;
+            }
+            let VmProcess { pid, id, .. } = stray;
+            tracing::warn!(pid, %id, "ending a process that runs a VM and belongs to none");
+            if let Ok(Some(watched)) = Watched::open(&stray.birth)
+                && watched.signal(Signal::KILL).is_ok()
+            {
+                watched.ended().await;
+            }
+        }
     }
 
     /// Removes directories of sockets whose VM is gone. (Most VMs have theirs in their own
     /// directory, and those go with it.)
     fn sweep_sockets(&self) {
         let vms = self.inner.layout.vms();
-        let Ok(entries) = fs::read_dir(crate::layout::runtime_dir()) else {
-            return;
-        };
-        for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let Ok(owner) = fs::read_link(directory.join(OWNER)) else {
-                continue;
-            };
-            let is_ours = directory
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"hostler-"));
-            if is_ours && owner.parent() == Some(vms.as_path()) && !owner.exists() {
+        for (directory, owner) in crate::layout::socket_dirs_of(&vms) {
+            if !owner.exists() {
                 tracing::info!(path = %directory.display(), "removing sockets without a VM");
                 let _ = fs::remove_dir_all(&directory);
             }
@@ -250,25 +293,23 @@ impl Machines {
     }
 }
 
-/// Sweeps a VM's directory, and counts what its snapshots take.
+/// Sweeps a VM's snapshots, and counts what they take.
 fn take_over_files(inner: &Inner, slot: &Slot) {
     let name = slot.record().spec.name;
     let snapshots = Snapshots::of(&name, &slot.dir);
-    let counted = files::sweep_drafts(slot.dir.path())
-        .and_then(|()| snapshots.sweep())
-        .and_then(|()| snapshots.size_mb());
+    let counted = snapshots.sweep().and_then(|()| snapshots.size_mb());
     match counted {
         Ok(size_mb) => inner.registry.note_snapshots(&name, size_mb),
-        Err(error) => tracing::warn!(vm = %name, %error, "a VM's directory was not swept"),
+        Err(error) => tracing::warn!(vm = %name, %error, "a VM's snapshots were not counted"),
     }
 }
 
 /// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
+async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
     let record = slot.record();
     match record.phase.live() {
         Some(live) => take_over_live(slot, driver, &live.process).await,
-        None => take_over_unrecorded(slot, driver).await,
+        None => take_over_unrecorded(slot, driver, found).await,
     }
 }
 
@@ -281,7 +322,7 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
             if let Err(error) = gone {
                 tracing::error!(vm = %spec.name, %error, "a VM's process cannot be watched");
             }
-            slot.note(|record| record.phase.ended(Ending::Unwatched, Timestamp::now()))
+            slot.note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
                 .await;
             remove_traces(&slot.dir);
             return;
@@ -309,9 +350,10 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
 }
 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
-/// and writing that down, its process is there, and its pid file leads to it.
-async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
-    let Some((process, watched)) = find_unrecorded(slot, driver) else {
+/// and writing that down, its process is there, perhaps without anything yet that could be spoken
+/// to.
+async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
+    let Some((process, watched)) = find_unrecorded(slot, driver, found) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
         }
@@ -346,24 +388,18 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
     keeper::attach(slot, watched, Some(link)).await;
 }
 
-/// The process that a VM's pid file names, if it is the VM's: pids are used again, so the VM's id
-/// has to be among its arguments.
-fn find_unrecorded(slot: &Slot, driver: Option<&dyn Driver>) -> Option<(Process, Watched)> {
-    let pid: i32 = fs::read_to_string(slot.dir.pid_file())
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    let birth = Birth::of(pid)?;
+/// The process of a VM that nobody wrote down.
+fn find_unrecorded(
+    slot: &Slot,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) -> Option<(Process, Watched)> {
+    let id = slot.record().spec.id;
+    let birth = match found.iter().find(|process| process.id == id) {
+        Some(process) => process.birth.clone(),
+        None => processes::named_in(&slot.dir.pid_file(), id)?,
+    };
     let watched = Watched::open(&birth).ok().flatten()?;
-    let id = slot.record().spec.id.to_string();
-    let arguments = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
-    if !arguments
-        .split(|byte| *byte == 0)
-        .any(|argument| argument == id.as_bytes())
-    {
-        return None;
-    }
     let guest = slot.dir.guest_socket();
     let process = Process {
         birth,

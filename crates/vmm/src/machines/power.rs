@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Inner, keeper};
 use crate::driver::{Blueprint, Driver, LinkError, Network};
 use crate::errors::{PauseError, StartError, StopError, UnknownKernel};
+use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
-use crate::layout::VmDir;
+use crate::layout::{OWNER, VmDir};
 use crate::lifecycle::{Mode, PauseStep, ResumeStep, StartStep, StopStep};
 use crate::model::Vm;
 use crate::name::VmName;
@@ -39,6 +40,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         StartStep::AlreadyRunning => {}
         StartStep::Resume => resume_processors(slot).await?,
         StartStep::Launch => {
+            fault::point("start.intended");
             if let Err(error) = launch(inner, slot, None).await {
                 slot.note(|record| record.phase.launch_failed()).await;
                 remove_traces(&slot.dir);
@@ -64,7 +66,7 @@ pub(super) async fn start_saved(
         launch(inner, slot, Some(saved)).await?;
         // The first time that these processors run: whoever dies before this leaves a process that
         // the next daemon sets going.
-        crate::fault::point("restore.recorded");
+        fault::point("restore.recorded");
         resume_processors(slot).await
     };
     let Err(error) = gone_on.await else {
@@ -89,16 +91,22 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
     }
     let driver = inner.driver()?;
     let blueprint = blueprint(inner, &*driver, slot).await?;
+    fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
+    fault::point("start.sockets-prepared");
+    let begun = Instant::now();
     let launched = match saved {
         None => driver.launch(&blueprint).await?,
         Some(saved) => driver.launch_saved(&blueprint, saved).await?,
     };
-    crate::fault::point("launched");
+    let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(vmm_ms, "the VM's process is up");
+    fault::point("start.launched");
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;
     match attached {
         Ok(Some(watched)) => {
+            fault::point("start.recorded");
             keeper::attach(slot, watched, Some(launched.link)).await;
             Ok(())
         }
@@ -239,7 +247,7 @@ fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
         return Ok(());
     }
     files::make_private_dir(dir.sockets())?;
-    let mark = dir.sockets().join(super::OWNER);
+    let mark = dir.sockets().join(OWNER);
     match std::os::unix::fs::symlink(dir.path(), &mark) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).context("create", &mark)
@@ -261,13 +269,18 @@ pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopErro
     };
     // Noted, not committed: a full disk must not keep anybody from stopping a VM.
     let step = slot
-        .note(|record| record.phase.stop(Timestamp::now()))
+        .note(|record| {
+            record.restarts.forget();
+            record.phase.stop(Timestamp::now())
+        })
         .await;
     if let StopStep::End(_) = step
         && let Some(attachment) = slot.attachment()
     {
         let patience = if answers { patience } else { Duration::ZERO };
+        fault::point("stop.intended");
         end(&before.spec.name, attachment, patience).await?;
+        fault::point("stop.ended");
     }
     Ok(slot.view())
 }
@@ -328,7 +341,7 @@ pub(super) fn remove_traces(dir: &VmDir) {
         remove_trace(&path);
     }
     if !dir.has_own_sockets() {
-        remove_trace(&dir.sockets().join(super::OWNER));
+        remove_trace(&dir.sockets().join(OWNER));
         let _ = fs::remove_dir(dir.sockets());
     }
 }

@@ -2,6 +2,7 @@
 //! only the cache of packages.
 
 mod life;
+mod misbehaviour;
 mod refusals;
 mod restart;
 mod snapshots;

@@ -475,7 +475,7 @@ async fn a_daemon_that_dies_at_any_step_leaves_a_whole_vm_and_no_half_snapshot()
         ("restore.copied", VmState::Running),
         ("restore.ended", VmState::Stopped),
         ("restore.exchanged", VmState::Stopped),
-        ("launched", VmState::Running),
+        ("start.launched", VmState::Running),
         ("restore.recorded", VmState::Running),
     ] {
         world = after_dying(world, "restore", point).await;

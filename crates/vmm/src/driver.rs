@@ -6,6 +6,7 @@
 //! them: see [`crate::process`].
 
 mod endpoint;
+pub(crate) mod firecracker;
 pub(crate) mod qemu;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
+use crate::kernel_file::KernelFormat;
 use crate::lifecycle::{Condition, Ending};
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports::PortError;
@@ -30,6 +32,8 @@ use crate::process::Process;
 #[derive(Debug, Clone)]
 pub(crate) struct Blueprint {
     pub(crate) id: VmId,
+    /// The VM's own directory, where a driver may keep what it needs besides.
+    pub(crate) directory: PathBuf,
     pub(crate) name: String,
     pub(crate) cpus: u32,
     pub(crate) memory_mb: u64,
@@ -90,6 +94,9 @@ pub(crate) trait Driver: Send + Sync {
     /// What the guest finds its devices on.
     fn bus(&self) -> Bus;
 
+    /// Whether it boots kernels of this form.
+    fn boots(&self, format: KernelFormat) -> bool;
+
     /// The user whose process will open the VM's tap device; `None`: the one that we run as.
     fn tap_owner(&self, _vm: VmId) -> Option<u32> {
         None
@@ -109,7 +116,10 @@ pub(crate) trait Driver: Send + Sync {
     async fn launch(&self, blueprint: &Blueprint) -> Result<Launched, LaunchError>;
 
     /// What a memory has to be of to be loaded into this VM: see [`Link::memory_form`].
-    fn memory_form(&self, blueprint: &Blueprint) -> BTreeMap<String, String>;
+    ///
+    /// # Errors
+    /// When it could not be launched either.
+    fn memory_form(&self, blueprint: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError>;
 
     /// Makes the VM's process, which outlives us, and loads into it what [`Link::save`] wrote to a
     /// directory. Its processors stand still. On an error there is no process.
@@ -122,6 +132,22 @@ pub(crate) trait Driver: Send + Sync {
     /// Speaks again to a process that an earlier life of ours launched. What that life may have
     /// left going on in there is over when this returns.
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError>;
+}
+
+/// What tells one model of processor from another, in `/proc/cpuinfo`: a guest that runs on the
+/// host's processor goes on only on one that is the same.
+fn processor(cpuinfo: &str) -> String {
+    let value = |key: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(key));
+        line.and_then(|line| Some(line.split_once(':')?.1.trim()))
+            .unwrap_or("unknown")
+    };
+    format!("{}, stepping {}", value("model name"), value("stepping"))
+}
+
+/// The host's `/proc/cpuinfo`.
+fn cpuinfo() -> String {
+    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
 }
 
 /// A VM that was just launched.
@@ -184,6 +210,8 @@ pub(crate) enum Event {
 pub enum Bus {
     /// Virtio over memory-mapped registers.
     Mmio,
+    /// The same, and the host is reached through a vsock, as with Firecracker.
+    MmioVsock,
     /// Virtio over PCI.
     Pci,
 }
@@ -217,6 +245,15 @@ pub enum LaunchError {
     /// The program could not be run.
     #[error("cannot run {}: {source}; install it, or configure its path", program.display())]
     Spawn { program: PathBuf, source: io::Error },
+    /// The jail could not be made.
+    #[error("the VM cannot be jailed: {problem}")]
+    Jail { problem: String },
+    /// A path that the program cannot be told.
+    #[error("{} is not text in UTF-8, which Firecracker needs; use another data directory", path.display())]
+    Unspeakable { path: PathBuf },
+    /// The kernel cannot be booted like this.
+    #[error("{0}")]
+    Kernel(String),
     /// The program ran and refused.
     #[error("{} refused to start the VM: {message}", program.display())]
     Refused { program: PathBuf, message: String },
@@ -253,6 +290,9 @@ pub enum LinkError {
     /// It is not the process that it should be.
     #[error("the process behind {} is another VM's ({found})", socket.display())]
     Stranger { socket: PathBuf, found: String },
+    /// A path that it cannot be told.
+    #[error("{} is not text in UTF-8, which Firecracker needs; use another data directory", path.display())]
+    Unspeakable { path: PathBuf },
     /// It refused a command.
     #[error("the VM's process refused {command}: {message}")]
     Refused {

@@ -157,6 +157,8 @@ pub enum PortForwardError {
     #[error(transparent)]
     NotFound(#[from] NotFound),
     #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]
     Link(#[from] LinkError),

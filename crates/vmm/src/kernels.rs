@@ -64,7 +64,8 @@ impl Item for Kernel {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernel {
-    /// A file on the host, absolute: an ELF `vmlinux` or a bzImage for x86-64. It has to have the
+    /// A file on the host, absolute: an ELF `vmlinux` or a bzImage for x86-64, an `Image` for
+    /// arm64; for the host's own processor. It has to have the
     /// drivers for virtio devices and ext4 built in.
     pub source: PathBuf,
     /// What to call it.
@@ -101,10 +102,16 @@ pub struct Kernels {
 pub(crate) struct KernelFiles {
     pub(crate) kernel: PathBuf,
     pub(crate) modules_archive: PathBuf,
+    pub(crate) format: KernelFormat,
     modules: BTreeMap<Bus, Vec<String>>,
 }
 
 impl KernelFiles {
+    /// Whether it has what a guest needs there: in modules, or built in, as imported ones have.
+    pub(crate) fn knows(&self, bus: Bus) -> bool {
+        self.modules.is_empty() || self.modules.contains_key(&bus)
+    }
+
     /// The files of the modules to load, in order.
     pub(crate) fn modules_on(&self, bus: Bus) -> &[String] {
         self.modules.get(&bus).map_or(&[], Vec::as_slice)
@@ -174,6 +181,7 @@ impl Kernels {
         Ok(KernelFiles {
             kernel: directory.join(KERNEL_FILE),
             modules_archive: directory.join(MODULES_FILE),
+            format: kernel.format,
             modules: kernel.modules,
         })
     }
@@ -201,7 +209,7 @@ fn import(shelf: &Shelf<Kernel>, request: ImportKernel) -> Result<Kernel, Import
     let kernel = Kernel {
         name,
         format: bootable.format,
-        arch: "x86_64".to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
         size_bytes: bootable.bytes.len() as u64,
         sha256: shelf::sha256(&path)?,
         source: source.display().to_string(),

@@ -7,8 +7,12 @@
 //!               initrd         what its kernel starts with: guest program, modules, configuration
 //!               console.log    what its kernel and init said, the last of it
 //!               vmm.pid        the process id, written by the driver's process
+//!               vmm.log        what the driver's process said of itself
 //!               *.sock         to the driver (control) and to the guest
 //!               snapshots/SNAPSHOT/  snapshot.json, disk.ext4, and the driver's files of memory
+//!               jail, cgroup   links to what a jailed VM has elsewhere
+//! DATA/jail/                   the roots of jailed VMs
+//! DATA/jail-users.json         which user each of them has
 //! DATA/images/NAME/            image.json, root.ext4
 //! DATA/kernels/NAME/           kernel.json, kernel, modules.cpio
 //! ```
@@ -62,7 +66,11 @@ impl Layout {
     }
 
     pub(crate) fn vm(&self, name: &VmName) -> VmDir {
-        let path = self.vms().join(name.as_str());
+        self.vm_in(self.vms().join(name.as_str()))
+    }
+
+    /// A directory that is used as a VM's is.
+    pub(crate) fn vm_in(&self, path: PathBuf) -> VmDir {
         let sockets = self.sockets_of(&path);
         VmDir { path, sockets }
     }

@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::blocking;
+use crate::driver::firecracker::jail::{self, Remains};
 use crate::files;
 use crate::layout::{self, Layout, VmDir};
 use crate::model::VmId;
@@ -115,6 +116,7 @@ fn finders() -> Vec<Box<dyn LeakFinder>> {
         Box::new(VmFiles),
         Box::new(Shelves),
         Box::new(SocketDirs),
+        Box::new(Jails),
     ]
 }
 
@@ -232,6 +234,32 @@ impl LeakFinder for Shelves {
         drafts
             .map(|path| leftover(LeakKind::Image, &path, None, reason))
             .collect()
+    }
+}
+
+/// Roots and control groups of jailed VMs.
+struct Jails;
+
+impl LeakFinder for Jails {
+    fn find(&self, owners: &Owners) -> Vec<Leak> {
+        // Nobody knows the id of a VM whose record is damaged, and it may run.
+        if !owners.damaged.is_empty() {
+            return Vec::new();
+        }
+        let remains = jail::remains(owners.layout.root()).into_iter();
+        let left = remains.filter(|remains| {
+            let owner = remains.vm().and_then(|id| owners.by_id(id));
+            owner.is_none_or(|owner| owner.holds == Holds::Nothing)
+        });
+        left.map(|remains| {
+            let kind = match remains {
+                Remains::Jail(_) => LeakKind::Jail,
+                Remains::Cgroup(_) => LeakKind::Cgroup,
+            };
+            let reason = "its VM does not run; restart the daemon, which removes it";
+            leftover(kind, remains.path(), remains.vm(), reason)
+        })
+        .collect()
     }
 }
 

@@ -9,7 +9,7 @@
 //!    │          ├─ record      vm.json, whole or not there
 //!    │          └─ keeper      watches the process and the guest
 //!    ├─ registry, capacity, ports     what is taken, and by whom
-//!    ├─ driver ── QEMU                processes, and the conversation with them
+//!    ├─ driver ── Firecracker, QEMU   processes, and the conversation with them
 //!    ├─ guest                         the conversation with our program inside the VM
 //!    ├─ images, kernels, disk         what VMs start from
 //!    └─ snapshots                     what VMs were, and can be again
@@ -71,7 +71,7 @@ mod status;
 mod tool;
 
 pub use capacity::{InsufficientCapacity, Resource, Resources};
-pub use config::{Config, DriverChoice, NetworkChoice};
+pub use config::{Config, DriverChoice, JailConfig, NetworkChoice};
 pub use dialogue::Broken;
 pub use driver::{Bus, Capabilities, LaunchError, LinkError, SaveError};
 pub use errors::{

@@ -4,6 +4,7 @@
 //! Whatever changes a VM is carried to its end even if the one who asked loses interest.
 
 mod create;
+mod drivers;
 mod forward;
 mod keeper;
 mod open;
@@ -24,8 +25,8 @@ use tracing::Instrument;
 
 use crate::blocking::finish;
 use crate::capacity::Capacity;
-use crate::config::Config;
-use crate::driver::Driver;
+use crate::config::{Config, NetworkChoice};
+use crate::driver::{Capabilities, Driver};
 use crate::errors::{
     CreateError, DeleteError, DeleteSnapshotError, ListSnapshotsError, NoDriver, NotFound,
     PauseError, PortForwardError, RestoreError, SnapshotError, StartError, StopError,
@@ -37,14 +38,15 @@ use crate::layout::Layout;
 use crate::leaks::{self, Holds, Leak, Owner, Owners};
 use crate::lifecycle::Phase;
 use crate::metrics::{self, HostMetrics, Subject};
-use crate::model::{CreateVm, PortForward, Vm, VmState};
+use crate::model::{CreateVm, DriverKind, PortForward, Vm, VmState};
 use crate::name::SnapshotName;
 use crate::ports::PortBook;
 use crate::registry::Registry;
 use crate::slot::{Presence, Slot};
 use crate::snapshots::{Snapshot, Snapshots};
-use crate::status::{self, DriverStatus, Health, HostStatus};
+use crate::status::{self, Health, HostStatus};
 
+use self::drivers::Drivers;
 pub use self::open::OpenError;
 use self::power::remove_traces;
 
@@ -61,8 +63,7 @@ struct Inner {
     ports: Arc<PortBook>,
     images: Images,
     kernels: Kernels,
-    driver: Result<Arc<dyn Driver>, NoDriver>,
-    drivers: Vec<DriverStatus>,
+    drivers: Drivers,
     /// VMs whose records could not be read, by name, and why.
     damaged: BTreeMap<String, String>,
     /// Starts VMs again that ended and should not have; from when the host is open.
@@ -72,8 +73,22 @@ struct Inner {
 }
 
 impl Inner {
+    /// What runs new VMs.
     fn driver(&self) -> Result<Arc<dyn Driver>, NoDriver> {
-        self.driver.clone()
+        self.drivers.chosen.clone()
+    }
+
+    /// What runs a VM that was made for this driver.
+    fn driver_of(&self, kind: DriverKind) -> Result<Arc<dyn Driver>, NoDriver> {
+        self.drivers.of(kind)
+    }
+
+    /// What a driver can do as this host is set up: on a bridge, ports lead into VMs by the host's
+    /// rules, whatever their drivers can do.
+    fn capabilities(&self, driver: &dyn Driver) -> Capabilities {
+        let mut can = driver.capabilities();
+        can.port_forwards |= self.config.network == NetworkChoice::Bridge;
+        can
     }
 
     fn capacity(&self) -> Result<Capacity, StorageError> {
@@ -344,7 +359,7 @@ impl Machines {
         Ok(HostStatus {
             hostname: status::hostname(),
             arch: std::env::consts::ARCH.to_owned(),
-            drivers: inner.drivers.clone(),
+            drivers: inner.drivers.status.clone(),
             total: capacity.total,
             used,
             available: capacity.available(used),
@@ -410,7 +425,7 @@ impl Machines {
         let inner = &self.inner;
         let mut reasons = Vec::new();
         reasons.extend(status::data_dir_problem(inner.layout.root()));
-        reasons.extend(inner.driver.as_ref().err().map(ToString::to_string));
+        reasons.extend(inner.drivers.chosen.as_ref().err().map(ToString::to_string));
         reasons.extend(inner.damaged.values().cloned());
         if reasons.is_empty() {
             Health::Healthy
@@ -429,7 +444,7 @@ impl Machines {
         let inner = &self.inner;
         let slot = inner.slot(name)?;
         let _turn = turn(&slot, name).await?;
-        let driver = inner.driver()?;
+        let driver = inner.driver_of(slot.record().spec.driver)?;
         let blueprint = power::blueprint(inner, &*driver, &slot).await?;
         Ok(driver.bare_command(&blueprint))
     }

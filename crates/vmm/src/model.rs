@@ -73,7 +73,8 @@ pub struct CreateVm {
     /// The kernel to boot; absent: the host's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<ItemName>,
-    /// What shall run it; absent: what the host uses. A host uses one driver for all its VMs.
+    /// What shall run it, where the host was left to choose and it works there; absent: what the
+    /// host uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<DriverKind>,
     /// An OpenSSH public key (one line) that may log in as root; absent: nobody may.

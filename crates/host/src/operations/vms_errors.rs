@@ -109,6 +109,8 @@ errors! {
         /// There is no such VM.
         NotFound { name: String } = NOT_FOUND,
             "there is no VM named {name:?} on this host; list the VMs to see those that are";
+        /// The VM's driver has no ports that lead into it on this host.
+        Unsupported { reason: String } = UNSUPPORTED, "{reason}";
         /// The host port is not free.
         PortInUse { forward: PortForward, reason: String } = PORT_IN_USE, "{reason}";
         /// The host cannot listen there.
@@ -230,6 +232,7 @@ impl From<hostler_vmm::PortForwardError> for ForwardError {
                 Some(forward) => Self::PortInUse { forward, reason },
                 None => Self::Refused { reason },
             },
+            E::Unsupported(_) => Self::Unsupported { reason },
             E::Link(_) => Self::NotForwardable { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),

@@ -25,14 +25,16 @@ use tokio::process::Child;
 use tokio::time::Instant;
 
 use self::machine::Accelerator;
+pub(crate) use self::machine::has_virtualization;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
-    LinkError, SaveError,
+    LinkError, SaveError, cpuinfo,
 };
 use crate::fault;
 use crate::files;
+use crate::kernel_file::KernelFormat;
 use crate::lifecycle::{Condition, Ending};
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports;
@@ -231,6 +233,10 @@ impl Driver for Qemu {
         GuestEndpoint::Socket(socket)
     }
 
+    fn boots(&self, format: KernelFormat) -> bool {
+        matches!(format, KernelFormat::Elf | KernelFormat::BzImage)
+    }
+
     fn files(&self) -> Vec<PathBuf> {
         let firmware = Path::new("/usr/share/qemu");
         let roms = [
@@ -256,11 +262,11 @@ impl Driver for Qemu {
         Ok(self.begin(vm, &[]).await?.launched())
     }
 
-    fn memory_form(&self, vm: &Blueprint) -> BTreeMap<String, String> {
+    fn memory_form(&self, vm: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError> {
         let mut line = command::machine_arguments(self.found.machine, vm);
         line.extend(command::control_arguments(self.found.machine, vm));
         let line = line.iter().map(|argument| argument.to_str().unwrap_or("?"));
-        memory::form(&self.found.version, line, &cpuinfo())
+        Ok(memory::form(&self.found.version, line, &cpuinfo()))
     }
 
     async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
@@ -301,10 +307,6 @@ impl QemuLink {
         let pid = process.birth.pid();
         Self { qmp, pid }
     }
-}
-
-fn cpuinfo() -> String {
-    fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
 }
 
 /// The release in the answer to `query-version`, as `--version` says it.

@@ -39,7 +39,7 @@ pub(super) fn make(
     archive.directory("modules");
     let mut packed = Vec::new();
     let mut lists = BTreeMap::new();
-    for bus in [Bus::Mmio, Bus::Pci] {
+    for bus in [Bus::Mmio, Bus::MmioVsock, Bus::Pci] {
         let mut list = Vec::new();
         for module in recipe::modules(bus) {
             let Some(path) = find_module(unpacked, module)? else {

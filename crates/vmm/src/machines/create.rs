@@ -9,12 +9,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Inner, power};
+use crate::config::DriverChoice;
 use crate::disk;
-use crate::driver::{Capabilities, Driver};
-use crate::errors::{CreateError, DeleteError, Unsupported};
+use crate::driver::Driver;
+use crate::errors::{CreateError, DeleteError, NoDriver, Unsupported};
 use crate::files::{self, DraftDir};
 use crate::layout;
-use crate::model::{CreateVm, DriverKind, Vm, VmId, VmState};
+use crate::model::{CreateVm, Vm, VmId, VmState};
 use crate::name::ItemName;
 use crate::record::Record;
 use crate::registry::{ReserveError, Share};
@@ -25,8 +26,8 @@ use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, fault, initrd};
 
 pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
     spec::check(&request)?;
-    let driver = inner.driver()?;
-    check_supported(&request, driver.kind(), driver.capabilities())?;
+    let driver = choose_driver(inner, &request)?;
+    check_supported(inner, &request, &*driver)?;
     let forwards = request.port_forwards.clone();
     let spec = decide(request, &*driver)?;
 
@@ -46,7 +47,14 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
         })?;
     // From here on the image and the kernel are in use: if they are there now, they stay.
     let image = inner.images.root_disk(&spec.image)?;
-    inner.kernels.files(&spec.kernel)?;
+    let format = inner.kernels.files(&spec.kernel)?.format;
+    if !driver.boots(format) {
+        return Err(Unsupported {
+            feature: format!("booting a {format} (kernel {})", spec.kernel),
+            driver: driver.kind(),
+        }
+        .into());
+    }
     let ports = inner.ports.claim(&spec.name, &forwards)?;
 
     let record = Record::new(spec, forwards);
@@ -78,12 +86,25 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     Ok(view)
 }
 
+/// What will run the VM: what the request asks for, where the host was left to choose and it works;
+/// else what the host has chosen.
+fn choose_driver(inner: &Inner, request: &CreateVm) -> Result<Arc<dyn Driver>, NoDriver> {
+    match request.driver {
+        Some(wanted) if inner.config.driver == DriverChoice::Auto => {
+            inner.driver_of(wanted).or_else(|_| inner.driver())
+        }
+        _ => inner.driver(),
+    }
+}
+
 /// Refuses what the driver cannot do, before anything is touched.
 fn check_supported(
+    inner: &Inner,
     request: &CreateVm,
-    driver: DriverKind,
-    can: Capabilities,
+    driver: &dyn Driver,
 ) -> Result<(), Unsupported> {
+    let can = inner.capabilities(driver);
+    let driver = driver.kind();
     let unsupported = |feature: &str| Unsupported {
         feature: feature.to_owned(),
         driver,

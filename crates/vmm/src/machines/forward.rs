@@ -1,7 +1,7 @@
 //! Forwarding a port into a VM, running or not.
 
 use super::Inner;
-use crate::errors::PortForwardError;
+use crate::errors::{PortForwardError, Unsupported};
 use crate::model::{PortForward, Vm};
 use crate::slot::Slot;
 
@@ -14,6 +14,15 @@ pub(super) async fn add(
     let record = slot.record();
     if record.port_forwards.contains(&forward) {
         return Ok(record.view());
+    }
+    if let Ok(driver) = inner.driver_of(record.spec.driver)
+        && !inner.capabilities(&*driver).port_forwards
+    {
+        return Err(Unsupported {
+            feature: "forwarding ports".to_owned(),
+            driver: driver.kind(),
+        }
+        .into());
     }
     let claim = inner.ports.claim(&record.spec.name, &[forward])?;
     let link = slot.attachment().and_then(|attachment| attachment.link);

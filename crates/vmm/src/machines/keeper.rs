@@ -185,6 +185,7 @@ async fn greeting(guest: Option<&Guest>) -> Result<u32, GuestError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -14,11 +14,10 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use tracing::Instrument;
 
+use super::drivers::Drivers;
 use super::{Inner, Machines, keeper, remove_traces, restart};
-use crate::config::{Config, DriverChoice};
-use crate::driver::qemu::{Qemu, probe};
+use crate::config::Config;
 use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
-use crate::errors::NoDriver;
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
@@ -31,7 +30,6 @@ use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
 use crate::snapshots::Snapshots;
-use crate::status::DriverStatus;
 use crate::{DEFAULT_KERNEL, ItemName};
 
 /// A data directory could not be opened.
@@ -44,17 +42,14 @@ pub enum OpenError {
         data_dir.display()
     )]
     InUse { data_dir: PathBuf },
-    /// A driver was asked for that this program does not have.
-    #[error("driver {0} is not part of this version; use driver auto or qemu")]
-    Driver(DriverKind),
+    /// A driver was asked for that does not work here.
+    #[error("driver {driver} does not work on this host: {reason}; mend that, or use driver auto")]
+    Driver { driver: DriverKind, reason: String },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
 pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
-    if config.driver == DriverChoice::Firecracker {
-        return Err(OpenError::Driver(DriverKind::Firecracker));
-    }
     let data_dir = config.data_dir.clone();
     files::make_private_dir(&data_dir)?;
     // Absolute and without links: VMs' processes and sockets are named after it.
@@ -75,7 +70,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         kernels.clone(),
         Arc::clone(&registry),
     )?;
-    let (driver, drivers) = choose_driver(&config).await;
+    let drivers = Drivers::choose(&config, &layout).await?;
     let (records, damaged) = load_records(&layout)?;
 
     let inner = Arc::new(Inner {
@@ -85,7 +80,6 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         ports: Arc::default(),
         images,
         kernels,
-        driver,
         drivers,
         damaged,
         restarter: OnceLock::new(),
@@ -95,6 +89,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     machines.take_over(records).await;
     machines.sweep_processes().await;
     machines.sweep_sockets();
+    machines.sweep_jails();
     machines.read_ahead();
     machines.start_those_that_want().await;
     let restarter = restart::watch(&machines.inner);
@@ -121,37 +116,6 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
     }
     taken.context("lock", &path)?;
     Ok(file)
-}
-
-async fn choose_driver(config: &Config) -> (Result<Arc<dyn Driver>, NoDriver>, Vec<DriverStatus>) {
-    let firecracker = DriverStatus {
-        kind: DriverKind::Firecracker,
-        selected: false,
-        version: None,
-        reason: "not part of this version".to_owned(),
-        capabilities: None,
-    };
-    let mut status = DriverStatus {
-        kind: DriverKind::Qemu,
-        ..firecracker.clone()
-    };
-    let driver = match probe::probe(&config.qemu_binary).await {
-        Ok(found) => {
-            status.selected = true;
-            status.version = Some(found.version.clone());
-            status.reason = found.reason.clone();
-            let driver = Qemu::new(found);
-            status.capabilities = Some(driver.capabilities());
-            Ok(Arc::new(driver) as Arc<dyn Driver>)
-        }
-        Err(error) => {
-            status.reason = error.to_string();
-            Err(NoDriver {
-                reason: error.to_string(),
-            })
-        }
-    };
-    (driver, vec![status, firecracker])
 }
 
 /// Removes what was being written in VMs' directories when an earlier daemon died. What cannot be
@@ -201,9 +165,10 @@ impl Machines {
         });
         let slots: Vec<_> = slots.collect();
         let found = self.processes().await;
-        let driver = inner.driver.as_deref().ok();
+        let found = found.as_slice();
         join_all(slots.iter().map(|slot| {
-            let taking = take_over(slot, driver, &found);
+            let driver = inner.driver_of(slot.record().spec.driver).ok();
+            let taking = async move { take_over(slot, driver.as_deref(), found).await };
             taking.instrument(slot.span())
         }))
         .await;
@@ -250,12 +215,28 @@ impl Machines {
         }
     }
 
+    /// Removes jails and control groups whose VM is gone, or has no process.
+    fn sweep_jails(&self) {
+        let Some(jailer) = self.inner.drivers.jailer() else {
+            return;
+        };
+        let records: Vec<_> = self.inner.registry.all();
+        let records: Vec<_> = records.iter().map(|slot| slot.record()).collect();
+        let known = records.iter().map(|record| record.spec.id).collect();
+        let alive = records
+            .iter()
+            .filter(|record| record.phase.live().is_some());
+        // A VM whose record is damaged may run all the same, and nobody knows its id.
+        if self.inner.damaged.is_empty() {
+            jailer.sweep(&known, &alive.map(|record| record.spec.id).collect());
+        }
+    }
+
     /// Lets the system read what a start reads, so that the first start is as fast as the second.
     fn read_ahead(&self) {
         let inner = &self.inner;
         let mut paths = inner
-            .driver
-            .as_ref()
+            .driver()
             .map(|driver| driver.files())
             .unwrap_or_default();
         let kernel = inner.kernels.files(&ItemName::literal(DEFAULT_KERNEL));

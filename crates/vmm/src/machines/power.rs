@@ -11,15 +11,17 @@ use rustix::process::Signal;
 use tokio::time::{Instant, timeout};
 
 use super::{Inner, keeper};
-use crate::driver::{Blueprint, Driver, LinkError, Network};
+use crate::driver::firecracker::jail;
+use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
 use crate::errors::{PauseError, StartError, StopError, UnknownKernel};
 use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
+use crate::kernels::KernelFiles;
 use crate::layout::{OWNER, VmDir};
 use crate::lifecycle::{Mode, PauseStep, ResumeStep, StartStep, StopStep};
 use crate::model::Vm;
-use crate::name::VmName;
+use crate::name::{ItemName, VmName};
 use crate::process::{Process, Watched};
 use crate::record::Record;
 use crate::slot::{Attachment, Slot};
@@ -89,7 +91,7 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
     if let Some(earlier) = slot.attachment() {
         earlier.let_go().await;
     }
-    let driver = inner.driver()?;
+    let driver = inner.driver_of(slot.record().spec.driver)?;
     let blueprint = blueprint(inner, &*driver, slot).await?;
     fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
@@ -207,6 +209,7 @@ pub(super) async fn blueprint(
 ) -> Result<Blueprint, StartError> {
     let Record { spec, .. } = slot.record();
     let kernel = inner.kernels.files(&spec.kernel)?;
+    check_kernel(driver, &spec.kernel, &kernel)?;
     let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
     let modules = kernel.modules_archive.clone();
     let initrd = slot.dir.initrd();
@@ -225,6 +228,7 @@ pub(super) fn describe(inner: &Inner, slot: &Slot) -> Result<Blueprint, UnknownK
     let dir = &slot.dir;
     Ok(Blueprint {
         id: spec.id,
+        directory: dir.path().to_owned(),
         name: spec.name.to_string(),
         cpus: spec.cpus,
         memory_mb: spec.memory_mb,
@@ -240,9 +244,32 @@ pub(super) fn describe(inner: &Inner, slot: &Slot) -> Result<Blueprint, UnknownK
     })
 }
 
+/// Refuses a kernel that this driver cannot boot, or whose modules are for other machines.
+fn check_kernel(
+    driver: &dyn Driver,
+    name: &ItemName,
+    kernel: &KernelFiles,
+) -> Result<(), LaunchError> {
+    let kind = driver.kind();
+    if !driver.boots(kernel.format) {
+        let format = kernel.format;
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} is a {format}, which driver {kind} does not boot; import a kernel in \
+             another form (for Firecracker an ELF vmlinux)"
+        )));
+    }
+    if !kernel.knows(driver.bus()) {
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} came without the modules for driver {kind}; delete it and pull the \
+             default image again"
+        )));
+    }
+    Ok(())
+}
+
 /// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there
 /// whose it is, so that a sweep can tell.
-fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
+pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
     if dir.has_own_sockets() {
         return Ok(());
     }
@@ -296,7 +323,7 @@ async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), St
         asked
     };
     let gone = timeout(patience, asked_and_gone).await == Ok(true)
-        || ends_after(watched, Signal::TERM, AFTER_TERM).await
+        || (watched.heeds_term() && ends_after(watched, Signal::TERM, AFTER_TERM).await)
         || ends_after(watched, Signal::KILL, AFTER_KILL).await;
     if !gone {
         return Err(StopError::Stubborn { name: name.clone() });
@@ -340,6 +367,7 @@ pub(super) fn remove_traces(dir: &VmDir) {
     for path in [dir.control_socket(), dir.guest_socket(), dir.pid_file()] {
         remove_trace(&path);
     }
+    jail::clear(dir.path());
     if !dir.has_own_sockets() {
         remove_trace(&dir.sockets().join(OWNER));
         let _ = fs::remove_dir(dir.sockets());

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Inner, power};
-use crate::errors::RestoreError;
+use crate::errors::{RestoreError, StartError};
 use crate::files::{self, DraftFile};
 use crate::model::Vm;
 use crate::record::Record;
 use crate::slot::Slot;
 use crate::snapshots::{Found, Memory, Snapshots};
+use crate::spec::Spec;
 use crate::{blocking, disk, fault};
 
 /// Restores a VM whose turn the caller has.
@@ -58,12 +59,15 @@ pub(super) async fn restore(
 
 /// What a memory would be loaded into.
 fn here(inner: &Inner, slot: &Slot) -> Result<Memory, RestoreError> {
-    let kernel = slot.record().spec.kernel;
+    let Spec { kernel, driver, .. } = slot.record().spec;
+    let driver = inner.driver_of(driver)?;
     let blueprint = power::describe(inner, slot)?;
+    let form = driver.memory_form(&blueprint);
+    let form = form.map_err(|error| not_started(slot, error.into()))?;
     Ok(Memory {
         arch: std::env::consts::ARCH.to_owned(),
         kernel_sha256: inner.kernels.known(&kernel)?.sha256,
-        form: inner.driver()?.memory_form(&blueprint),
+        form,
     })
 }
 
@@ -76,8 +80,12 @@ async fn go_on(inner: &Inner, slot: &Arc<Slot>, found: &Found) -> Result<(), Res
         return Ok(());
     }
     let started = power::start_saved(inner, slot, found.directory()).await;
-    started.map_err(|source| RestoreError::Start {
+    started.map_err(|source| not_started(slot, source))
+}
+
+fn not_started(slot: &Slot, source: StartError) -> RestoreError {
+    RestoreError::Start {
         name: slot.record().spec.name,
         source: Box::new(source),
-    })
+    }
 }

@@ -79,8 +79,8 @@ fn link_to_save(
         None if matches!(record.phase, Phase::Idle(_)) => return Ok(None),
         None => return Err(not_now()),
     }
-    let driver = inner.driver()?;
-    if !driver.capabilities().snapshots || driver.kind() != record.spec.driver {
+    let driver = inner.driver_of(record.spec.driver)?;
+    if !driver.capabilities().snapshots {
         return Err(Unsupported {
             feature: "a snapshot of a VM that runs".to_owned(),
             driver: driver.kind(),

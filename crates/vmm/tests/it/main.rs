@@ -1,6 +1,10 @@
 //! What the desk promises, with real guests: each test has a data directory of its own and shares
 //! only the cache of packages.
 
+mod firecracker;
+mod firecracker_api;
+mod firecracker_faults;
+mod jail;
 mod life;
 mod misbehaviour;
 mod refusals;

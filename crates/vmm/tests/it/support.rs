@@ -30,8 +30,14 @@ impl Host {
     /// The same, with its data in this place of a temporary directory.
     pub(crate) async fn in_directory(place: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data_dir = dir.path().join(place);
-        let machines = Machines::open(Config::new(&data_dir)).await.unwrap();
+        let config = Config::new(dir.path().join(place));
+        Self::with(dir, config).await
+    }
+
+    /// A host as it is configured, with its data somewhere in this directory.
+    pub(crate) async fn with(dir: tempfile::TempDir, config: Config) -> Self {
+        let data_dir = config.data_dir.clone();
+        let machines = Machines::open(config).await.unwrap();
         Self {
             machines,
             site: Site {
@@ -55,6 +61,14 @@ impl Host {
     /// Forgets everything without stopping anything, as a killed daemon does, and opens again.
     pub(crate) async fn restart(self) -> Self {
         self.restart_after(|| {}).await
+    }
+
+    /// The same, with another configuration for the same data.
+    pub(crate) async fn restart_as(self, config: Config) -> Self {
+        let Self { machines, site } = self;
+        drop(machines);
+        let machines = Machines::open(config).await.unwrap();
+        Self { machines, site }
     }
 
     /// The same, and something happens while no daemon is there.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::qmp::Qmp;
-use crate::driver::{LinkError, SaveError};
+use crate::driver::{LinkError, SaveError, processor};
 use crate::files::{self, Context as _};
 
 /// What QEMU is to call the file.
@@ -179,16 +179,6 @@ pub(super) fn form<'a>(
     }
     form.insert("devices".to_owned(), devices.join(" "));
     form
-}
-
-/// What tells one model of processor from another.
-fn processor(cpuinfo: &str) -> String {
-    let value = |key: &str| {
-        let line = cpuinfo.lines().find(|line| line.starts_with(key));
-        line.and_then(|line| Some(line.split_once(':')?.1.trim()))
-            .unwrap_or("unknown")
-    };
-    format!("{}, stepping {}", value("model name"), value("stepping"))
 }
 
 #[cfg(test)]

@@ -447,7 +447,8 @@ async fn after_dying(world: World, work: &'static str, point: &'static str) -> W
     World { host, ..world }
 }
 
-#[tokio::test]
+// The closed conversations of the earlier daemon go away while this thread waits for the next one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_dies_at_any_step_leaves_a_whole_vm_and_no_half_snapshot() {
     let mut world = World::new().await;
     world

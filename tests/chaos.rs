@@ -207,9 +207,10 @@ fn a_disk_that_fills_up_during_a_create_or_a_start_costs_nothing() {
     let ballast = disk.path().join("ballast");
     disk.fill(&ballast);
     host.must(200, "POST", "/v1/vms/web/stop", r#"{"timeout_secs":0}"#);
-    let refused = host.must(507, "POST", "/v1/vms/web/start", "");
-    assert_eq!(refused.code(), "storage_full");
-    assert!(refused.message().contains("free some space"), "{refused:?}");
+    let another = body.replace("web", "another");
+    let refused = host.must(409, "POST", "/v1/vms", &another);
+    assert_eq!(refused.code(), "insufficient_capacity");
+    assert!(refused.message().contains("disk"), "{refused:?}");
     host.must(200, "DELETE", "/v1/vms/web", "");
     no_leaks(&host, "at the end");
 }

@@ -10,6 +10,7 @@ mod host_door;
 mod house;
 mod identity;
 mod life;
+mod mcp;
 mod rest;
 mod standalone;
 mod support;

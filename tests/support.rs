@@ -41,6 +41,38 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Tells how long something took on a machine that has time for it. While processes wait for a
+/// processor (proc_pressure(5): `some`), a second counts for a tenth: what is promised in seconds
+/// is promised of machines that are not overwhelmed, and tests run on others too.
+pub(crate) struct Stopwatch {
+    begun: Instant,
+    waited_before: Duration,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self {
+            begun: Instant::now(),
+            waited_before: waited(),
+        }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        let passed = self.begun.elapsed();
+        let waited = waited().saturating_sub(self.waited_before).min(passed);
+        passed - waited.mul_f64(0.9)
+    }
+}
+
+/// How long processes of this machine have waited for a processor; nothing where the kernel does
+/// not count it.
+fn waited() -> Duration {
+    let text = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let some = text.lines().find(|line| line.starts_with("some"));
+    let total = some.and_then(|line| line.split("total=").nth(1)?.trim().parse().ok());
+    Duration::from_micros(total.unwrap_or_default())
+}
+
 pub(crate) fn hostler() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
     // Nothing of the developer's own login reaches a test.

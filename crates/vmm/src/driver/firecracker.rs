@@ -5,7 +5,8 @@
 //! machine to be ([`machine`]), and then to run. What it is given, and where, depends on its seat
 //! ([`seat`]): in the open, or in a jail ([`jail`]) that holds nothing but the VM's own files.
 //! Whether it works on this host is found out by booting something ([`probe`]), and how one ended
-//! is told by its exit code or its log ([`ending`]).
+//! is told by its exit code or its log ([`ending`]). It can be written to files and read back
+//! ([`saved`]).
 
 mod api;
 mod cgroup;
@@ -13,9 +14,11 @@ mod ending;
 pub(crate) mod jail;
 mod machine;
 pub(crate) mod probe;
+mod saved;
 mod seat;
 mod users;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -30,19 +33,20 @@ use tokio::process::Child;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use self::api::Api;
+use self::api::{ANSWER, Api};
 use self::jail::Jailer;
 use self::machine::{Instance, State};
 use self::probe::Found;
 use self::seat::Seat;
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
-    LinkError,
+    LinkError, SaveError, cpuinfo,
 };
 use crate::dialogue::Broken;
 use crate::files::{self, Context as _};
 use crate::guest::protocol::VSOCK_PORT;
 use crate::kernel_file::KernelFormat;
+use crate::lifecycle::Condition;
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::process::{Birth, Process, Watched};
 use crate::tool;
@@ -90,11 +94,13 @@ impl Firecracker {
             })
     }
 
-    /// Waits until the API answers, or the process has ended; then makes it the VM and lets it run.
+    /// Waits until the API answers, or the process has ended; then makes it the VM: a new one that
+    /// runs, or one that was saved and stands still.
     async fn boot(
         &self,
         vm: &Blueprint,
         seat: &Seat,
+        saved: Option<&str>,
         child: &mut Child,
     ) -> Result<(Api, Process), LaunchError> {
         let deadline = Instant::now() + COME_UP;
@@ -112,10 +118,15 @@ impl Firecracker {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        for request in seat.machine.requests() {
-            self.demand(&api, request).await?;
+        match saved {
+            None => {
+                for request in seat.machine.requests() {
+                    self.demand(&api, ANSWER, request).await?;
+                }
+                self.demand(&api, ANSWER, machine::start()).await?;
+            }
+            Some(saved) => self.demand(&api, saved::LONG, saved::load(saved)).await?,
         }
-        self.demand(&api, machine::start()).await?;
         let process = Process {
             birth,
             control_socket: vm.control_socket.clone(),
@@ -145,8 +156,44 @@ impl Firecracker {
         }
     }
 
-    async fn demand(&self, api: &Api, request: api::Ask) -> Result<(), LaunchError> {
-        match api.ask(request).await {
+    /// Makes the process in its seat, and the VM in the process.
+    async fn launch_from(
+        &self,
+        vm: &Blueprint,
+        seat: Seat,
+        saved: Option<&str>,
+    ) -> Result<Launched, LaunchError> {
+        let mut child = self.spawn(vm, &seat)?;
+        let booted = match self.boot(vm, &seat, saved, &mut child).await {
+            Ok((api, process)) => match Watched::open(&process.birth) {
+                Ok(Some(watched)) => Ok((api, process, watched)),
+                _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
+            },
+            Err(error) => Err(error),
+        };
+        match booted {
+            Ok((api, process, watched)) => {
+                let child = seat.pid_file.is_none().then_some(child);
+                let link = self.link(api, watched, seat::log(vm), child);
+                Ok(Launched { process, link })
+            }
+            Err(error) => {
+                // It may have ended already; what counts is that it has when we return.
+                let _ = child.kill().await;
+                seat.end_what_is_left(vm.id).await;
+                jail::clear(&vm.directory);
+                Err(error)
+            }
+        }
+    }
+
+    async fn demand(
+        &self,
+        api: &Api,
+        limit: Duration,
+        request: api::Ask,
+    ) -> Result<(), LaunchError> {
+        match api.ask_within(limit, request).await {
             Ok(_) => Ok(()),
             Err(LinkError::Refused { command, message }) => Err(LaunchError::Refused {
                 program: self.found.program.clone(),
@@ -256,7 +303,7 @@ impl Driver for Firecracker {
             user_network: false,
             port_forwards: false,
             mounts: false,
-            snapshots: false,
+            snapshots: true,
             hardware_acceleration: true,
         }
     }
@@ -301,28 +348,19 @@ impl Driver for Firecracker {
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
         let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
-        let mut child = self.spawn(vm, &seat)?;
-        let booted = match self.boot(vm, &seat, &mut child).await {
-            Ok((api, process)) => match Watched::open(&process.birth) {
-                Ok(Some(watched)) => Ok((api, process, watched)),
-                _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
-            },
-            Err(error) => Err(error),
-        };
-        match booted {
-            Ok((api, process, watched)) => {
-                let child = seat.pid_file.is_none().then_some(child);
-                let link = self.link(api, watched, seat::log(vm), child);
-                Ok(Launched { process, link })
-            }
-            Err(error) => {
-                // It may have ended already; what counts is that it has when we return.
-                let _ = child.kill().await;
-                seat.end_what_is_left(vm.id).await;
-                jail::clear(&vm.directory);
-                Err(error)
-            }
-        }
+        self.launch_from(vm, seat, None).await
+    }
+
+    fn memory_form(&self, vm: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError> {
+        let machine = seat::machine_of(vm, self.jailer.is_some())?;
+        let version = &self.found.version;
+        Ok(saved::form_of_machine(version, &machine, &cpuinfo()))
+    }
+
+    async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
+        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
+        let seen = seat.lend_saved(saved)?;
+        self.launch_from(vm, seat, Some(&seen)).await
     }
 
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError> {
@@ -357,6 +395,18 @@ struct FirecrackerLink {
 }
 
 impl FirecrackerLink {
+    /// Has a snapshot made. There is nothing to say about one that was.
+    async fn create(&self, create: api::Ask) -> Result<(), LinkError> {
+        let command = create.command;
+        match self.api.ask_within(saved::LONG, create).await? {
+            serde_json::Value::Null => Ok(()),
+            other => Err(LinkError::Unknown {
+                command,
+                answer: other.to_string().chars().take(200).collect(),
+            }),
+        }
+    }
+
     async fn exit_code(&self) -> Option<i32> {
         let mut child = self.child.lock().await;
         let status = timeout(EXIT_CODE, child.as_mut()?.wait()).await;
@@ -384,17 +434,47 @@ impl Link for FirecrackerLink {
         Ok(Vec::new())
     }
 
+    async fn pause(&self) -> Result<(), LinkError> {
+        self.api.ask(saved::pause()).await.map(drop)
+    }
+
     async fn resume(&self) -> Result<(), LinkError> {
         self.api.ask(machine::resume()).await.map(drop)
     }
 
-    async fn standstill(&self) -> Result<Option<String>, LinkError> {
-        Ok(match instance(&self.api, api::ANSWER).await?.state {
-            State::Running => None,
-            State::Paused => Some("it was paused".to_owned()),
-            State::NotStarted => Some("it was never started".to_owned()),
-            State::Other(word) => Some(format!("Firecracker says {word}")),
+    async fn condition(&self) -> Result<Condition, LinkError> {
+        Ok(match instance(&self.api, ANSWER).await?.state {
+            State::Running => Condition::Running,
+            State::Paused => Condition::Halted,
+            // Nobody connects to one that was never started; see `reconnect`.
+            State::NotStarted => Condition::Loading,
+            State::Other(word) => Condition::Stuck {
+                reason: format!("Firecracker says {word}"),
+            },
         })
+    }
+
+    async fn memory_form(&self) -> Result<BTreeMap<String, String>, LinkError> {
+        let version = self.api.ask(saved::version()).await?;
+        let configuration = self.api.ask(saved::configuration()).await?;
+        saved::form_of_process(&version, &configuration, &cpuinfo())
+    }
+
+    async fn save(&self, directory: &Path) -> Result<(), SaveError> {
+        let vm = self.log.parent().unwrap_or(Path::new("/"));
+        let Some(jail) = saved::jail_of(vm) else {
+            let text = directory.to_str().ok_or_else(|| LinkError::Unspeakable {
+                path: directory.to_owned(),
+            })?;
+            self.create(saved::create_in(text)).await?;
+            return Ok(saved::own(directory)?);
+        };
+        let taken = match self.create(saved::create_in_jail()).await {
+            Ok(()) => saved::take_out(&jail, directory).map_err(SaveError::from),
+            Err(error) => Err(error.into()),
+        };
+        saved::clear(&jail);
+        taken
     }
 
     async fn event(&self) -> Option<Event> {

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -40,6 +41,7 @@ use super::{
     LinkError,
 };
 use crate::dialogue::Broken;
+use crate::fault;
 use crate::files::{self, Context as _};
 use crate::guest::protocol::VSOCK_PORT;
 use crate::kernel_file::KernelFormat;
@@ -90,13 +92,13 @@ impl Firecracker {
             })
     }
 
-    /// Waits until the API answers, or the process has ended; then makes it the VM and lets it run.
-    async fn boot(
+    /// Waits until the API answers, or the process has ended.
+    async fn come_up(
         &self,
         vm: &Blueprint,
         seat: &Seat,
         child: &mut Child,
-    ) -> Result<(Api, Process), LaunchError> {
+    ) -> Result<(Api, Birth, Watched), LaunchError> {
         let deadline = Instant::now() + COME_UP;
         let pid = self.settle(vm, seat, child, deadline).await?;
         let birth = pid.and_then(Birth::of);
@@ -112,16 +114,42 @@ impl Firecracker {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        for request in seat.machine.requests() {
-            self.demand(&api, request).await?;
+        match Watched::open(&birth) {
+            Ok(Some(watched)) => Ok((api, birth, watched)),
+            _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
         }
-        self.demand(&api, machine::start()).await?;
-        let process = Process {
-            birth,
-            control_socket: vm.control_socket.clone(),
-            guest: self.guest(vm.guest_socket.clone()),
+    }
+
+    /// Makes a process that is the VM's machine and does not run yet. On an error there is none.
+    async fn set_up(&self, vm: &Blueprint) -> Result<Ready, LaunchError> {
+        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
+        let mut child = self.spawn(vm, &seat)?;
+        let outcome = async {
+            let (api, birth, watched) = self.come_up(vm, &seat, &mut child).await?;
+            for request in seat.machine.requests() {
+                self.demand(&api, request).await?;
+            }
+            Ok((api, birth, watched))
         };
-        Ok((api, process))
+        match outcome.await {
+            Ok((api, birth, watched)) => {
+                let process = Process {
+                    birth,
+                    control_socket: vm.control_socket.clone(),
+                    guest: self.guest(vm.guest_socket.clone()),
+                };
+                let child = seat.pid_file.is_none().then_some(child);
+                let link = FirecrackerLink::new(api, watched, seat::log(vm), child);
+                Ok(Ready { process, link })
+            }
+            Err(error) => {
+                // It may have ended already; what counts is that it has when we return.
+                let _ = child.kill().await;
+                seat.end_what_is_left(vm.id).await;
+                jail::clear(&vm.directory);
+                Err(error)
+            }
+        }
     }
 
     /// The process that will be the VM: the child, or the one that the jailer made before it ended.
@@ -185,21 +213,20 @@ impl Firecracker {
             message,
         }
     }
+}
 
-    fn link(
-        &self,
-        api: Api,
-        watched: Watched,
-        log: PathBuf,
-        child: Option<Child>,
-    ) -> Box<dyn Link> {
-        Box::new(FirecrackerLink {
-            api,
-            watched,
-            log,
-            child: Mutex::new(child),
-            told: AtomicBool::new(false),
-        })
+/// A machine that does not run yet.
+struct Ready {
+    process: Process,
+    link: FirecrackerLink,
+}
+
+impl Ready {
+    /// Ends the process.
+    async fn give_up(self, vm: &Blueprint) {
+        let _ = self.link.watched.signal(Signal::KILL);
+        self.link.watched.ended().await;
+        jail::clear(&vm.directory);
     }
 }
 
@@ -300,26 +327,15 @@ impl Driver for Firecracker {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
-        let mut child = self.spawn(vm, &seat)?;
-        let booted = match self.boot(vm, &seat, &mut child).await {
-            Ok((api, process)) => match Watched::open(&process.birth) {
-                Ok(Some(watched)) => Ok((api, process, watched)),
-                _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
-            },
-            Err(error) => Err(error),
-        };
-        match booted {
-            Ok((api, process, watched)) => {
-                let child = seat.pid_file.is_none().then_some(child);
-                let link = self.link(api, watched, seat::log(vm), child);
-                Ok(Launched { process, link })
-            }
+        let ready = self.set_up(vm).await?;
+        fault::point("start.spawned");
+        match self.demand(&ready.link.api, machine::start()).await {
+            Ok(()) => Ok(Launched {
+                process: ready.process,
+                link: Box::new(ready.link),
+            }),
             Err(error) => {
-                // It may have ended already; what counts is that it has when we return.
-                let _ = child.kill().await;
-                seat.end_what_is_left(vm.id).await;
-                jail::clear(&vm.directory);
+                ready.give_up(vm).await;
                 Err(error)
             }
         }
@@ -341,7 +357,12 @@ impl Driver for Firecracker {
         }
         let watched = Watched::open(&process.birth).ok().flatten();
         let watched = watched.ok_or_else(|| unknown("the process has ended"))?;
-        Ok(self.link(api, watched, log_of(process), None))
+        Ok(Box::new(FirecrackerLink::new(
+            api,
+            watched,
+            log_of(process),
+            None,
+        )))
     }
 }
 
@@ -357,6 +378,16 @@ struct FirecrackerLink {
 }
 
 impl FirecrackerLink {
+    fn new(api: Api, watched: Watched, log: PathBuf, child: Option<Child>) -> Self {
+        Self {
+            api,
+            watched,
+            log,
+            child: Mutex::new(child),
+            told: AtomicBool::new(false),
+        }
+    }
+
     async fn exit_code(&self) -> Option<i32> {
         let mut child = self.child.lock().await;
         let status = timeout(EXIT_CODE, child.as_mut()?.wait()).await;

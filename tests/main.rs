@@ -2,6 +2,7 @@
 //!
 //! `house` keeps the shape of the workspace; the other modules run `hostler` as its users do.
 
+mod chaos;
 mod cli;
 mod doors;
 mod faults;
@@ -9,6 +10,7 @@ mod host_door;
 mod house;
 mod identity;
 mod life;
+mod mcp;
 mod rest;
 mod standalone;
 mod support;

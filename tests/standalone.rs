@@ -29,6 +29,7 @@ impl Credential {
 /// A standalone host of a test's own, with files of `hostler tls init`.
 pub(crate) struct Standalone {
     pub(crate) directory: TempDir,
+    data: PathBuf,
     pub(crate) door: u16,
     pub(crate) probes: u16,
     daemon: Option<Daemon>,
@@ -36,8 +37,20 @@ pub(crate) struct Standalone {
 
 impl Standalone {
     pub(crate) fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        Self::launched(directory, data)
+    }
+
+    /// With its data in this directory.
+    pub(crate) fn start_in(data: PathBuf) -> Self {
+        Self::launched(tempfile::tempdir().expect("a directory"), data)
+    }
+
+    fn launched(directory: TempDir, data: PathBuf) -> Self {
         let mut host = Self {
-            directory: tempfile::tempdir().expect("a directory"),
+            directory,
+            data,
             door: free_port(),
             probes: free_port(),
             daemon: None,
@@ -92,7 +105,7 @@ impl Standalone {
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.path("data")
+        self.data.clone()
     }
 
     pub(crate) fn tls(&self) -> PathBuf {

@@ -108,6 +108,11 @@ impl Failure {
         Self::new(StatusCode::NOT_ACCEPTABLE, "NOT_ACCEPTABLE", message)
     }
 
+    /// The request comes from where none may come from.
+    pub(crate) fn elsewhere(message: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", message)
+    }
+
     /// A failed call. `known` says whether the caller proved who they are: if not, a better
     /// credential may help, and 401 says so.
     pub(crate) fn call(error: &CallError, surface: Surface, known: bool) -> Self {

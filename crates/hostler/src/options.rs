@@ -22,11 +22,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use crate::failure::{Doing, Failure};
 use crate::workload::SocketPlace;
 
-pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
+pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, MachineSettings, Trust};
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
@@ -96,6 +97,15 @@ pub(crate) struct ServerOptions {
     /// What an unknown path answers: not-found, site:DIR or redirect:URL [default: not-found]
     #[arg(long, env = "HOSTLER_DECOY", value_name = "DECOY")]
     decoy: Option<String>,
+    /// An origin whose pages may call /mcp with a browser's fetch, beside the server's own. May be
+    /// given again; in the variable, separate by commas
+    #[arg(
+        long,
+        env = "HOSTLER_MCP_ORIGIN",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    mcp_origin: Option<Vec<Url>>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -116,6 +126,7 @@ pub(crate) struct ServerSettings {
     pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
     pub(crate) tls_names: Vec<String>,
     pub(crate) decoy: String,
+    pub(crate) mcp_origins: Vec<Url>,
 }
 
 const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
@@ -180,6 +191,7 @@ impl ServerOptions {
             tls_key,
             tls_name,
             decoy,
+            mcp_origin,
             config,
         );
         let tls_files = match (all.tls_cert, all.tls_key) {
@@ -226,6 +238,7 @@ impl ServerOptions {
             tls_files,
             tls_names: all.tls_name.unwrap_or_default(),
             decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
+            mcp_origins: all.mcp_origin.unwrap_or_default(),
         })
     }
 }
@@ -246,6 +259,7 @@ impl ServerSettings {
             tls_files: None,
             tls_names: Vec::new(),
             decoy: "not-found".to_owned(),
+            mcp_origins: Vec::new(),
         }
     }
 }
@@ -288,7 +302,7 @@ pub(crate) struct UpSettings {
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) host_listen: SocketAddr,
     pub(crate) workload_socket: SocketPlace,
-    pub(crate) driver: String,
+    pub(crate) machines: MachineSettings,
     pub(crate) keep_vms: bool,
 }
 
@@ -315,7 +329,10 @@ impl UpOptions {
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
-            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+                cpu_overcommit: None,
+            },
             keep_vms: all.keep_vms.unwrap_or(false),
         })
     }

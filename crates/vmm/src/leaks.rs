@@ -319,6 +319,7 @@ mod tests {
         _dir: tempfile::TempDir,
         layout: Layout,
         name: VmName,
+        id: VmId,
     }
 
     impl Place {
@@ -334,12 +335,13 @@ mod tests {
                 _dir: dir,
                 layout,
                 name,
+                id: VmId::generate(),
             }
         }
 
         fn owners(&self, holds: Holds) -> Owners {
             let owner = Owner {
-                id: VmId::generate(),
+                id: self.id,
                 dir: self.layout.vm(&self.name),
                 holds,
             };

@@ -9,6 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::files;
 use crate::model::VmId;
 use crate::process::Birth;
 
@@ -32,6 +33,20 @@ pub(crate) fn of(vms: &Path) -> Vec<VmProcess> {
     };
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     pids.filter_map(|pid| look_at(pid, vms)).collect()
+}
+
+/// The process that a pid file names, if it is the VM's: one that lives in a jail does not mention
+/// the VM's directory. Pids are used again, so the VM's id has to be among its arguments.
+pub(crate) fn named_in(pid_file: &Path, id: VmId) -> Option<Birth> {
+    let text = files::read_regular(pid_file, 64).ok()?;
+    let pid = std::str::from_utf8(&text).ok()?.trim().parse().ok()?;
+    let birth = Birth::of(pid)?;
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let id = id.to_string();
+    let mut arguments = arguments.split(|byte| *byte == 0);
+    arguments
+        .any(|argument| argument == id.as_bytes())
+        .then_some(birth)
 }
 
 fn look_at(pid: i32, vms: &Path) -> Option<VmProcess> {

@@ -87,7 +87,7 @@ pub(super) fn describe(
 }
 
 /// The first sentence.
-fn summary(description: &str) -> &str {
+pub(crate) fn summary(description: &str) -> &str {
     let first = description.split(". ").next().unwrap_or(description);
     first.lines().next().unwrap_or(first).trim_end_matches('.')
 }

@@ -2,12 +2,14 @@
 
 mod access;
 mod answers;
+mod conformance;
 mod decoy;
 mod document;
 mod door;
 mod hostile;
 mod inputs;
 mod log;
+mod mcp;
 mod shelf;
 mod streams;
 mod world;

@@ -147,3 +147,68 @@ async fn live(desk: Arc<Desk>) {
     desk.call("vms/delete", forced).await.unwrap();
     assert_eq!(desk.code("vms/get", web).await, "NOT_FOUND");
 }
+
+/// How often a name was created and deleted, as the answers say.
+#[derive(Default)]
+struct Told {
+    created: usize,
+    deleted: usize,
+}
+
+#[tokio::test]
+async fn two_hundred_racing_creates_and_deletes_of_ten_names_agree_with_each_other() {
+    let desk = Arc::new(Desk::with_images().await);
+    let racers = (0..200).map(|number| {
+        let desk = Arc::clone(&desk);
+        tokio::spawn(async move {
+            let name = format!("vm-{}", number % 10);
+            // Of each name's twenty, ten of each kind, in turns.
+            let creates = number / 10 % 2 == 0;
+            let outcome = match creates {
+                true => {
+                    let vm = json!({ "name": name, "memory_mb": 128, "disk_size_mb": 256 });
+                    desk.call("vms/create", vm).await
+                }
+                false => desk.call("vms/delete", json!({ "name": name })).await,
+            };
+            let outcome = outcome.map_err(|error| error.code().as_str().to_owned());
+            (number % 10, creates, outcome)
+        })
+    });
+    let mut told: [Told; 10] = Default::default();
+    for racer in racers.collect::<Vec<_>>() {
+        match racer.await.unwrap() {
+            (name, true, Ok(vm)) => {
+                assert_eq!(vm["state"], "created");
+                told[name].created += 1;
+            }
+            (name, false, Ok(_)) => told[name].deleted += 1,
+            // Ten small VMs may be more than a small machine has.
+            (_, true, Err(code)) => {
+                assert!(
+                    ["CONFLICT", "INSUFFICIENT_CAPACITY"].contains(&&*code),
+                    "{code}"
+                );
+            }
+            (_, false, Err(code)) => assert_eq!(code, "NOT_FOUND"),
+        }
+    }
+    let names = desk.names().await;
+    for (name, Told { created, deleted }) in told.into_iter().enumerate() {
+        let there = names.contains(&format!("vm-{name}"));
+        assert_eq!(created, deleted + usize::from(there), "vm-{name}");
+    }
+    let vms = desk.host.machines().config().data_dir.join("vms");
+    let mut kept: Vec<_> = std::fs::read_dir(vms)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, names);
+    assert_eq!(desk.call("host/leaks", json!({})).await.unwrap(), json!([]));
+    for name in names {
+        desk.call("vms/delete", json!({ "name": name }))
+            .await
+            .unwrap();
+    }
+}

@@ -71,7 +71,7 @@ pub(crate) fn measure(fleet: &Fleet, table: &mut Table) {
         format!("{ours:.2} s"),
         format!("{bare:.2} s"),
         format!("{:.2}", ours / bare),
-        "at most 1.10",
+        "at most 1.05",
     );
 }
 

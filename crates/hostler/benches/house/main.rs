@@ -7,7 +7,11 @@
 mod bare;
 mod boot;
 mod fleet;
+mod health;
+mod host;
+mod many;
 mod memory;
+mod share;
 mod table;
 
 use std::path::PathBuf;
@@ -38,6 +42,15 @@ fn main() {
         if wanted("boot") {
             boot::measure(&fleet, &mut table);
         }
+    }
+    if wanted("share") {
+        share::measure(&mut table);
+    }
+    if wanted("many") {
+        many::measure(&mut table);
+    }
+    if wanted("health") {
+        health::measure(&mut table);
     }
     if wanted("quickstart") {
         quickstart(&mut table);

@@ -66,6 +66,10 @@ pub(crate) struct AgentOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     pub(super) driver: Option<String>,
+    /// How many virtual CPUs VMs may reserve for each CPU of this host [default: 4]
+    #[arg(long, env = "HOSTLER_CPU_OVERCOMMIT", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) cpu_overcommit: Option<u32>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -85,7 +89,14 @@ pub(crate) struct AgentSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) health_listen: Option<SocketAddr>,
     pub(crate) data_dir: PathBuf,
+    pub(crate) machines: MachineSettings,
+}
+
+/// How VMs are run.
+pub(crate) struct MachineSettings {
     pub(crate) driver: String,
+    /// `None`: as many as is usual.
+    pub(crate) cpu_overcommit: Option<u32>,
 }
 
 /// Whose host it is.
@@ -120,7 +131,10 @@ impl AgentOptions {
         Ok(AgentSettings {
             listen: all.listen.unwrap_or((ip, 9443).into()),
             health_listen: all.health_listen,
-            driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+                cpu_overcommit: all.cpu_overcommit.filter(|n| *n > 0),
+            },
             mode: match standalone {
                 true => AgentMode::Standalone(all.files()?),
                 false => AgentMode::Enrolled(all.enrolment(&data_dir)?),
@@ -149,6 +163,7 @@ impl AgentOptions {
             data_dir,
             workload_socket,
             driver,
+            cpu_overcommit,
             config,
         )
     }
@@ -197,6 +212,10 @@ impl AgentOptions {
             ("HOSTLER_DATA_DIR", path(&self.data_dir)),
             ("HOSTLER_WORKLOAD_SOCKET", path(&self.workload_socket)),
             ("HOSTLER_DRIVER", self.driver.clone()),
+            (
+                "HOSTLER_CPU_OVERCOMMIT",
+                self.cpu_overcommit.map(|n| n.to_string()),
+            ),
             ("HOSTLER_CONFIG", path(&self.config)),
         ];
         let given = all
@@ -314,6 +333,7 @@ mod tests {
             health_listen: Some(([127, 0, 0, 1], 1).into()),
             workload_socket: Some("x".into()),
             driver: Some("x".to_owned()),
+            cpu_overcommit: Some(1),
             config: Some("x".into()),
             ..standalone()
         };

@@ -359,7 +359,10 @@ fn find_unrecorded(
     found: &[VmProcess],
 ) -> Option<(Process, Watched)> {
     let id = slot.record().spec.id;
-    let birth = found.iter().find(|process| process.id == id)?.birth.clone();
+    let birth = match found.iter().find(|process| process.id == id) {
+        Some(process) => process.birth.clone(),
+        None => processes::named_in(&slot.dir.pid_file(), id)?,
+    };
     let watched = Watched::open(&birth).ok().flatten()?;
     let guest = slot.dir.guest_socket();
     let process = Process {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Inner, keeper};
 use crate::driver::firecracker::jail;
@@ -64,7 +64,10 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
     fault::point("start.sockets-prepared");
+    let begun = Instant::now();
     let launched = driver.launch(&blueprint).await?;
+    let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(vmm_ms, "the VM's process is up");
     fault::point("start.launched");
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;

@@ -6,6 +6,7 @@ mod firecracker_api;
 mod firecracker_faults;
 mod jail;
 mod life;
+mod misbehaviour;
 mod refusals;
 mod restart;
 mod support;

@@ -16,7 +16,7 @@ pub(crate) struct Host {
 }
 
 /// The directory, which goes away with every process that belongs to it.
-struct Site {
+pub(crate) struct Site {
     data_dir: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -77,6 +77,18 @@ impl Host {
         let config = machines.config().clone();
         drop(machines);
         meanwhile();
+        let machines = Machines::open(config).await.unwrap();
+        Self { machines, site }
+    }
+
+    /// Closes the host and keeps its directory.
+    pub(crate) fn close(self) -> (Site, Config) {
+        let Self { machines, site } = self;
+        (site, machines.config().clone())
+    }
+
+    /// Opens a host again that was closed.
+    pub(crate) async fn reopen(site: Site, config: Config) -> Self {
         let machines = Machines::open(config).await.unwrap();
         Self { machines, site }
     }

@@ -4,9 +4,11 @@
 mod firecracker;
 mod firecracker_api;
 mod firecracker_faults;
+mod firecracker_snapshots;
 mod jail;
 mod life;
 mod misbehaviour;
 mod refusals;
 mod restart;
+mod snapshots;
 mod support;

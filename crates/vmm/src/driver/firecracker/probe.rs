@@ -76,7 +76,7 @@ pub(crate) async fn trial(driver: &Firecracker, place: &VmDir) -> Result<(), Str
         // Nobody has written such a kernel for other processors yet.
         return kvm_problem().map_or(Ok(()), Err);
     }
-    let ready = match timeout(TRIAL, driver.set_up(&blueprint)).await {
+    let ready = match timeout(TRIAL, driver.set_up(&blueprint, None)).await {
         Ok(Ok(ready)) => ready,
         Ok(Err(error)) => return Err(with_kvm_problem(format!("a trial did not start: {error}"))),
         Err(_) => return Err(with_kvm_problem("a trial did not start in time".to_owned())),

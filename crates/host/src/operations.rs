@@ -9,7 +9,10 @@ mod guest;
 mod host;
 mod images;
 mod kernels;
+mod leaks;
+mod metrics;
 mod page;
+mod snapshots;
 mod storage;
 mod vms;
 mod vms_errors;
@@ -39,12 +42,15 @@ pub(crate) const SCOPES: [Scope; 6] = [
 
 /// Adds the operations of a host to a registry.
 pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
-    let vms = guest::files::operations(guest::operations(vms::operations()));
+    let vms = snapshots::of_vms(vms::operations());
+    let vms = guest::files::operations(guest::operations(vms));
     builder
         .service(guest::logs::operations(vms), host)
+        .service(snapshots::operations(), host)
         .service(images::operations(), host)
         .service(kernels::operations(), host)
         .service(host::operations(), host)
+        .service(metrics::operations(), host)
 }
 
 /// A type that several operations or `vmm` know, as one operation's input, under the description

@@ -8,15 +8,15 @@
 //!   the keeper, who has none;
 //! - the record itself is behind a lock that is held for a copy, so a look at a VM never waits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::console::Console;
 use crate::driver::Link;
 use crate::files::StorageError;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
 use crate::layout::VmDir;
 use crate::model::Vm;
 use crate::process::Watched;
@@ -30,6 +30,8 @@ pub(crate) struct Slot {
     pen: tokio::sync::Mutex<()>,
     record: RwLock<Record>,
     attachment: Mutex<Option<Attachment>>,
+    /// Rung when the VM has ended, once it is registered: somebody may have to start it again.
+    bell: OnceLock<Arc<Notify>>,
 }
 
 /// Whether the VM is still there for those who waited for their turn.
@@ -69,7 +71,26 @@ impl Slot {
             pen: tokio::sync::Mutex::new(()),
             record: RwLock::new(record),
             attachment: Mutex::new(None),
+            bell: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn hang_bell(&self, bell: Arc<Notify>) {
+        // A slot is registered once, and a second bell would be the same one.
+        let _ = self.bell.set(bell);
+    }
+
+    /// Says that the VM has ended.
+    pub(crate) fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            bell.notify_one();
+        }
+    }
+
+    /// What log lines about this VM carry.
+    pub(crate) fn span(&self) -> tracing::Span {
+        let record = self.record.read().unwrap_or_else(PoisonError::into_inner);
+        tracing::info_span!("vm", name = %record.spec.name, id = %record.spec.id)
     }
 
     /// A copy of the record.
@@ -132,6 +153,13 @@ impl Slot {
     async fn save(&self, record: Record) -> Result<(), StorageError> {
         let directory = self.dir.path().to_owned();
         crate::blocking::run(move || record.save(&directory)).await
+    }
+
+    /// Tells the guest the time, because it stood still. Nobody waits for that.
+    pub(crate) fn keep_time(&self) {
+        if let Some(guest) = self.attachment().and_then(|attachment| attachment.guest) {
+            guest::keep_time(&guest, self.record().spec.name.as_str());
+        }
     }
 
     pub(crate) fn attachment(&self) -> Option<Attachment> {

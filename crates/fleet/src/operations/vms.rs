@@ -6,6 +6,7 @@ mod create;
 mod guest;
 mod inspect;
 mod lifecycle;
+pub(super) mod snapshots;
 
 use std::time::Duration;
 

@@ -7,7 +7,12 @@
 mod bare;
 mod boot;
 mod fleet;
+mod health;
+mod host;
+mod many;
 mod memory;
+mod restore;
+mod share;
 mod table;
 
 use std::path::PathBuf;
@@ -30,7 +35,7 @@ fn main() {
     let wanted = |row: &str| chosen.is_empty() || chosen.contains(&row);
 
     let mut table = Table::default();
-    if wanted("boot") || wanted("memory") {
+    if wanted("boot") || wanted("memory") || wanted("restore") {
         let fleet = fleet::Fleet::start();
         if wanted("memory") {
             memory::measure(&fleet, &mut table);
@@ -38,6 +43,18 @@ fn main() {
         if wanted("boot") {
             boot::measure(&fleet, &mut table);
         }
+        if wanted("restore") {
+            restore::measure(&fleet, &mut table);
+        }
+    }
+    if wanted("share") {
+        share::measure(&mut table);
+    }
+    if wanted("many") {
+        many::measure(&mut table);
+    }
+    if wanted("health") {
+        health::measure(&mut table);
     }
     if wanted("quickstart") {
         quickstart(&mut table);

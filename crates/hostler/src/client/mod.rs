@@ -9,6 +9,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use clap::Args;
+use http::response::Parts;
 use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -192,7 +193,29 @@ impl Ask<'_> {
         Ok(self.send_page().await?.items)
     }
 
+    /// Sends it and waits for an answer that is text and not JSON.
+    pub(crate) async fn text(self) -> Result<String, Failure> {
+        let (_, body) = self.in_time().await?;
+        String::from_utf8(body.into()).doing(|| "the answer is not text")
+    }
+
     async fn send_page(self) -> Result<Page, Failure> {
+        let (head, body) = self.in_time().await?;
+        let items = match body.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_slice(&body).doing(|| "the answer is not JSON")?,
+        };
+        let link = head
+            .headers
+            .get(header::LINK)
+            .and_then(|link| link.to_str().ok());
+        Ok(Page {
+            items,
+            next: link.and_then(next_link),
+        })
+    }
+
+    async fn in_time(self) -> Result<(Parts, Bytes), Failure> {
         let patience = self.patience;
         let server = self.api.base.clone();
         match tokio::time::timeout(patience, self.exchange()).await {
@@ -230,7 +253,7 @@ impl Ask<'_> {
         answer.map_err(|error| unreached(&api.base, &error))
     }
 
-    async fn exchange(self) -> Result<Page, Failure> {
+    async fn exchange(self) -> Result<(Parts, Bytes), Failure> {
         let (head, body) = self.begin(None).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body
@@ -239,18 +262,7 @@ impl Ask<'_> {
         if !head.status.is_success() {
             return Err(refusal(head.status, &body));
         }
-        let items = match body.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_slice(&body).doing(|| "the answer is not JSON")?,
-        };
-        let link = head
-            .headers
-            .get(header::LINK)
-            .and_then(|link| link.to_str().ok());
-        Ok(Page {
-            items,
-            next: link.and_then(next_link),
-        })
+        Ok((head, body))
     }
 }
 

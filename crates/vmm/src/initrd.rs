@@ -14,6 +14,7 @@ use std::path::Path;
 
 use crate::cpio::Archive;
 use crate::files::{Context as _, StorageError};
+use crate::images::ImageProgram;
 use crate::spec::Spec;
 
 /// The program for the guest, built for it by this crate's build script.
@@ -33,11 +34,13 @@ pub(crate) struct GuestConfig {
     modules: Vec<String>,
     dns_servers: Vec<IpAddr>,
     authorized_key: Option<String>,
+    /// What runs in an image without an init of its own.
+    program: Option<ImageProgram>,
 }
 
 impl GuestConfig {
     /// The configuration of this VM; `modules` are file names in load order.
-    pub(crate) fn of(spec: &Spec, modules: &[String]) -> Self {
+    pub(crate) fn of(spec: &Spec, modules: &[String], program: Option<ImageProgram>) -> Self {
         Self {
             hostname: spec.hostname.to_string(),
             modules: modules.to_vec(),
@@ -49,6 +52,7 @@ impl GuestConfig {
                 .ssh_public_key
                 .as_ref()
                 .map(|key| key.as_str().to_owned()),
+            program,
         }
     }
 
@@ -72,6 +76,17 @@ impl GuestConfig {
         value("resolv.conf", lines(&mut servers.into_iter()));
         if let Some(key) = &self.authorized_key {
             value("authorized_key", format!("{key}\n"));
+        }
+        if let Some(program) = &self.program {
+            // Words may hold anything but a zero.
+            let words = |words: &mut dyn Iterator<Item = &str>| {
+                words.map(|word| format!("{word}\0")).collect::<String>()
+            };
+            value("program", words(&mut program.argv()));
+            let mut environment = program.env.iter().map(String::as_str);
+            value("environment", words(&mut environment));
+            value("directory", program.working_dir.clone());
+            value("user", program.user.clone());
         }
         archive.finish()
     }
@@ -137,6 +152,10 @@ mod tests {
             modules: vec!["virtio.ko".into(), "virtio_blk.ko".into()],
             dns_servers: vec!["9.9.9.9".parse().unwrap()],
             authorized_key: None,
+            program: Some(ImageProgram {
+                cmd: vec!["sh".into(), "-c".into()],
+                ..ImageProgram::default()
+            }),
         };
         let path = dir.path().join("initrd");
         write(&path, &modules, &config).unwrap();
@@ -146,6 +165,7 @@ mod tests {
         assert!(text.contains("nameserver 9.9.9.9\n"));
         assert!(text.contains("virtio.ko\nvirtio_blk.ko\n"));
         assert!(!text.contains("authorized_key"));
+        assert!(text.contains("sh\0-c\0"));
         assert_eq!(text.matches("TRAILER!!!").count(), 3);
     }
 }

@@ -9,6 +9,7 @@
 //!               vmm.pid        the process id, written by the driver's process
 //!               *.sock         to the driver (control) and to the guest
 //! DATA/images/NAME/            image.json, root.ext4
+//! DATA/blobs/SHA256            layers of images, as they came from registries
 //! DATA/kernels/NAME/           kernel.json, kernel, modules.cpio
 //! ```
 
@@ -51,6 +52,10 @@ impl Layout {
 
     pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
     }
 
     pub(crate) fn kernels(&self) -> PathBuf {

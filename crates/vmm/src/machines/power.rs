@@ -120,7 +120,8 @@ pub(super) async fn blueprint(
     } = slot.record();
     let kernel = inner.kernels.files(&spec.kernel)?;
     let dir = slot.dir.clone();
-    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
+    let program = inner.images.stand_in(&spec.image);
+    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), program);
     let modules = kernel.modules_archive.clone();
     let initrd = dir.initrd();
     crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;

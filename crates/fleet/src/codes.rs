@@ -2,6 +2,7 @@
 
 use hostler_operations::{ErrorCode, INVALID_INPUT, NOT_FOUND, TIMEOUT};
 
+pub(crate) const BUSY: ErrorCode = ErrorCode::declared("BUSY", 503).retryable();
 pub(crate) const CONFLICT: ErrorCode = ErrorCode::declared("CONFLICT", 409);
 pub(crate) const HAS_VMS: ErrorCode = ErrorCode::declared("HAS_VMS", 409);
 pub(crate) const HOST_UNREACHABLE: ErrorCode =
@@ -19,7 +20,7 @@ pub(crate) const UNSUPPORTED: ErrorCode = ErrorCode::declared("UNSUPPORTED", 422
 
 /// The refusals of a host that its caller can do something about, each with what it means. A host's
 /// other errors are the affair of whoever runs the fleet.
-pub(crate) const OF_HOSTS: [(ErrorCode, &str); 11] = [
+pub(crate) const OF_HOSTS: [(ErrorCode, &str); 12] = [
     (NOT_FOUND, "The host has no such thing."),
     (
         INVALID_INPUT,
@@ -29,6 +30,7 @@ pub(crate) const OF_HOSTS: [(ErrorCode, &str); 11] = [
         TIMEOUT,
         "The host took too long. It may still do what was asked; look before trying again.",
     ),
+    (BUSY, "As much as can be is going on there already."),
     (CONFLICT, "There is one of this name on the host already."),
     (
         HOST_UNREACHABLE,

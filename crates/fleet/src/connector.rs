@@ -1,8 +1,10 @@
 //! The way to a host's door: an operation is called there by the same name, over mutual TLS, and
 //! only if the door is kept by exactly that host.
 
+mod subscribe;
+
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +15,9 @@ use http::{HeaderName, Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
-use crate::codes::{self, HOST_UNREACHABLE, INVALID_STATE};
+use crate::codes::{self, BUSY, HOST_UNREACHABLE, INVALID_STATE};
 use crate::ids::HostId;
 use crate::model::Host;
 
@@ -27,7 +30,17 @@ pub(crate) struct Connector {
     source: Source,
     trust_domain: TrustDomain,
     /// One for each host, because each accepts exactly one identity.
-    clients: Mutex<HashMap<HostId, Client>>,
+    ways: Mutex<HashMap<HostId, Ways>>,
+}
+
+/// The connections to one host. Subscriptions have one of their own, so that they never keep a
+/// call waiting.
+#[derive(Clone)]
+struct Ways {
+    calls: Client,
+    streams: Client,
+    /// One for each subscription that may begin.
+    turns: Arc<Semaphore>,
 }
 
 /// One call of an operation on a host.
@@ -51,6 +64,9 @@ pub(crate) enum HostFailure {
     /// The host has not registered yet, so nobody knows where it is.
     #[error("the host {0} has not registered yet")]
     NotRegistered(HostId),
+    /// As many subscriptions as can be are open on the host. It has done nothing.
+    #[error("too many subscriptions are open on the host {0}")]
+    Crowded(HostId),
     /// The host was not reached. It has done nothing.
     #[error("the host {host} cannot be reached: {reason}")]
     Unreachable {
@@ -77,7 +93,7 @@ impl HostFailure {
     pub(crate) fn is_certain(&self) -> bool {
         match self {
             Self::Refused(error) => *error.code() != TIMEOUT,
-            Self::NotRegistered(_) | Self::Unreachable { .. } => true,
+            Self::NotRegistered(_) | Self::Crowded(_) | Self::Unreachable { .. } => true,
             Self::NoAnswer { .. } | Self::Nonsense { .. } => false,
         }
     }
@@ -126,6 +142,10 @@ impl From<HostFailure> for CallError {
             HostFailure::NotRegistered(host) => Self::new(
                 INVALID_STATE,
                 format!("the host {host} has not registered yet; register it, then try again"),
+            ),
+            HostFailure::Crowded(host) => Self::new(
+                BUSY,
+                format!("too many subscriptions are open on the host {host}; try again later"),
             ),
             HostFailure::Unreachable { host, .. } => Self::new(
                 HOST_UNREACHABLE,
@@ -191,7 +211,7 @@ impl Connector {
         Self {
             source,
             trust_domain,
-            clients: Mutex::default(),
+            ways: Mutex::default(),
         }
     }
 
@@ -210,46 +230,60 @@ impl Connector {
         ask: Ask<'_>,
     ) -> Result<O, HostFailure> {
         let id = &host.id;
-        let address = host
-            .address
-            .as_ref()
-            .ok_or_else(|| HostFailure::NotRegistered(id.clone()))?;
-        let url = format!("https://{address}/{}", ask.operation);
-        let request = Request::builder()
-            .method(Method::POST)
-            .uri(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header(X_REQUEST_ID, ask.request_id.as_str())
-            .body(Bytes::from(ask.input.to_string()));
-        let invalid = |reason: &dyn ToString| ClientError::InvalidRequest(reason.to_string());
-        let answer = match (request, self.client(id)) {
-            (Ok(request), Ok(client)) => client.request_within(ask.timeout, request).await,
-            (Err(reason), _) => Err(invalid(&reason)),
-            (_, Err(reason)) => Err(invalid(&reason)),
+        let request = request(host, &ask)?;
+        let answer = match self.ways(id) {
+            Ok(ways) => ways.calls.request_within(ask.timeout, request).await,
+            Err(reason) => Err(unusable(&reason)),
         };
         let answer = answer.map_err(|reason| unanswered(id, &ask, reason))?;
         understand(id, &ask, answer)
     }
 
-    fn client(&self, host: &HostId) -> Result<Client, hostler_identity::SpiffeIdError> {
-        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(host) {
-            return Ok(client.clone());
+    fn ways(&self, host: &HostId) -> Result<Ways, hostler_identity::SpiffeIdError> {
+        let mut all = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ways) = all.get(host) {
+            return Ok(ways.clone());
         }
         let exactly_it = Authorizer::id(self.spiffe_id(host)?);
-        let client =
-            Client::new(&self.source, exactly_it).with_max_response_bytes(MAX_ANSWER_BYTES);
-        clients.insert(host.clone(), client.clone());
-        Ok(client)
+        let client = || {
+            Client::new(&self.source, exactly_it.clone()).with_max_response_bytes(MAX_ANSWER_BYTES)
+        };
+        let ways = Ways {
+            calls: client(),
+            streams: client(),
+            turns: Arc::new(Semaphore::new(subscribe::MAX_STREAMS)),
+        };
+        all.insert(host.clone(), ways.clone());
+        Ok(ways)
     }
 
     /// Lets go of the connections to a host that is no more.
     pub(crate) fn forget(&self, host: &HostId) {
-        self.clients
+        self.ways
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(host);
     }
+}
+
+/// The request that calls an operation on a host.
+fn request(host: &Host, ask: &Ask<'_>) -> Result<Request<Bytes>, HostFailure> {
+    let id = &host.id;
+    let address = host
+        .address
+        .as_ref()
+        .ok_or_else(|| HostFailure::NotRegistered(id.clone()))?;
+    Request::builder()
+        .method(Method::POST)
+        .uri(format!("https://{address}/{}", ask.operation))
+        .header(CONTENT_TYPE, "application/json")
+        .header(X_REQUEST_ID, ask.request_id.as_str())
+        .body(Bytes::from(ask.input.to_string()))
+        .map_err(|reason| unanswered(id, ask, unusable(&reason)))
+}
+
+fn unusable(reason: &dyn ToString) -> ClientError {
+    ClientError::InvalidRequest(reason.to_string())
 }
 
 fn unanswered(host: &HostId, ask: &Ask<'_>, reason: ClientError) -> HostFailure {
@@ -290,16 +324,21 @@ fn understand<O: DeserializeOwned>(
         return serde_json::from_slice(body).map_err(|error| nonsense(error.to_string()));
     }
     match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(ErrorBody { error }) => match codes::of_host(&error.code) {
-            Some(code) => {
-                let refused = CallError::new(code, error.message);
-                Err(HostFailure::Refused(match error.details {
-                    Some(details) => refused.with_details(details),
-                    None => refused,
-                }))
-            }
-            None => Err(nonsense(format!("{}: {}", error.code, error.message))),
-        },
+        Ok(ErrorBody { error }) => {
+            Err(refused(error).map_or_else(nonsense, HostFailure::Refused))
+        }
         Err(error) => Err(nonsense(error.to_string())),
     }
+}
+
+/// A host's refusal, as its caller may read it; else what it said.
+fn refused(error: ErrorObject) -> Result<CallError, String> {
+    let Some(code) = codes::of_host(&error.code) else {
+        return Err(format!("{}: {}", error.code, error.message));
+    };
+    let refused = CallError::new(code, error.message);
+    Ok(match error.details {
+        Some(details) => refused.with_details(details),
+        None => refused,
+    })
 }

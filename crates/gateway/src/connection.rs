@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use hostler_identity::PeerIdentity;
+use hostler_identity::{Holder, PeerIdentity};
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,14 @@ impl ConnectionInfo {
     #[must_use]
     pub fn certificate(&self) -> Option<&Arc<CertificateDer<'static>>> {
         self.0.certificate.as_ref()
+    }
+
+    /// When the certificate that the peer presented expires; `None` when it presented none.
+    pub(crate) fn expires_at(&self) -> Option<Timestamp> {
+        let certificate = || Some(Holder::of(self.certificate()?)?.expires_at());
+        self.peer()
+            .map(PeerIdentity::expires_at)
+            .or_else(certificate)
     }
 
     /// Cancelled when the door closes. A stream that would otherwise go on for ever ends then, so

@@ -66,7 +66,8 @@ impl Target {
 pub(crate) fn operation_methods(kind: Kind) -> &'static [Method] {
     match kind {
         Kind::Query => &[Method::POST, Method::GET],
-        Kind::Subscription => &[Method::GET],
+        // A browser's EventSource can only GET; input that should be in no URL goes in a body.
+        Kind::Subscription => &[Method::GET, Method::POST],
         _ => &[Method::POST],
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hostler_identity::PeerIdentity;
+use hostler_identity::{Holder, PeerIdentity};
 use hostler_operations::{Grants, Identity};
 use hostler_vmm::{Health, Machines};
 use tracing::{info, warn};
@@ -58,11 +58,19 @@ impl Host {
         Health::Degraded { reasons }
     }
 
-    /// Who calls the host door. The handshake has already let in only authorized peers (the
-    /// control plane, or an operator of a standalone host), and those may do everything here.
+    /// Who calls the host door. The handshake has already let in only authorized peers, and those
+    /// may do everything here.
     pub fn identify(&self, peer: Option<&PeerIdentity>) -> Option<Identity> {
-        let peer = peer?;
-        let grants = Grants::from_iter(SCOPES);
-        Some(Identity::new(peer.id().to_string(), grants))
+        Some(everything(peer?.id().to_string()))
     }
+
+    /// The same on a standalone host's door, which knows its operators by certificates of one CA,
+    /// with or without a SPIFFE ID.
+    pub fn identify_holder(&self, holder: &Holder) -> Identity {
+        everything(holder.name().to_owned())
+    }
+}
+
+fn everything(subject: String) -> Identity {
+    Identity::new(subject, Grants::from_iter(SCOPES))
 }

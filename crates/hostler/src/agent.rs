@@ -1,5 +1,7 @@
 //! `hostler agent`: the assembly of a host. Its machines, its tie to the control plane, its door.
 
+mod standalone;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use hostler_gateway::{
 };
 use hostler_host::Host;
 use hostler_host::agent::{Agent, AgentConfig, Ended, ServerTrust, StartError};
-use hostler_identity::server_config;
+use hostler_identity::{Certificates, HealthListener, server_config};
 use hostler_operations::{Identity, Registry};
 use hostler_vmm::{Config, DriverChoice, Machines};
 use secrecy::SecretString;
@@ -18,28 +20,52 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::failure::{Doing, Failure};
-use crate::options::{AgentSettings, Trust};
+use crate::options::{AgentMode, AgentSettings, Enrolment, Trust};
 use crate::workload::{SocketPlace, WorkloadSocket, make_passable_dir};
 use crate::{output, process};
+use standalone::StandaloneRoom;
 
 /// Runs until a signal ends it, or the control plane does not know this host any more.
 pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
     let stop = process::stop_on_signal()?;
-    let config = settings.agent_config()?;
-    let machines = open_machines(&settings.data_dir, &settings.driver).await?;
-    let socket = &settings.workload_socket;
-    let room = HostRoom::open(config, machines, settings.listen, socket, None).await?;
-    output::line(format!(
-        "ready: host {} at {}",
-        room.agent.host_id(),
-        room.door.local_addr()
-    ));
-    room.tell_of_socket();
-    room.serve(stop).await
+    let gone = CancellationToken::new();
+    let _gone_at_the_end = gone.clone().drop_guard();
+    if let Some(address) = settings.health_listen {
+        let probes = HealthListener::bind(address);
+        let probes = probes
+            .await
+            .doing(|| format!("cannot listen for probes on {address}"))?;
+        let stop = stop.clone();
+        tokio::spawn(probes.serve(move || !stop.is_cancelled(), gone));
+    }
+    match settings.mode {
+        AgentMode::Standalone(files) => {
+            // Before anything is done: files that are wrong are the commonest mistake.
+            let certificates = Certificates::files(files).await?;
+            let machines = open_machines(&settings.data_dir, &settings.driver).await?;
+            let room = StandaloneRoom::open(&certificates, machines, settings.listen).await?;
+            output::line(format!("ready: host at {}", room.local_addr()));
+            room.serve(stop).await;
+            Ok(())
+        }
+        AgentMode::Enrolled(enrolment) => {
+            let config = enrolment.agent_config(&settings.data_dir)?;
+            let machines = open_machines(&settings.data_dir, &settings.driver).await?;
+            let socket = &enrolment.workload_socket;
+            let room = HostRoom::open(config, machines, settings.listen, socket, None).await?;
+            output::line(format!(
+                "ready: host {} at {}",
+                room.agent.host_id(),
+                room.door.local_addr()
+            ));
+            room.tell_of_socket();
+            room.serve(stop).await
+        }
+    }
 }
 
-impl AgentSettings {
-    fn agent_config(&self) -> Result<AgentConfig, Failure> {
+impl Enrolment {
+    fn agent_config(&self, data_dir: &Path) -> Result<AgentConfig, Failure> {
         let server = Url::parse(&self.server).doing(|| {
             format!(
                 "{:?} is no server; give --server https://HOST:PORT",
@@ -51,7 +77,7 @@ impl AgentSettings {
             Trust::Pin(pin) => ServerTrust::Pin(pin.parse()?),
             Trust::System => ServerTrust::System,
         };
-        let mut config = AgentConfig::new(server, trust, &self.address, &self.data_dir);
+        let mut config = AgentConfig::new(server, trust, &self.address, data_dir);
         config.register.clone_from(&self.register);
         Ok(config)
     }
@@ -76,6 +102,15 @@ pub(crate) async fn open_machines(data_dir: &Path, driver: &str) -> Result<Machi
         .doing(|| "cannot open the host's data")
 }
 
+/// What a host's door answers.
+fn adapter(host: &Arc<Host>, callers: Arc<dyn IdentityProvider>) -> Result<HttpAdapter, Failure> {
+    let registry = hostler_host::mount(Registry::builder(), host).build()?;
+    let adapter = HttpAdapter::builder(registry, callers)
+        .about("Hostler host", env!("CARGO_PKG_VERSION"))
+        .build()?;
+    Ok(adapter)
+}
+
 /// An enrolled host with its door open.
 pub(crate) struct HostRoom {
     agent: Agent,
@@ -94,11 +129,7 @@ impl HostRoom {
         token: Option<BoxFuture<'_, Result<SecretString, Failure>>>,
     ) -> Result<Self, Failure> {
         let host = Arc::new(Host::new(machines));
-        let registry = hostler_host::mount(Registry::builder(), &host).build()?;
-        let callers = Arc::new(Callers(Arc::clone(&host)));
-        let adapter = HttpAdapter::builder(registry, callers)
-            .about("Hostler host", env!("CARGO_PKG_VERSION"))
-            .build()?;
+        let adapter = adapter(&host, Arc::new(Callers(Arc::clone(&host))))?;
         // Before the one-time token is spent: an address that is taken is the commonest mistake.
         let doorway = Doorway::bind(listen).await?;
         let agent = match (Agent::start(config.clone(), Arc::clone(&host)).await, token) {

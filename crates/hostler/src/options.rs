@@ -4,18 +4,29 @@
 //! drift apart; `resolve` lays the one over the other and then fills in defaults. An unknown key in
 //! the file is an error that names the key and its line.
 
+/// `flags` over `file`, field by field; naming a field too few does not compile.
+macro_rules! over {
+    ($type:ident, $flags:expr, $file:expr, $($field:ident),+ $(,)?) => {{
+        let (flags, file) = ($flags, $file);
+        $type { $($field: flags.$field.or(file.$field)),+ }
+    }};
+}
+
+mod agent;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::failure::{Doing, Failure};
 use crate::workload::SocketPlace;
+
+pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
@@ -28,14 +39,6 @@ fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure
         return Ok(T::default());
     }
     serde_norway::from_str(&text).doing(|| format!("the configuration {} is wrong", path.display()))
-}
-
-/// `flags` over `file`, field by field; naming a field too few does not compile.
-macro_rules! over {
-    ($type:ident, $flags:expr, $file:expr, $($field:ident),+ $(,)?) => {{
-        let (flags, file) = ($flags, $file);
-        $type { $($field: flags.$field.or(file.$field)),+ }
-    }};
 }
 
 #[derive(Args, Deserialize, Default)]
@@ -249,112 +252,6 @@ impl ServerSettings {
 
 #[derive(Args, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct AgentOptions {
-    /// The people's door of the control plane, https://HOST:PORT
-    #[arg(long, env = "HOSTLER_SERVER", value_name = "URL")]
-    server: Option<String>,
-    /// Where the control plane reaches this host's door
-    #[arg(long, env = "HOSTLER_ADDRESS", value_name = "IP:PORT")]
-    address: Option<String>,
-    /// The one-time token that enrols this host; better in the variable than on the command line
-    #[arg(
-        long,
-        env = "HOSTLER_REGISTER",
-        value_name = "TOKEN",
-        hide_env_values = true
-    )]
-    register: Option<SecretString>,
-    /// The CA that signed the people's door's certificate, PEM; a copy of the server's
-    /// DATA_DIR/ca.pem [default: the CAs that this system trusts]
-    #[arg(long, env = "HOSTLER_SERVER_CA", value_name = "FILE")]
-    server_ca: Option<PathBuf>,
-    /// Instead of --server-ca: the pin that the server prints at its start, the SHA-256 of its
-    /// CA's public key
-    #[arg(long, env = "HOSTLER_SERVER_CA_PIN", value_name = "sha256:HEX")]
-    server_ca_pin: Option<String>,
-    /// This host's door [default: 0.0.0.0:9443]
-    #[arg(long, env = "HOSTLER_LISTEN", value_name = "IP:PORT")]
-    listen: Option<SocketAddr>,
-    /// Where this host keeps its credentials, images and VMs
-    #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
-    data_dir: Option<PathBuf>,
-    /// The SPIFFE Workload API: where processes on this host ask who they are [default:
-    /// DATA_DIR/workload/api.sock]
-    #[arg(long, env = "HOSTLER_WORKLOAD_SOCKET", value_name = "PATH")]
-    workload_socket: Option<PathBuf>,
-    /// What runs the VMs: auto, qemu or firecracker [default: auto]
-    #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
-    driver: Option<String>,
-    /// A YAML file with any of these options as keys (data_dir: ...)
-    #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
-    #[serde(skip)]
-    config: Option<PathBuf>,
-}
-
-/// How an agent recognises the people's door before it has an identity of its own.
-pub(crate) enum Trust {
-    CaFile(PathBuf),
-    Pin(String),
-    System,
-}
-
-/// The options of a host, complete.
-pub(crate) struct AgentSettings {
-    pub(crate) server: String,
-    pub(crate) address: String,
-    pub(crate) register: Option<SecretString>,
-    pub(crate) trust: Trust,
-    pub(crate) listen: SocketAddr,
-    pub(crate) data_dir: PathBuf,
-    pub(crate) workload_socket: SocketPlace,
-    pub(crate) driver: String,
-}
-
-impl AgentOptions {
-    pub(crate) fn resolve(self) -> Result<AgentSettings, Failure> {
-        let file: Self = read(self.config.as_deref())?;
-        let all = over!(
-            Self,
-            self,
-            file,
-            server,
-            address,
-            register,
-            server_ca,
-            server_ca_pin,
-            listen,
-            data_dir,
-            workload_socket,
-            driver,
-            config,
-        );
-        let trust = match (all.server_ca, all.server_ca_pin) {
-            (Some(file), None) => Trust::CaFile(file),
-            (None, Some(pin)) => Trust::Pin(pin),
-            (None, None) => Trust::System,
-            _ => {
-                return Err(Failure::new(
-                    "give one of --server-ca and --server-ca-pin, not both",
-                ));
-            }
-        };
-        let data_dir = all.data_dir.map_or_else(|| default_data_dir("agent"), Ok)?;
-        let missing = |flag| Failure::new(format!("{flag} is missing; see `hostler agent --help`"));
-        Ok(AgentSettings {
-            server: all.server.ok_or_else(|| missing("--server URL"))?,
-            address: all.address.ok_or_else(|| missing("--address IP:PORT"))?,
-            register: all.register,
-            trust,
-            listen: all.listen.unwrap_or(([0, 0, 0, 0], 9443).into()),
-            workload_socket: socket_place(all.workload_socket, &data_dir),
-            data_dir,
-            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
-        })
-    }
-}
-
-#[derive(Args, Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
 pub(crate) struct UpOptions {
     /// Where both keep everything: DIR/server and DIR/agent
     #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
@@ -528,16 +425,5 @@ mod tests {
             line.contains("--ca-ttl 89") && line.contains("90"),
             "{line}"
         );
-    }
-
-    #[test]
-    fn an_agent_recognises_its_server_by_one_thing() {
-        let options = AgentOptions {
-            server_ca: Some("ca.pem".into()),
-            server_ca_pin: Some("sha256:00".to_owned()),
-            ..AgentOptions::default()
-        };
-        let line = options.resolve().err().expect("a failure").to_string();
-        assert!(line.contains("not both"), "{line}");
     }
 }

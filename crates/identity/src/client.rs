@@ -2,6 +2,7 @@
 
 mod connector;
 mod error;
+mod streaming;
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::tls::{ALPN, client_config};
 use connector::Connector;
 pub use error::ClientError;
 use error::failed;
+pub use streaming::Streaming;
 
 /// For the whole exchange, from connecting to the last byte of the answer.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +32,11 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 /// A live HTTP/2 connection is probed so that a vanished server is noticed between requests.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const DEFAULT_MAX_RESPONSE: usize = 16 * 1024 * 1024;
+/// How much of an HTTP/2 answer may be on its way before it is read: of one, and of all on one
+/// connection. Our servers take 128 requests at one time, so answers that nobody reads, however
+/// many, do not stop the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 /// An HTTP/1.1 and HTTP/2 client over mutual TLS, or over any rustls configuration.
 ///
@@ -66,6 +73,8 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .http2_keep_alive_interval(KEEP_ALIVE)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .build(Connector::new(tcp, config));
         Self {
             pool,
@@ -165,6 +174,26 @@ impl Client {
         let exchange = self.exchange(&target, request.map(Full::new));
         match tokio::time::timeout(timeout, exchange).await {
             Ok(answer) => answer,
+            Err(_) => Err(ClientError::Timeout {
+                target,
+                after: timeout,
+            }),
+        }
+    }
+
+    /// Sends a request whose answer may go on for ever, and returns as soon as the answer has
+    /// begun, which may take so long. What follows is read piece by piece; dropping it tells the
+    /// server that nobody listens any more. The largest answer's size does not apply to it.
+    pub async fn stream_within(
+        &self,
+        timeout: Duration,
+        request: Request<Bytes>,
+    ) -> Result<Response<Streaming>, ClientError> {
+        let target = target(request.uri())?;
+        let beginning = self.pool.request(request.map(Full::new));
+        match tokio::time::timeout(timeout, beginning).await {
+            Ok(Ok(answer)) => Ok(answer.map(|body| Streaming::new(target, body))),
+            Ok(Err(error)) => Err(failed(&target, error)),
             Err(_) => Err(ClientError::Timeout {
                 target,
                 after: timeout,

@@ -10,9 +10,10 @@
 //! sees what inotify does not, such as a symlink that is switched further up the path (which is
 //! how secret volumes are renewed) and changes made by another machine on a network disk.
 
-mod read;
+pub(crate) mod read;
 mod stamp;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,42 +49,73 @@ impl Source {
     /// and tried again, while the last good identity is used until it expires. A background task
     /// ends with the last clone of the source. Must be called within a tokio runtime.
     pub async fn files(files: SvidFiles) -> Result<Self, FilesError> {
-        let files = Arc::new(files);
-        let (stamps, set) = load(&files).await;
-        let (svid, bundles) = set?;
+        let ((svid, bundles), changes) = Changes::of(files, read::set).await?;
         let (source, writer) = Self::memory(svid, bundles);
-        tokio::spawn(follow(files, stamps, writer));
+        tokio::spawn(async move {
+            let take = |(svid, bundles)| take(&writer, svid, bundles);
+            tokio::select! {
+                () = writer.unused() => {}
+                never = changes.follow(take) => match never {},
+            }
+        });
         Ok(source)
     }
 }
 
-type Set = Result<(Svid, TrustBundles), FilesError>;
+/// What a set of files is read as.
+type Reading<T> = fn(&SvidFiles) -> Result<T, FilesError>;
 
-/// Reads the set, and says what the files looked like before.
-async fn load(files: &Arc<SvidFiles>) -> (Option<Stamps>, Set) {
-    let files = Arc::clone(files);
-    // In this order: what is replaced while we read has another stamp at the next look.
-    blocking(move || (Stamps::of(&files, Timestamp::now()), read::set(&files))).await
+/// A set of files that was read once, and is looked at again and again.
+pub(crate) struct Changes<T> {
+    files: Arc<SvidFiles>,
+    read: Reading<T>,
+    known: Option<Stamps>,
 }
 
-/// Carries every good set into the source, until nobody uses the source any more.
-async fn follow(files: Arc<SvidFiles>, mut known: Option<Stamps>, writer: SourceWriter) {
+impl<T: Send + 'static> Changes<T> {
+    /// Reads the set for the first time.
+    pub(crate) async fn of(files: SvidFiles, read: Reading<T>) -> Result<(T, Self), FilesError> {
+        let files = Arc::new(files);
+        let (known, set) = load(&files, read).await;
+        Ok((set?, Self { files, read, known }))
+    }
+
+    /// Hands on every good set that the files become.
+    pub(crate) async fn follow(self, take: impl FnMut(T)) -> Infallible {
+        let Self { files, read, known } = self;
+        follow(files, read, known, take).await
+    }
+}
+
+/// Reads the set, and says what the files looked like before.
+async fn load<T: Send + 'static>(
+    files: &Arc<SvidFiles>,
+    read: Reading<T>,
+) -> (Option<Stamps>, Result<T, FilesError>) {
+    let files = Arc::clone(files);
+    // In this order: what is replaced while we read has another stamp at the next look.
+    blocking(move || (Stamps::of(&files, Timestamp::now()), read(&files))).await
+}
+
+async fn follow<T: Send + 'static>(
+    files: Arc<SvidFiles>,
+    read: Reading<T>,
+    mut known: Option<Stamps>,
+    mut take: impl FnMut(T),
+) -> Infallible {
     let mut complaint = None;
     loop {
-        tokio::select! {
-            () = writer.unused() => return,
-            () = tokio::time::sleep(LOOK) => {}
-        }
+        tokio::time::sleep(LOOK).await;
         let looked_at = Arc::clone(&files);
         let now = blocking(move || Stamps::of(&looked_at, Timestamp::now())).await;
         if known.is_some() && now == known {
             continue;
         }
-        let (stamps, set) = load(&files).await;
+        let (stamps, set) = load(&files, read).await;
         match set {
-            Ok((svid, bundles)) => {
+            Ok(set) => {
                 (known, complaint) = (stamps, None);
-                take(&writer, svid, bundles);
+                take(set);
             }
             Err(reason) => {
                 known = None;

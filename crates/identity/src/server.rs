@@ -22,7 +22,7 @@ use crate::source::Source;
 use crate::tls::{PeerRefused, server_config};
 pub use accept::{AcceptError, Acceptor};
 use connection::{Lifeline, serve_connection};
-use health::Health;
+pub use health::HealthListener;
 
 /// What is in flight when the server is told to stop has this long to finish.
 const GRACE: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ pub struct Server {
     listener: TcpListener,
     acceptor: Acceptor,
     source: Source,
-    health: Option<Health>,
+    health: Option<HealthListener>,
     grace: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Server {
     /// there is none (expired, withdrawn) or the server is stopping. It says nothing about why,
     /// since anybody may ask.
     pub async fn with_health(mut self, address: impl ToSocketAddrs) -> io::Result<Self> {
-        self.health = Some(Health::bind(address).await?);
+        self.health = Some(HealthListener::bind(address).await?);
         Ok(self)
     }
 
@@ -85,7 +85,10 @@ impl Server {
 
     /// Where the health listener listens; `None` without one.
     pub fn health_addr(&self) -> io::Result<Option<SocketAddr>> {
-        self.health.as_ref().map(Health::local_addr).transpose()
+        self.health
+            .as_ref()
+            .map(HealthListener::local_addr)
+            .transpose()
     }
 
     /// Serves in a task of its own. Must be called within a tokio runtime.
@@ -111,7 +114,9 @@ impl Server {
         let _cut_when_this_ends = cut.clone().drop_guard();
         let connections = TaskTracker::new();
         if let Some(health) = self.health {
-            tokio::spawn(health.serve(self.source, stopping.clone(), cut.clone()));
+            let (source, stopping) = (self.source, stopping.clone());
+            let well = move || !stopping.is_cancelled() && source.svid().is_ok();
+            tokio::spawn(health.serve(well, cut.clone()));
         }
         let mut stop = std::pin::pin!(stop);
         loop {

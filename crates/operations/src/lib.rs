@@ -81,6 +81,7 @@ mod declare;
 mod define;
 mod discovery;
 mod error;
+mod events;
 mod name;
 mod registry;
 mod schema;
@@ -96,6 +97,7 @@ pub use error::{
     CallError, ErrorCode, ErrorObject, FORBIDDEN, INTERNAL, INVALID_INPUT, NOT_FOUND, TIMEOUT,
     rest_code,
 };
+pub use events::{EventError, EventReader, StreamItem};
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};
 pub use registry::{DefinitionError, Registered, Registry, RegistryBuilder, Request};

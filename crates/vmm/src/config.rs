@@ -1,10 +1,13 @@
 //! What the room is told when it opens.
 
 use std::env;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::network::Subnet;
 
 /// Where things are kept, and which driver to use.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -23,6 +26,10 @@ pub struct Config {
     /// How many virtual CPUs may be reserved for each CPU of the host. Memory is never
     /// overcommitted.
     pub cpu_overcommit: u32,
+    /// How VMs reach others and are reached.
+    pub network: NetworkChoice,
+    /// Where the bridge takes its subnet from, a /24 of it, when it is first made.
+    pub bridge_range: Subnet,
 }
 
 /// What runs VMs.
@@ -39,6 +46,20 @@ pub enum DriverChoice {
     Qemu,
 }
 
+/// How VMs reach others and are reached.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NetworkChoice {
+    /// Each VM has a network of its own inside its process. It needs no privilege, and a driver
+    /// that can do it.
+    #[default]
+    User,
+    /// VMs are on a bridge of the host's, each with an address of its own. It needs root, or
+    /// CAP_NET_ADMIN.
+    Bridge,
+}
+
 impl Config {
     /// The defaults around a data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
@@ -50,6 +71,8 @@ impl Config {
             qemu_binary: PathBuf::from("qemu-system-x86_64"),
             // Most guests idle; four to one lets a laptop of two cores hold a handful of them.
             cpu_overcommit: 4,
+            network: NetworkChoice::User,
+            bridge_range: Subnet::around(Ipv4Addr::new(10, 77, 0, 0), 16),
         }
     }
 }

@@ -76,18 +76,28 @@ impl<L: Language> Dialogue<L> {
                 path: path.to_owned(),
                 source,
             })?;
+        Ok(Self::over(stream, path))
+    }
+
+    /// Begins a conversation over a stream that leads through this socket.
+    pub(crate) fn over(stream: UnixStream, path: &Path) -> Self {
         let (reader, writer) = stream.into_split();
         let pending: Pending<L::Answer> = Arc::new(Mutex::new(Some(HashMap::new())));
         let (news_sender, news) = mpsc::channel(64);
         let reader = tokio::spawn(listen::<L>(reader, pending.clone(), news_sender));
-        Ok(Self {
+        Self {
             path: path.to_owned(),
             writer: writer.into(),
             next_id: 1.into(),
             pending,
             news: news.into(),
             _reader: AbortOnDropHandle::new(reader),
-        })
+        }
+    }
+
+    /// Whether no answer can come any more.
+    pub(crate) fn is_over(&self) -> bool {
+        lock(&self.pending).is_none()
     }
 
     /// Asks a question, made from its number, and waits for the answer.

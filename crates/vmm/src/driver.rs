@@ -5,10 +5,12 @@
 //! conversation is QMP or HTTP. Ending a process is not here, because that is the same for all of
 //! them: see [`crate::process`].
 
+mod endpoint;
 pub(crate) mod qemu;
 
 use std::ffi::OsString;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -37,7 +40,43 @@ pub(crate) struct Blueprint {
     pub(crate) pid_file: PathBuf,
     pub(crate) control_socket: PathBuf,
     pub(crate) guest_socket: PathBuf,
-    pub(crate) port_forwards: Vec<PortForward>,
+    pub(crate) network: Network,
+}
+
+/// What a VM's network device is tied to. The guest learns its address from its initial RAM file
+/// system, whatever it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// A network of its own inside its process, which lets these ports of the host lead in.
+    User { port_forwards: Vec<PortForward> },
+    /// A device of the host, which is there and up before the launch, and is not the driver's to
+    /// remove. Ports lead in through rules of the host.
+    Tap(Tap),
+}
+
+impl Network {
+    /// The ports that the VM's own process has to listen on.
+    pub(crate) fn listens_on(&self) -> &[PortForward] {
+        match self {
+            Self::User { port_forwards } => port_forwards,
+            Self::Tap(_) => &[],
+        }
+    }
+}
+
+/// A persistent tap device on the host's bridge, and what the guest is told of the network there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Tap {
+    /// The device's name, to open it by.
+    pub(crate) name: String,
+    /// The guest's address.
+    pub(crate) address: Ipv4Addr,
+    /// How many bits of it name the subnet.
+    pub(crate) prefix: u8,
+    /// The host on that subnet.
+    pub(crate) gateway: Ipv4Addr,
+    /// The largest packet that the way out takes, where that is not Ethernet's 1500 bytes.
+    pub(crate) mtu: Option<u16>,
 }
 
 /// A program that runs VMs.
@@ -49,6 +88,14 @@ pub(crate) trait Driver: Send + Sync {
 
     /// What the guest finds its devices on.
     fn bus(&self) -> Bus;
+
+    /// The user whose process will open the VM's tap device; `None`: the one that we run as.
+    fn tap_owner(&self, _vm: VmId) -> Option<u32> {
+        None
+    }
+
+    /// Where the guest is spoken to that has this socket.
+    fn guest(&self, socket: PathBuf) -> GuestEndpoint;
 
     /// Files that a start reads, besides the VM's own.
     fn files(&self) -> Vec<PathBuf>;
@@ -119,6 +166,8 @@ pub enum Bus {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct Capabilities {
+    /// A network in user mode, which needs no privilege on the host.
+    pub user_network: bool,
     /// Ports of the host that lead into the guest.
     pub port_forwards: bool,
     /// Directories of the host that the guest shares.

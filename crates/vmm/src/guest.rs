@@ -1,13 +1,17 @@
 //! The guest, as it answers for itself: through our program in there ([`protocol`]), over a socket
 //! that every driver offers.
 //!
-//! A question may be asked before the guest is up: it waits in the socket until somebody reads it.
-//! So the first answer to a greeting is the moment when the guest is ready.
+//! A question may be asked before the guest is up: it waits until somebody hears it, in the socket
+//! or before one. So the first answer to a greeting is the moment when the guest is ready.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+
 use crate::dialogue::{Broken, Dialogue, Heard, Language};
+use crate::driver::GuestEndpoint;
 
 #[path = "../../guest/src/protocol.rs"]
 pub(crate) mod protocol;
@@ -26,9 +30,14 @@ impl Language for GuestLanguage {
     }
 }
 
+/// How long to wait before speaking again to a guest that hung up.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// The conversation with a guest.
 pub(crate) struct Guest {
-    dialogue: Dialogue<GuestLanguage>,
+    endpoint: GuestEndpoint,
+    /// None until the first word, where a guest has to listen before one gets through.
+    dialogue: Mutex<Option<Arc<Dialogue<GuestLanguage>>>>,
 }
 
 /// A guest did not do what it was asked.
@@ -41,10 +50,43 @@ pub(crate) enum GuestError {
 }
 
 impl Guest {
-    pub(crate) async fn connect(socket: &Path) -> Result<Self, Broken> {
+    pub(crate) async fn connect(endpoint: &GuestEndpoint) -> Result<Self, Broken> {
+        let dialogue = match endpoint {
+            GuestEndpoint::Socket(path) => Some(Arc::new(Dialogue::begin(path).await?)),
+            GuestEndpoint::Vsock { .. } => None,
+        };
         Ok(Self {
-            dialogue: Dialogue::begin(socket).await?,
+            endpoint: endpoint.clone(),
+            dialogue: Mutex::new(dialogue),
         })
+    }
+
+    /// The conversation, begun (again) if it has to be.
+    async fn dialogue(&self) -> Result<Arc<Dialogue<GuestLanguage>>, Broken> {
+        let mut current = self.dialogue.lock().await;
+        let reopen = self.endpoint.can_be_reopened();
+        if let Some(dialogue) = current.as_ref().filter(|it| !reopen || !it.is_over()) {
+            return Ok(dialogue.clone());
+        }
+        let stream = self.endpoint.open_patiently().await?;
+        let dialogue = Arc::new(Dialogue::over(stream, self.endpoint.path()));
+        Ok(current.insert(dialogue).clone())
+    }
+
+    /// Asks a question whose answer may take any time. A guest that hangs up first, as one does
+    /// that is only coming up or was just restored, is asked again.
+    async fn ask(&self, question: impl Fn(u64) -> String) -> Result<Reply, Broken> {
+        loop {
+            let dialogue = self.dialogue().await?;
+            match dialogue.ask_patiently(&question).await {
+                Err(Broken::Closed { .. } | Broken::Socket { .. })
+                    if self.endpoint.can_be_reopened() =>
+                {
+                    sleep(RETRY).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Waits until the guest answers, however long that takes. Returns the version of the protocol
@@ -60,7 +102,7 @@ impl Guest {
                 }
             )
         };
-        match self.dialogue.ask_patiently(greeting).await? {
+        match self.ask(greeting).await? {
             Reply::Hello { version } => Ok(version),
             other => Err(refusal(other)),
         }
@@ -77,7 +119,7 @@ impl Guest {
             }
             .to_string()
         };
-        match self.dialogue.ask_patiently(request).await? {
+        match self.ask(request).await? {
             Reply::Done => Ok(()),
             other => Err(refusal(other)),
         }

@@ -54,6 +54,7 @@ mod lz4;
 mod machines;
 mod model;
 mod name;
+mod network;
 mod ports;
 mod process;
 mod record;
@@ -65,7 +66,7 @@ mod status;
 mod tool;
 
 pub use capacity::{InsufficientCapacity, Resource, Resources};
-pub use config::{Config, DriverChoice};
+pub use config::{Config, DriverChoice, NetworkChoice};
 pub use dialogue::Broken;
 pub use driver::{Bus, Capabilities, LaunchError, LinkError};
 pub use errors::{
@@ -82,6 +83,7 @@ pub use kernels::{ImportKernel, ImportKernelError, Kernel, Kernels};
 pub use machines::{Machines, OpenError};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
 pub use name::{InvalidName, ItemName, VmName};
+pub use network::{InvalidSubnet, Subnet};
 pub use ports::PortError;
 pub use shelf::RemoveError;
 pub use spec::InvalidField;

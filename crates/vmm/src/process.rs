@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::driver::GuestEndpoint;
+
 /// A VM's process, so described that it can be found again after a restart of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Process {
@@ -22,7 +24,8 @@ pub(crate) struct Process {
     /// Where the driver is spoken to.
     pub(crate) control_socket: PathBuf,
     /// Where the guest is spoken to.
-    pub(crate) guest_socket: PathBuf,
+    #[serde(alias = "guest_socket")]
+    pub(crate) guest: GuestEndpoint,
 }
 
 /// What tells one process from every other.

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use hostler_operations::{
-    Call, Method, NOT_FOUND, Service, StatusCode, internal, mutation, query, service,
+    Call, Method, NOT_FOUND, Outputs, Service, StatusCode, internal, mutation, query, service,
 };
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ use super::page::Page;
 use crate::connector::{Ask, OrHost};
 use crate::fleet::Fleet;
 use crate::ids::HostId;
+use crate::model::Host;
 use crate::scopes::{HOSTS_READ, IMAGES_READ, IMAGES_WRITE};
 
 /// How long a host may take to say or remove something.
@@ -161,28 +163,48 @@ async fn relay<I: ForHost, O: DeserializeOwned>(
     call: Call,
     input: I,
 ) -> Result<O, OrHost<RelayError>> {
-    let unreadable = |error| OrHost::Own(RelayError::from(error));
-    let mut db = fleet.store.read().await.map_err(unreadable)?;
-    let found = visible(&mut db, &call, input.host())
-        .await
-        .map_err(unreadable)?;
-    let no_such_host = || RelayError::NoSuchHost {
-        id: input.host().clone(),
-    };
-    let host = found.ok_or_else(|| OrHost::Own(no_such_host()))?;
-    // The host may take its time; others need the connection meanwhile.
-    drop(db);
-    let mut passed = serde_json::to_value(&input).map_err(|e| OrHost::Own(internal(e).into()))?;
-    if let Some(fields) = passed.as_object_mut() {
-        fields.remove("host");
-    }
+    let host = host_for(fleet, &call, input.host()).await?;
     let ask = Ask {
         operation: call.operation().as_str(),
-        input: passed,
+        input: without_host(&input)?,
         request_id: call.request_id(),
         timeout: I::TIMEOUT,
     };
     Ok(fleet.connector.ask(&host, ask).await?)
+}
+
+/// Passes a subscription on: `subscription("import-progress", follow::<ImportProgress>)`.
+#[allow(dead_code, reason = "the first subscription to one host's things uses it")]
+async fn follow<I: ForHost>(
+    fleet: &Fleet,
+    call: Call,
+    input: I,
+) -> Result<Outputs<Value, OrHost<RelayError>>, OrHost<RelayError>> {
+    let host = host_for(fleet, &call, input.host()).await?;
+    let ask = Ask {
+        operation: call.operation().as_str(),
+        input: without_host(&input)?,
+        request_id: call.request_id(),
+        timeout: I::TIMEOUT,
+    };
+    let outputs = fleet.connector.subscribe(&host, ask).await?;
+    Ok(outputs.map_err(OrHost::Host).boxed())
+}
+
+async fn host_for(fleet: &Fleet, call: &Call, id: &HostId) -> Result<Host, OrHost<RelayError>> {
+    let unreadable = |error| OrHost::Own(RelayError::from(error));
+    // Only for the look: the host may take its time, and others need the connection meanwhile.
+    let mut db = fleet.store.read().await.map_err(unreadable)?;
+    let found = visible(&mut db, call, id).await.map_err(unreadable)?;
+    found.ok_or_else(|| OrHost::Own(RelayError::NoSuchHost { id: id.clone() }))
+}
+
+fn without_host<I: ForHost>(input: &I) -> Result<Value, OrHost<RelayError>> {
+    let mut passed = serde_json::to_value(input).map_err(|e| OrHost::Own(internal(e).into()))?;
+    if let Some(fields) = passed.as_object_mut() {
+        fields.remove("host");
+    }
+    Ok(passed)
 }
 
 /// A list of things on a host, asked for as a whole: a host has few of them, and its pages are not

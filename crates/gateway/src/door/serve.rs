@@ -96,22 +96,22 @@ impl Shared {
             connection: ConnectionInfo::new((local, remote), tls, self.shutdown.clone()),
             ledger: Arc::clone(&ledger),
         };
-        let peer = service.connection.peer().cloned();
-        let withdrawn = self.withdrawn(peer.clone());
+        let expires_at = service.connection.expires_at();
+        let withdrawn = self.withdrawn(service.connection.peer().cloned());
         let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));
         let served = async {
             if is_h2 {
                 self.drive(
                     self.http2().serve_connection(io, service),
                     &ledger,
-                    peer.as_ref(),
+                    expires_at,
                 )
                 .await
             } else {
                 self.drive(
                     self.http1().serve_connection(io, service),
                     &ledger,
-                    peer.as_ref(),
+                    expires_at,
                 )
                 .await
             }
@@ -181,13 +181,13 @@ impl Shared {
         &self,
         connection: C,
         ledger: &Ledger,
-        peer: Option<&PeerIdentity>,
+        expires_at: Option<Timestamp>,
     ) -> Result<(), C::Error>
     where
         C: GracefulConnection,
     {
         let mut connection = pin!(connection);
-        let mut expiring = pin!(almost_expired(peer));
+        let mut expiring = pin!(almost_expired(expires_at));
         let mut look_at = Instant::now();
         let mut closing = false;
         loop {
@@ -223,12 +223,12 @@ impl Shared {
 }
 
 /// Waits until the peer's certificate has almost expired.
-async fn almost_expired(peer: Option<&PeerIdentity>) {
-    let Some(peer) = peer else {
+async fn almost_expired(expires_at: Option<Timestamp>) {
+    let Some(expires_at) = expires_at else {
         return std::future::pending().await;
     };
-    let left = peer.expires_at().duration_since(Timestamp::now());
-    wait_until(peer.expires_at() - BEFORE_EXPIRY.min(left / 10)).await;
+    let left = expires_at.duration_since(Timestamp::now());
+    wait_until(expires_at - BEFORE_EXPIRY.min(left / 10)).await;
 }
 
 /// Runs the streams of HTTP/2 connections where the door can wait for their end.

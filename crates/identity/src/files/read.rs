@@ -69,6 +69,24 @@ pub enum FilesError {
         /// What is wrong.
         source: SvidError,
     },
+    /// The chain and the key cannot be presented together.
+    #[error("{} and {} are no certificate with its key: {reason}", chain.display(), key.display())]
+    Certificate {
+        /// The chain's file.
+        chain: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The authority's file cannot be used.
+    #[error("{} holds no certificate authority: {reason}", path.display())]
+    Authority {
+        /// The authority's file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The bundle cannot be used.
     #[error("{}: {source}", path.display())]
     Bundle {
@@ -89,14 +107,14 @@ pub enum FilesError {
 /// Reads the set and checks that it fits together.
 pub(super) fn set(files: &SvidFiles) -> Result<(Svid, TrustBundles), FilesError> {
     let key = key(&files.key)?;
-    let chain = text(&files.chain, read(&files.chain, 0)?)?;
+    let chain = public(&files.chain)?;
     let svid = Svid::from_pem(&chain, &key).map_err(|source| FilesError::Svid {
         chain: files.chain.clone(),
         key: files.key.clone(),
         source,
     })?;
     let trust_domain = svid.id().trust_domain();
-    let roots = text(&files.bundle, read(&files.bundle, 0)?)?;
+    let roots = public(&files.bundle)?;
     let bundles = TrustBundles::from_pem(trust_domain.clone(), &roots).map_err(|source| {
         FilesError::Bundle {
             path: files.bundle.clone(),
@@ -111,7 +129,12 @@ pub(super) fn set(files: &SvidFiles) -> Result<(Svid, TrustBundles), FilesError>
     }
 }
 
-fn key(path: &Path) -> Result<SecretString, FilesError> {
+/// Reads a file that anybody may see.
+pub(crate) fn public(path: &Path) -> Result<String, FilesError> {
+    text(path, read(path, 0)?)
+}
+
+pub(crate) fn key(path: &Path) -> Result<SecretString, FilesError> {
     text(path, read(path, TOO_OPEN)?).map(SecretString::from)
 }
 

@@ -17,32 +17,33 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::ACCEPT_PAUSE;
-use crate::source::Source;
 
 /// A probe asks at once.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A listener for probes.
+/// A listener for probes that have no identity: `GET /healthz` says in one word whether this
+/// process serves, and there is nothing else. It says nothing about why, since anybody may ask.
 #[derive(Debug)]
-pub(super) struct Health {
+pub struct HealthListener {
     listener: TcpListener,
 }
 
-impl Health {
-    pub(super) async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+impl HealthListener {
+    /// Listens at `address`; port 0 takes a free one.
+    pub async fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         Ok(Self { listener })
     }
 
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+    /// Where it listens.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers until the server is gone; while it is stopping, it says so.
-    pub(super) async fn serve(
+    /// Answers 200 `ok` while `well`, else 503, until the process is `gone`.
+    pub async fn serve(
         self,
-        source: Source,
-        stopping: CancellationToken,
+        well: impl Fn() -> bool + Clone + Send + Sync + 'static,
         gone: CancellationToken,
     ) {
         loop {
@@ -57,11 +58,10 @@ impl Health {
                     }
                 },
             };
-            let (source, stopping, gone) = (source.clone(), stopping.clone(), gone.clone());
+            let (well, gone) = (well.clone(), gone.clone());
             tokio::spawn(async move {
                 let service = service_fn(|request: Request<_>| {
-                    let well = !stopping.is_cancelled() && source.svid().is_ok();
-                    let answer = answer(request.method(), request.uri().path(), well);
+                    let answer = answer(request.method(), request.uri().path(), well());
                     std::future::ready(Ok::<_, Infallible>(answer))
                 });
                 let serving = http1::Builder::new()

@@ -25,7 +25,10 @@ use tokio::time::Instant;
 use self::machine::Accelerator;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
-use super::{Blueprint, Bus, Capabilities, Driver, Event, LaunchError, Launched, Link, LinkError};
+use super::{
+    Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
+    LinkError,
+};
 use crate::files;
 use crate::lifecycle::Ending;
 use crate::model::{DriverKind, PortForward, VmId};
@@ -99,7 +102,7 @@ impl Qemu {
         let process = Process {
             birth,
             control_socket: vm.control_socket.clone(),
-            guest_socket: vm.guest_socket.clone(),
+            guest: self.guest(vm.guest_socket.clone()),
         };
         Ok((qmp, process))
     }
@@ -107,7 +110,8 @@ impl Qemu {
     /// Why QEMU ended at once: a port that somebody took in the meantime, or what it said.
     fn refusal(&self, vm: &Blueprint, log: &Path) -> LaunchError {
         if let Some(taken) = vm
-            .port_forwards
+            .network
+            .listens_on()
             .iter()
             .find_map(|port| ports::probe(port).err())
         {
@@ -135,6 +139,7 @@ impl Driver for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            user_network: true,
             port_forwards: true,
             mounts: false,
             snapshots: false,
@@ -144,6 +149,10 @@ impl Driver for Qemu {
 
     fn bus(&self) -> Bus {
         self.found.machine.bus()
+    }
+
+    fn guest(&self, socket: PathBuf) -> GuestEndpoint {
+        GuestEndpoint::Socket(socket)
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -168,7 +177,7 @@ impl Driver for Qemu {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        for forward in &vm.port_forwards {
+        for forward in vm.network.listens_on() {
             ports::probe(forward)?;
         }
         // A socket of a process that was killed is still there, and looks as if it answered.

@@ -13,7 +13,7 @@ fn process() -> Process {
     Process {
         birth: Birth::of(1).unwrap(),
         control_socket: PathBuf::from("/c"),
-        guest_socket: PathBuf::from("/g"),
+        guest: crate::driver::GuestEndpoint::Socket(PathBuf::from("/g")),
     }
 }
 

@@ -4,7 +4,6 @@
 //! It is the only one that declares a process ended. So whoever ends one waits for the keeper, and
 //! then finds the record, the files and the attachment as they should be.
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::blocking;
 use crate::console;
-use crate::driver::{Event, Link};
+use crate::driver::{Event, GuestEndpoint, Link};
 use crate::guest::{Guest, GuestError};
 use crate::lifecycle::Ending;
 use crate::process::Watched;
@@ -32,7 +31,10 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<dyn Link>>) {
     let watched = Arc::new(watched);
     let link: Option<Arc<dyn Link>> = link.map(Arc::from);
-    let guest = connect_guest(&slot.dir.guest_socket()).await;
+    let guest = match slot.record().phase.live() {
+        Some(live) => connect_guest(&live.process.guest).await,
+        None => None,
+    };
     let (keeping, kept) = watch::channel(());
     let keeper = Keeper {
         slot: Arc::downgrade(slot),
@@ -51,8 +53,8 @@ pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<
     });
 }
 
-async fn connect_guest(socket: &Path) -> Option<Arc<Guest>> {
-    match Guest::connect(socket).await {
+async fn connect_guest(endpoint: &GuestEndpoint) -> Option<Arc<Guest>> {
+    match Guest::connect(endpoint).await {
         Ok(guest) => Some(Arc::new(guest)),
         Err(error) => {
             tracing::warn!(%error, "a guest cannot be spoken to; it will be stopped the hard way");
@@ -241,7 +243,7 @@ mod tests {
         let process = Process {
             birth: birth.clone(),
             control_socket: dir.control_socket(),
-            guest_socket: dir.guest_socket(),
+            guest: GuestEndpoint::Socket(dir.guest_socket()),
         };
         record.phase.start(now);
         record.phase.launched(process, now);

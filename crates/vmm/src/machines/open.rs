@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use super::{Inner, Machines, OWNER, keeper, remove_traces};
 use crate::config::{Config, DriverChoice};
 use crate::driver::qemu::{Qemu, probe};
-use crate::driver::{Driver, Link, LinkError};
+use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
 use crate::errors::NoDriver;
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
@@ -297,7 +297,7 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
 /// and writing that down, its process is there, and its pid file leads to it.
 async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
-    let Some((process, watched)) = find_unrecorded(slot) else {
+    let Some((process, watched)) = find_unrecorded(slot, driver) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
         }
@@ -330,7 +330,7 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
 
 /// The process that a VM's pid file names, if it is the VM's: pids are used again, so the VM's id
 /// has to be among its arguments.
-fn find_unrecorded(slot: &Slot) -> Option<(Process, Watched)> {
+fn find_unrecorded(slot: &Slot, driver: Option<&dyn Driver>) -> Option<(Process, Watched)> {
     let pid: i32 = fs::read_to_string(slot.dir.pid_file())
         .ok()?
         .trim()
@@ -346,10 +346,14 @@ fn find_unrecorded(slot: &Slot) -> Option<(Process, Watched)> {
     {
         return None;
     }
+    let guest = slot.dir.guest_socket();
     let process = Process {
         birth,
         control_socket: slot.dir.control_socket(),
-        guest_socket: slot.dir.guest_socket(),
+        guest: match driver {
+            Some(driver) => driver.guest(guest),
+            None => GuestEndpoint::Socket(guest),
+        },
     };
     Some((process, watched))
 }

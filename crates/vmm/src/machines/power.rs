@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use tokio::time::timeout;
 
 use super::{Inner, keeper};
-use crate::driver::{Blueprint, Driver, LinkError};
+use crate::driver::{Blueprint, Driver, LinkError, Network};
 use crate::errors::{StartError, StopError};
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
@@ -138,7 +138,7 @@ pub(super) async fn blueprint(
         pid_file: dir.pid_file(),
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
-        port_forwards,
+        network: Network::User { port_forwards },
     })
 }
 

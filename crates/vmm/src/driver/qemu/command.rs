@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::hostfwd::{self, NETDEV};
 use super::machine::Machine;
-use crate::driver::Blueprint;
+use crate::driver::{Blueprint, Network};
 use crate::guest::protocol::PORT_NAME;
 
 /// Everything that makes the VM what it is: its machine, its devices, what it boots.
@@ -64,12 +64,21 @@ pub(super) fn control_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsStrin
 }
 
 fn network(vm: &Blueprint) -> String {
-    let mut network = format!("user,id={NETDEV}");
-    for forward in &vm.port_forwards {
-        network.push_str(",hostfwd=");
-        network.push_str(&hostfwd::rule(forward));
+    match &vm.network {
+        Network::User { port_forwards } => {
+            let mut network = format!("user,id={NETDEV}");
+            for forward in port_forwards {
+                network.push_str(",hostfwd=");
+                network.push_str(&hostfwd::rule(forward));
+            }
+            network
+        }
+        // The device is ours: QEMU may neither set it up nor take it down, by script or otherwise.
+        Network::Tap(tap) => {
+            let name = &tap.name;
+            format!("tap,id={NETDEV},ifname={name},script=no,downscript=no")
+        }
     }
-    network
 }
 
 /// A command line in the making.

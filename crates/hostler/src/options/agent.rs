@@ -1,0 +1,269 @@
+//! Options of a host: one that is enrolled at a control plane, or one that stands alone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use hostler_identity::SvidFiles;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{default_data_dir, read, socket_place};
+use crate::failure::Failure;
+use crate::workload::SocketPlace;
+
+#[derive(Args, Clone, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AgentOptions {
+    /// Run without a control plane: whoever has a certificate of --tls-ca may do everything here
+    #[arg(long, env = "HOSTLER_STANDALONE", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) standalone: Option<bool>,
+    /// The people's door of the control plane, https://HOST:PORT
+    #[arg(long, env = "HOSTLER_SERVER", value_name = "URL")]
+    pub(super) server: Option<String>,
+    /// Where the control plane reaches this host's door
+    #[arg(long, env = "HOSTLER_ADDRESS", value_name = "IP:PORT")]
+    pub(super) address: Option<String>,
+    /// The one-time token that enrols this host; better in the variable than on the command line
+    #[arg(
+        long,
+        env = "HOSTLER_REGISTER",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub(super) register: Option<SecretString>,
+    /// The CA that signed the people's door's certificate, PEM; a copy of the server's
+    /// DATA_DIR/ca.pem [default: the CAs that this system trusts]
+    #[arg(long, env = "HOSTLER_SERVER_CA", value_name = "FILE")]
+    pub(super) server_ca: Option<PathBuf>,
+    /// Instead of --server-ca: the pin that the server prints at its start, the SHA-256 of its
+    /// CA's public key
+    #[arg(long, env = "HOSTLER_SERVER_CA_PIN", value_name = "sha256:HEX")]
+    pub(super) server_ca_pin: Option<String>,
+    /// Standalone: the certificate of this host's door, PEM; read again when it changes
+    #[arg(long, env = "HOSTLER_TLS_CERT", value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Standalone: the key of --tls-cert, PEM
+    #[arg(long, env = "HOSTLER_TLS_KEY", value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
+    /// Standalone: the CA that signs the certificates of those who may call this host, PEM
+    #[arg(long, env = "HOSTLER_TLS_CA", value_name = "FILE")]
+    pub(super) tls_ca: Option<PathBuf>,
+    /// This host's door [default: 0.0.0.0:9443, standalone 127.0.0.1:9443]
+    #[arg(long, env = "HOSTLER_LISTEN", value_name = "IP:PORT")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Plain HTTP for probes without a certificate: GET /healthz says ok, and nothing else is there
+    /// [default: none]
+    #[arg(long, env = "HOSTLER_HEALTH_LISTEN", value_name = "IP:PORT")]
+    pub(super) health_listen: Option<SocketAddr>,
+    /// Where this host keeps its credentials, images and VMs
+    #[arg(long, env = "HOSTLER_DATA_DIR", value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// The SPIFFE Workload API: where processes on this host ask who they are [default:
+    /// DATA_DIR/workload/api.sock]
+    #[arg(long, env = "HOSTLER_WORKLOAD_SOCKET", value_name = "PATH")]
+    pub(super) workload_socket: Option<PathBuf>,
+    /// What runs the VMs: auto, qemu or firecracker [default: auto]
+    #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
+    pub(super) driver: Option<String>,
+    /// A YAML file with any of these options as keys (data_dir: ...)
+    #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(super) config: Option<PathBuf>,
+}
+
+/// How an agent recognises the people's door before it has an identity of its own.
+pub(crate) enum Trust {
+    CaFile(PathBuf),
+    Pin(String),
+    System,
+}
+
+/// The options of a host, complete.
+pub(crate) struct AgentSettings {
+    pub(crate) mode: AgentMode,
+    pub(crate) listen: SocketAddr,
+    pub(crate) health_listen: Option<SocketAddr>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) driver: String,
+}
+
+/// Whose host it is.
+pub(crate) enum AgentMode {
+    /// A control plane's.
+    Enrolled(Enrolment),
+    /// Nobody's but its operator's, who has a certificate of the CA in these files.
+    Standalone(SvidFiles),
+}
+
+/// How a host and its control plane find each other.
+pub(crate) struct Enrolment {
+    pub(crate) server: String,
+    pub(crate) address: String,
+    pub(crate) register: Option<SecretString>,
+    pub(crate) trust: Trust,
+    pub(crate) workload_socket: SocketPlace,
+}
+
+impl AgentOptions {
+    pub(crate) fn resolve(self) -> Result<AgentSettings, Failure> {
+        let file: Self = read(self.config.as_deref())?;
+        let all = self.over(file);
+        let data_dir = match all.data_dir.clone() {
+            Some(data_dir) => data_dir,
+            None => default_data_dir("agent")?,
+        };
+        let standalone = all.standalone.unwrap_or(false);
+        let everywhere = [0, 0, 0, 0];
+        let here = [127, 0, 0, 1];
+        let ip = if standalone { here } else { everywhere };
+        Ok(AgentSettings {
+            listen: all.listen.unwrap_or((ip, 9443).into()),
+            health_listen: all.health_listen,
+            driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+            mode: match standalone {
+                true => AgentMode::Standalone(all.files()?),
+                false => AgentMode::Enrolled(all.enrolment(&data_dir)?),
+            },
+            data_dir,
+        })
+    }
+
+    /// These, and what they leave open from `other`.
+    pub(crate) fn over(self, other: Self) -> Self {
+        over!(
+            Self,
+            self,
+            other,
+            standalone,
+            server,
+            address,
+            register,
+            server_ca,
+            server_ca_pin,
+            tls_cert,
+            tls_key,
+            tls_ca,
+            listen,
+            health_listen,
+            data_dir,
+            workload_socket,
+            driver,
+            config,
+        )
+    }
+
+    fn files(self) -> Result<SvidFiles, Failure> {
+        let of_a_control_plane = [
+            ("--server", self.server.is_some()),
+            ("--address", self.address.is_some()),
+            ("--register", self.register.is_some()),
+            ("--server-ca", self.server_ca.is_some()),
+            ("--server-ca-pin", self.server_ca_pin.is_some()),
+            ("--workload-socket", self.workload_socket.is_some()),
+        ];
+        if let Some((flag, _)) = of_a_control_plane.iter().find(|(_, given)| *given) {
+            return Err(Failure::new(format!(
+                "{flag} is for a host of a control plane; leave it or --standalone out"
+            )));
+        }
+        let needed = |flag: &str| {
+            Failure::new(format!(
+                "--standalone needs {flag} FILE; `hostler tls init` makes such files"
+            ))
+        };
+        Ok(SvidFiles {
+            chain: self.tls_cert.ok_or_else(|| needed("--tls-cert"))?,
+            key: self.tls_key.ok_or_else(|| needed("--tls-key"))?,
+            bundle: self.tls_ca.ok_or_else(|| needed("--tls-ca"))?,
+        })
+    }
+
+    fn enrolment(self, data_dir: &std::path::Path) -> Result<Enrolment, Failure> {
+        if self.tls_cert.is_some() || self.tls_key.is_some() || self.tls_ca.is_some() {
+            return Err(Failure::new(
+                "--tls-cert, --tls-key and --tls-ca are for a host without a control plane; add \
+                 --standalone, or leave them out: an enrolled host gets its certificate by itself",
+            ));
+        }
+        let trust = match (self.server_ca, self.server_ca_pin) {
+            (Some(file), None) => Trust::CaFile(file),
+            (None, Some(pin)) => Trust::Pin(pin),
+            (None, None) => Trust::System,
+            _ => {
+                return Err(Failure::new(
+                    "give one of --server-ca and --server-ca-pin, not both",
+                ));
+            }
+        };
+        let missing = |flag| {
+            Failure::new(format!(
+                "{flag} is missing (or --standalone, for a host without a control plane); see \
+                 `hostler agent --help`"
+            ))
+        };
+        Ok(Enrolment {
+            server: self.server.ok_or_else(|| missing("--server URL"))?,
+            address: self.address.ok_or_else(|| missing("--address IP:PORT"))?,
+            register: self.register,
+            trust,
+            workload_socket: socket_place(self.workload_socket, data_dir),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(options: AgentOptions) -> String {
+        options.resolve().err().expect("a failure").to_string()
+    }
+
+    fn standalone() -> AgentOptions {
+        AgentOptions {
+            standalone: Some(true),
+            tls_cert: Some("c.pem".into()),
+            tls_key: Some("k.pem".into()),
+            tls_ca: Some("ca.pem".into()),
+            data_dir: Some("/data".into()),
+            ..AgentOptions::default()
+        }
+    }
+
+    #[test]
+    fn an_agent_recognises_its_server_by_one_thing() {
+        let line = complaint(AgentOptions {
+            server_ca: Some("ca.pem".into()),
+            server_ca_pin: Some("sha256:00".to_owned()),
+            ..AgentOptions::default()
+        });
+        assert!(line.contains("not both"), "{line}");
+    }
+
+    #[test]
+    fn a_standalone_host_listens_for_this_machine_unless_it_is_told_more() {
+        let settings = standalone().resolve().expect("settings");
+        assert_eq!(settings.listen, ([127, 0, 0, 1], 9443).into());
+        assert!(matches!(settings.mode, AgentMode::Standalone(_)));
+    }
+
+    #[test]
+    fn half_a_choice_between_enrolled_and_standalone_is_refused_by_name() {
+        let line = complaint(AgentOptions {
+            server: Some("https://x".to_owned()),
+            ..standalone()
+        });
+        assert!(line.contains("--server is for"), "{line}");
+        let line = complaint(AgentOptions {
+            tls_ca: None,
+            ..standalone()
+        });
+        assert!(line.contains("needs --tls-ca"), "{line}");
+        let line = complaint(AgentOptions {
+            standalone: None,
+            ..standalone()
+        });
+        assert!(line.contains("add --standalone"), "{line}");
+    }
+}

@@ -324,9 +324,7 @@ fn understand<O: DeserializeOwned>(
         return serde_json::from_slice(body).map_err(|error| nonsense(error.to_string()));
     }
     match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(ErrorBody { error }) => {
-            Err(refused(error).map_or_else(nonsense, HostFailure::Refused))
-        }
+        Ok(ErrorBody { error }) => Err(refused(error).map_or_else(nonsense, HostFailure::Refused)),
         Err(error) => Err(nonsense(error.to_string())),
     }
 }

@@ -219,7 +219,11 @@ mod tests {
         for piece in ["data: x", "data: x\n", "id: 1\n", "event: x\n", "x"] {
             let mut reader = EventReader::new(4096);
             let ended = (0..4096).find_map(|_| reader.push(piece.as_bytes()).err());
-            assert_eq!(ended, Some(EventError::TooLarge { limit: 4096 }), "{piece:?}");
+            assert_eq!(
+                ended,
+                Some(EventError::TooLarge { limit: 4096 }),
+                "{piece:?}"
+            );
             assert!(reader.line.capacity() == 0 && reader.data.is_none());
         }
         // Signs of life are no part of an event, however many there are before it.

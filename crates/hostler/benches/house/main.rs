@@ -7,6 +7,7 @@
 mod bare;
 mod boot;
 mod fleet;
+mod import;
 mod memory;
 mod table;
 
@@ -30,13 +31,16 @@ fn main() {
     let wanted = |row: &str| chosen.is_empty() || chosen.contains(&row);
 
     let mut table = Table::default();
-    if wanted("boot") || wanted("memory") {
+    if wanted("boot") || wanted("memory") || wanted("import") {
         let fleet = fleet::Fleet::start();
         if wanted("memory") {
             memory::measure(&fleet, &mut table);
         }
         if wanted("boot") {
             boot::measure(&fleet, &mut table);
+        }
+        if wanted("import") {
+            import::measure(&fleet, &mut table);
         }
     }
     if wanted("quickstart") {

@@ -1,6 +1,7 @@
 //! How client commands talk to a control plane: its REST routes, over TLS that verifies, with a
 //! bearer token that is never printed.
 
+mod events;
 mod known;
 pub(crate) mod tls;
 
@@ -10,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -199,27 +200,7 @@ impl Ask<'_> {
     }
 
     async fn exchange(self) -> Result<Page, Failure> {
-        let Self {
-            api,
-            method,
-            url,
-            body,
-            ..
-        } = self;
-        let bearer = format!("Bearer {}", api.token.expose_secret());
-        let mut bearer = http::HeaderValue::from_str(&bearer)
-            .map_err(|_| Failure::new("the token holds characters that no token has"))?;
-        bearer.set_sensitive(true);
-        let request = http::Request::builder()
-            .method(method)
-            .uri(url.as_str())
-            .header(header::AUTHORIZATION, bearer)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(body.map(|b| b.to_string()).unwrap_or_default()))
-            .doing(|| format!("cannot ask {url}"))?;
-        let answer = api.http.request(request).await;
-        let answer = answer.map_err(|error| unreached(&api.base, &error))?;
-        let (head, body) = answer.into_parts();
+        let (head, body) = self.begin("application/json").await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body
             .map_err(|e| Failure::new(format!("the answer broke off: {e}")))?
@@ -239,6 +220,31 @@ impl Ask<'_> {
             items,
             next: link.and_then(next_link),
         })
+    }
+
+    /// Sends it; what is answered is not read yet.
+    async fn begin(self, accept: &'static str) -> Result<http::Response<Incoming>, Failure> {
+        let Self {
+            api,
+            method,
+            url,
+            body,
+            ..
+        } = self;
+        let bearer = format!("Bearer {}", api.token.expose_secret());
+        let mut bearer = http::HeaderValue::from_str(&bearer)
+            .map_err(|_| Failure::new("the token holds characters that no token has"))?;
+        bearer.set_sensitive(true);
+        let request = http::Request::builder()
+            .method(method)
+            .uri(url.as_str())
+            .header(header::AUTHORIZATION, bearer)
+            .header(header::ACCEPT, accept)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::from(body.map(|b| b.to_string()).unwrap_or_default()))
+            .doing(|| format!("cannot ask {url}"))?;
+        let answer = api.http.request(request).await;
+        answer.map_err(|error| unreached(&api.base, &error))
     }
 }
 

@@ -78,7 +78,7 @@ pub(crate) fn size_for_tree(tree: &Tree) -> u64 {
             _ => 1024,
         })
         .sum();
-    // As in `size_for`.
+    // A quarter for the file system's own needs and its journal, and some space that is free.
     (content + content / 4).div_ceil(MIB) + 96
 }
 
@@ -164,28 +164,6 @@ fn visit(
     Ok(())
 }
 
-/// So many MiB hold the content of a directory with some room to work in.
-pub(crate) fn size_for(tree: &Path) -> Result<u64, StorageError> {
-    const MIB: u64 = 1024 * 1024;
-    let content = content_size(tree).context("read", tree)?;
-    // A quarter for the file system's own needs and its journal, and some space that is free.
-    Ok((content + content / 4).div_ceil(MIB) + 96)
-}
-
-fn content_size(directory: &Path) -> io::Result<u64> {
-    let mut total = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        // Small files and links take a block all the same.
-        total += metadata.len().next_multiple_of(4096) + 4096;
-        if metadata.is_dir() {
-            total += content_size(&entry.path())?;
-        }
-    }
-    Ok(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +216,5 @@ mod tests {
             .await
             .unwrap_err();
         assert!(matches!(error, Ext4Error::Tool(_)), "{error}");
-        assert!(size_for(&tree).unwrap() > 60 + 16);
     }
 }

@@ -11,12 +11,11 @@ mod http;
 
 use ::http::header::{ACCEPT, HeaderValue};
 use ::http::{HeaderMap, Response, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::RwLock;
 use url::Url;
 
-use self::http::{Http, PATIENCE};
+use self::http::{Http, Patience};
 use super::digest::Digest;
 use super::manifest::{self, MAX_DOCUMENT};
 use super::reference::Reference;
@@ -112,20 +111,27 @@ impl Repository {
         if let Some(accept) = accept {
             headers.insert(ACCEPT, HeaderValue::from_static(accept));
         }
-        http::patiently(async || {
-            let response = self.get(path, &headers).await?;
-            if response.status() != StatusCode::OK {
-                return Err(RegistryError::of_status(path, response.status()));
+        let mut patience = Patience::default();
+        loop {
+            match self.try_document(path, limit, &headers).await {
+                Err(error) => patience.after(error).await?,
+                read => return read,
             }
-            let (parts, body) = response.into_parts();
-            let limited = http_body_util::Limited::new(body, limit as usize);
-            let collected = tokio::time::timeout(PATIENCE, limited.collect()).await;
-            let bytes = collected
-                .map_err(|_| RegistryError::Slow)?
-                .map_err(|error| http::of_body(error, limit))?;
-            Ok((bytes.to_bytes().to_vec(), parts.headers))
-        })
-        .await
+        }
+    }
+
+    async fn try_document(
+        &self,
+        path: &str,
+        limit: u64,
+        headers: &HeaderMap,
+    ) -> Result<(Vec<u8>, HeaderMap), RegistryError> {
+        let response = self.get(path, headers).await?;
+        if response.status() != StatusCode::OK {
+            return Err(RegistryError::of_status(path, response.status()));
+        }
+        let (parts, body) = response.into_parts();
+        Ok((http::whole(body, limit).await?, parts.headers))
     }
 
     /// Asks for something of the repository; redirections are followed, and what the registry

@@ -36,6 +36,7 @@ pub(super) enum Source {
 }
 
 /// Where a layer is.
+#[derive(Clone)]
 pub(super) enum LayerAt {
     Here(Layer),
     Registry {

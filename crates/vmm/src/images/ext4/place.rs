@@ -308,3 +308,6 @@ impl<'a> FileWriter<'a> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

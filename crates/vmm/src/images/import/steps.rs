@@ -151,8 +151,8 @@ impl<'a> Work<'a> {
     pub(super) async fn read(&self, found: &Found) -> Result<AllRead, ImportImageError> {
         let total: u64 = found.layers.iter().map(LayerAt::work).sum();
         self.make_sure_of_room(found.layers.iter().map(LayerAt::to_fetch).sum())?;
-        let layers = stream::iter(&found.layers)
-            .map(|layer| self.read_one(layer, found.repository.as_deref()))
+        let layers = stream::iter(found.layers.clone())
+            .map(|layer| self.read_one(layer, found.repository.clone()))
             .buffered(TRANSFERS)
             .try_collect();
         let step = (2, "fetching and reading layers");
@@ -161,11 +161,11 @@ impl<'a> Work<'a> {
 
     async fn read_one(
         &self,
-        at: &LayerAt,
-        repository: Option<&Repository>,
+        at: LayerAt,
+        repository: Option<Arc<Repository>>,
     ) -> Result<Read, ImportImageError> {
         let (layer, hold) = match (at, repository) {
-            (LayerAt::Here(layer), _) => (layer.clone(), None),
+            (LayerAt::Here(layer), _) => (layer, None),
             (
                 LayerAt::Registry {
                     descriptor,
@@ -173,7 +173,7 @@ impl<'a> Work<'a> {
                 },
                 Some(repository),
             ) => {
-                let (layer, hold) = self.fetch(repository, descriptor, diff_id).await?;
+                let (layer, hold) = self.fetch(&repository, &descriptor, &diff_id).await?;
                 (layer, Some(hold))
             }
             (LayerAt::Registry { .. }, None) => {
@@ -306,25 +306,23 @@ impl<'a> Work<'a> {
         let placed: Arc<Vec<PlacedFile>> = Arc::new(placed);
         fault::point("image.placed");
 
-        let writers = (0u32..)
-            .zip(&merged.layers)
-            .map(|(index, (layer, digest))| {
-                let from = placed.partition_point(|file| file.at.layer < index);
-                let to = placed.partition_point(|file| file.at.layer <= index);
+        let mut writers = Vec::new();
+        for (index, (layer, digest)) in (0u32..).zip(&merged.layers) {
+            let from = placed.partition_point(|file| file.at.layer < index);
+            let to = placed.partition_point(|file| file.at.layer <= index);
+            if from < to {
                 let (placed, meter) = (Arc::clone(&placed), Arc::clone(&self.meter));
                 let (layer, digest, target) = (layer.clone(), digest.clone(), Arc::clone(file));
-                async move {
-                    if from == to {
-                        return Ok(());
-                    }
-                    let write = move || layer.replay(&placed[from..to], &digest, &target, &meter);
-                    match self.on_a_worker(write).await {
-                        Err(LayerError::Write(error)) => Err(error).context("write", disk)?,
-                        written => written.map_err(|error| self.refused(error)),
-                    }
-                }
-            });
-        futures::future::try_join_all(writers).await.map(drop)
+                writers.push(self.on_a_worker(move || {
+                    layer.replay(&placed[from..to], &digest, &target, &meter)
+                }));
+            }
+        }
+        let written = futures::future::try_join_all(writers).await;
+        match written {
+            Err(LayerError::Write(error)) => Err(StorageError::new("write", disk, error).into()),
+            written => written.map(drop).map_err(|error| self.refused(error)),
+        }
     }
 
     fn not_placed(&self, error: PlaceError, merged: &Merged, disk: &Path) -> ImportImageError {

@@ -7,12 +7,11 @@ use ::http::header::{HeaderValue, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::BodyExt as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::http::{self, PATIENCE};
+use super::http::{self, Patience};
 use super::{RegistryError, Repository};
 
 /// The most bytes of a token's answer.
@@ -148,8 +147,13 @@ impl Repository {
             query.append_pair("scope", &scope);
         }
         let shown = own.map(Credentials::basic).transpose()?;
-        let token = http::patiently(async || self.token(&url, shown.as_ref()).await).await?;
-        secret(format!("Bearer {token}"))
+        let mut patience = Patience::default();
+        loop {
+            match self.token(&url, shown.as_ref()).await {
+                Ok(token) => return secret(format!("Bearer {token}")),
+                Err(error) => patience.after(error).await?,
+            }
+        }
     }
 
     async fn token(&self, url: &Url, shown: Option<&HeaderValue>) -> Result<String, RegistryError> {
@@ -157,12 +161,8 @@ impl Repository {
         if response.status() != StatusCode::OK {
             return Err(RegistryError::of_status("a token", response.status()));
         }
-        let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER as usize);
-        let bytes = tokio::time::timeout(PATIENCE, body.collect())
-            .await
-            .map_err(|_| RegistryError::Slow)?
-            .map_err(|error| http::of_body(error, MAX_ANSWER))?;
-        let token: Token = serde_json::from_slice(&bytes.to_bytes())
+        let bytes = http::whole(response.into_body(), MAX_ANSWER).await?;
+        let token: Token = serde_json::from_slice(&bytes)
             .map_err(|error| RegistryError::Protocol(error.to_string()))?;
         token
             .token

@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
-use super::http::{ATTEMPTS, PATIENCE, wait};
+use super::http::{PATIENCE, Patience};
 use super::{RegistryError, Repository};
 use crate::files::{Context as _, StorageError};
 use crate::images::blobs::Draft;
@@ -73,21 +73,18 @@ impl Repository {
         pieces: &mpsc::Sender<Bytes>,
         done: &AtomicU64,
     ) -> Result<(), RegistryError> {
-        let (mut received, mut failures) = (0, 0);
+        let mut received = 0;
+        let mut patience = Patience::default();
         while received < size {
             let before = received;
             let progress = self.receive_from(digest, size, &mut received, pieces).await;
             done.fetch_add(received - before, Ordering::Relaxed);
-            let Err(error) = progress else {
-                continue;
-            };
-            // Whoever sends something may be asked again.
-            failures = if received > before { 1 } else { failures + 1 };
-            if !error.is_passing() || failures >= ATTEMPTS {
-                return Err(error);
+            if received > before {
+                patience.renew();
             }
-            tracing::warn!(%error, %digest, received, size, "a transfer is taken up again");
-            tokio::time::sleep(wait(failures, &error)).await;
+            if let Err(error) = progress {
+                patience.after(error).await?;
+            }
         }
         Ok(())
     }

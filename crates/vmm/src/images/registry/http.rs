@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::http::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
 use ::http::{HeaderMap, Method, Request, Response, StatusCode};
 use bytes::Bytes;
-use http_body_util::{Empty, LengthLimitError};
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -21,7 +21,7 @@ use super::RegistryError;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often something is asked for that fails in passing, and what lies between.
-pub(super) const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
@@ -128,36 +128,51 @@ pub(super) fn redirection(
         .ok_or_else(|| RegistryError::Protocol("it redirects to nowhere".to_owned()))
 }
 
+/// A body of at most so many bytes.
+pub(super) async fn whole(body: Incoming, limit: u64) -> Result<Vec<u8>, RegistryError> {
+    let body = Limited::new(body, usize::try_from(limit).unwrap_or(usize::MAX));
+    let collected = tokio::time::timeout(PATIENCE, body.collect()).await;
+    let bytes = collected.map_err(|_| RegistryError::Slow)?;
+    Ok(bytes
+        .map_err(|error| of_body(error, limit))?
+        .to_bytes()
+        .to_vec())
+}
+
 /// Why a bounded body was not read to its end.
-pub(super) fn of_body(
-    error: Box<dyn std::error::Error + Send + Sync>,
-    limit: u64,
-) -> RegistryError {
+fn of_body(error: Box<dyn std::error::Error + Send + Sync>, limit: u64) -> RegistryError {
     if error.is::<LengthLimitError>() {
         return RegistryError::TooLarge { limit };
     }
     RegistryError::BrokeOff(causes(&*error))
 }
 
-/// Asks again while it fails in passing.
-pub(super) async fn patiently<T>(
-    mut ask: impl AsyncFnMut() -> Result<T, RegistryError>,
-) -> Result<T, RegistryError> {
-    let mut attempt = 1;
-    loop {
-        match ask().await {
-            Err(error) if error.is_passing() && attempt < ATTEMPTS => {
-                tracing::warn!(%error, attempt, "a registry is asked again");
-                tokio::time::sleep(wait(attempt, &error)).await;
-                attempt += 1;
-            }
-            answer => return answer,
+/// What is left of it with something that fails in passing.
+#[derive(Default)]
+pub(super) struct Patience {
+    failures: u32,
+}
+
+impl Patience {
+    /// Waits for the next attempt, or gives the error back when there is none.
+    pub(super) async fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        self.failures += 1;
+        if !error.is_passing() || self.failures >= ATTEMPTS {
+            return Err(error);
         }
+        tracing::warn!(%error, attempt = self.failures, "a registry is asked again");
+        tokio::time::sleep(wait(self.failures, &error)).await;
+        Ok(())
+    }
+
+    /// Something came: whoever sends may be asked again.
+    pub(super) fn renew(&mut self) {
+        self.failures = 0;
     }
 }
 
 /// How long to wait after so many attempts: longer each time, and never all at once.
-pub(super) fn wait(attempt: u32, error: &RegistryError) -> Duration {
+fn wait(attempt: u32, error: &RegistryError) -> Duration {
     if let RegistryError::Busy {
         wait: Some(wait), ..
     } = error

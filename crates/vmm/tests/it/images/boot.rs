@@ -32,7 +32,7 @@ async fn an_image_without_an_init_boots_runs_its_program_and_stays() {
     assert_eq!(image.boots, Boots::Program);
     assert_eq!(image.program.as_ref().unwrap().working_dir, "/srv/here");
     let request = CreateVm {
-        image: "a".parse().unwrap(),
+        image: Some("a".parse().unwrap()),
         ..small("web-1")
     };
     host.machines.create(request).await.unwrap();
@@ -43,7 +43,10 @@ async fn an_image_without_an_init_boots_runs_its_program_and_stays() {
     loop {
         let said = String::from_utf8_lossy(&std::fs::read(&console).unwrap()).into_owned();
         if said.contains("has ended") {
-            assert!(said.contains("program says hello from /srv/here as 12"), "{said}");
+            assert!(
+                said.contains("program says hello from /srv/here as 12"),
+                "{said}"
+            );
             assert!(said.contains("the guest stays up"), "{said}");
             break;
         }

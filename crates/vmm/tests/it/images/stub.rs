@@ -1,7 +1,7 @@
 //! A registry that does what real ones do only on bad days. It is strict: what it does not expect
 //! it refuses, and remembers.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 

@@ -121,7 +121,10 @@ fn is_authority(text: &str) -> bool {
     let (host, port) = split_port(text);
     let host_is_sane = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => !host.is_empty() && host.len() <= 253 && host.bytes().all(plain),
+        None => {
+            let word = |word: &str| !word.is_empty() && !word.starts_with('-');
+            host.len() <= 253 && host.bytes().all(plain) && host.split('.').all(word)
+        }
     };
     host_is_sane && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
 }

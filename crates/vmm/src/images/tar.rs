@@ -148,12 +148,17 @@ impl<R: Read> Archive<R> {
     }
 
     fn skip_data(&mut self) -> Result<(), TarError> {
-        let rest = self.data + self.padding;
+        let (data, padding) = (self.data, self.padding);
         (self.data, self.padding) = (0, 0);
-        if rest > 0 {
-            (self.skip)(&mut self.reader, rest).map_err(cut_off)?;
-            self.position += rest;
+        if data > 0 {
+            (self.skip)(&mut self.reader, data).map_err(cut_off)?;
         }
+        // Some writers leave it out where nothing follows.
+        match (self.skip)(&mut self.reader, padding) {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
+            _ => {}
+        }
+        self.position += data + padding;
         Ok(())
     }
 
@@ -168,6 +173,7 @@ impl<R: Read> Archive<R> {
             match fill(&mut self.reader, &mut block)? {
                 0 => break,
                 BLOCK => self.position += BLOCK as u64,
+                _ if self.position == 0 => return Err(TarError::Broken(header::NO_ARCHIVE)),
                 _ => return Err(TarError::CutOff),
             }
             if block.iter().any(|&b| b != 0) {

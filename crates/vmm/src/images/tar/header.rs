@@ -4,6 +4,7 @@ use super::pax::Extended;
 use super::{Entry, Kind, MAX_PATH, TarError};
 
 pub(super) const BLOCK: usize = 512;
+pub(super) const NO_ARCHIVE: &str = "it is no tar archive, or a header in it is damaged";
 
 /// The fields of a header (POSIX.1-2017, pax, "ustar Interchange Format").
 #[derive(Debug)]
@@ -30,9 +31,7 @@ impl Header {
             }
         });
         if number(&block[148..156])? != sum.sum::<u64>() {
-            return Err(TarError::Broken(
-                "it is no tar archive, or a header in it is damaged",
-            ));
+            return Err(TarError::Broken(NO_ARCHIVE));
         }
         let is_ustar = block[257..262] == *b"ustar";
         let mut path = text(&block[..100]);

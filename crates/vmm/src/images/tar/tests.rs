@@ -63,7 +63,7 @@ fn an_entry_keeps_its_mode_owner_and_data() {
 
 #[test]
 fn extended_headers_and_long_names_describe_the_next_entry_only() {
-    let records = b"18 path=long/path\n16 uid=99999999\n25 SCHILY.xattr.user.a=\0b\n";
+    let records = b"18 path=long/path\n16 uid=99999999\n26 SCHILY.xattr.user.a=\0b\n";
     let records = &records[..];
     let mut bytes = header("pax", b'x', records.len() as u64, "");
     bytes.extend(padded(records));
@@ -98,6 +98,14 @@ fn what_is_not_understood_is_refused_by_name() {
     let mut damaged = header("a", b'0', 0, "");
     damaged[0] = b'b';
     assert!(entries(&damaged).is_err());
+}
+
+#[test]
+fn an_archive_may_end_with_its_data() {
+    let mut bytes = header("a", b'0', 5, "");
+    bytes.extend(b"hello");
+    assert_eq!(entries(&bytes).unwrap().len(), 1);
+    assert!(matches!(entries(&bytes[..514]), Err(TarError::CutOff)));
 }
 
 #[test]

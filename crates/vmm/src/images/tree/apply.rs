@@ -59,10 +59,9 @@ impl Tree {
             }
         }
         for (index, entry) in (0u32..).zip(entries) {
-            let is_whiteout = words(&entry.path)?
-                .last()
-                .is_some_and(|name| name.starts_with(WHITEOUT));
-            if !is_whiteout {
+            // Whiteouts, and directories with notes of aufs.
+            let mut words = words(&entry.path)?.into_iter();
+            if !words.any(|word| word.starts_with(WHITEOUT)) {
                 self.add(
                     entry,
                     DataAt {
@@ -184,6 +183,8 @@ impl Tree {
                 name => {
                     let children = self.children(here).ok_or(Blocked::NoDirectory)?;
                     match children.get(name).copied() {
+                        // A link may lead to a name that no file can have.
+                        None if name.len() > MAX_NAME => return Err(Blocked::TooLong),
                         None => {
                             let directory = Content::Directory(BTreeMap::new());
                             let metadata = Metadata {

@@ -144,7 +144,7 @@ async fn a_layout_that_lies_is_not_believed() {
         ("cannot be read", &|_, d| {
             d.manifest["layers"][0]["digest"] = json!(none)
         }),
-        ("no digest", &|_, d| {
+        ("not a digest", &|_, d| {
             d.manifest["layers"][0]["digest"] = json!("sha256:../../../etc/passwd")
         }),
         ("layers", &|_, d| d.manifest["layers"] = json!([])),
@@ -194,7 +194,7 @@ async fn a_hundred_thousand_files_become_an_image_and_a_million_do_not() {
         .unwrap();
     let disk = Disk::of(&host, "a");
     disk.check();
-    assert_eq!(disk.read("/d9/099909"), "");
+    assert_eq!(disk.read("/d10/099910"), "");
     assert_eq!(disk.read("/d0/000900"), "data");
     host.machines.images().delete("a").await.unwrap();
     fs::remove_file(source).unwrap();

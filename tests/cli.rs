@@ -1,5 +1,7 @@
 //! The command line as a user meets it on a bad day.
 
+use std::process::Command;
+
 use crate::support::{Plane, free_port, hostler};
 
 /// Runs it; its exit code and what it said on the error stream.
@@ -154,4 +156,83 @@ fn a_shell_can_be_completed() {
             "{shell}"
         );
     }
+}
+
+#[test]
+fn a_host_becomes_a_service_and_nothing_is_replaced_unasked() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let root = tempfile::tempdir().expect("a directory");
+    let install = |more: &[&str]| {
+        let mut command = hostler();
+        command
+            .args(["agent", "install", "--server", "https://cloud.example:8443"])
+            .args([
+                "--address",
+                "10.0.0.7:9443",
+                "--data-dir",
+                "/srv/a $b%c/hostler",
+            ])
+            .args(["--server-ca", "ca.pem", "--root"])
+            .arg(root.path())
+            .args(more)
+            .env("HOSTLER_REGISTER", "hsr_secret");
+        command.output().expect("it runs")
+    };
+    let printed = install(&["--print"]);
+    let text = String::from_utf8_lossy(&printed.stdout).into_owned();
+    assert!(
+        printed.status.success() && text.contains("KillMode=process"),
+        "{text}"
+    );
+    assert!(!text.contains("hsr_secret"), "a token was printed");
+    assert!(!root.path().join("etc").exists(), "--print wrote something");
+
+    let told = install(&[]);
+    assert!(told.status.success(), "{told:?}");
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(
+        told.contains("systemctl enable --now hostler-agent"),
+        "{told}"
+    );
+    let environment = root.path().join("etc/hostler/agent.env");
+    let mode = environment
+        .metadata()
+        .expect("written")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let text = std::fs::read_to_string(&environment).expect("read");
+    assert!(text.contains("HOSTLER_REGISTER=\"hsr_secret\"\n"), "{text}");
+    assert!(
+        text.contains("HOSTLER_DATA_DIR=\"/srv/a \\$b%c/hostler\"\n"),
+        "{text}"
+    );
+    let absolute = std::env::current_dir().expect("a place").join("ca.pem");
+    assert!(
+        text.contains(&format!("HOSTLER_SERVER_CA=\"{}\"", absolute.display())),
+        "{text}"
+    );
+
+    let again = install(&[]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("--force"));
+    assert!(install(&["--force"]).status.success());
+
+    let unit = root.path().join("etc/systemd/system/hostler-agent.service");
+    // `verify` looks for the environment file where it will be, and that is no error.
+    let verified = Command::new("systemd-analyze")
+        .arg("verify")
+        .arg(&unit)
+        .output();
+    let Ok(verified) = verified else {
+        eprintln!("skipped: systemd-analyze is not there to verify the unit");
+        return;
+    };
+    let said = String::from_utf8_lossy(&verified.stderr);
+    let ours: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("hostler-agent"))
+        .collect();
+    assert!(ours.is_empty(), "{ours:#?}");
 }

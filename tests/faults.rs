@@ -1,11 +1,9 @@
 //! What breaks, and what must hold when it does.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
+use std::path::Path;
 
-use crate::support::{Plane, free_port, hostler, wait_for};
+use crate::support::{Plane, SmallDisk, free_port, hostler, wait_for};
 
 /// A host's token, and the host.
 fn announced(plane: &Plane) -> (String, String) {
@@ -161,56 +159,12 @@ fn a_port_in_use_is_named_in_the_error() {
     assert!(told.contains(&address), "{told}");
 }
 
-/// A small file system of its own, unmounted when the test ends. Only root may mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(size: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mounted = Command::new("mount")
-            .args([
-                "-t",
-                "tmpfs",
-                "-o",
-                &format!("size={size},mode=700"),
-                "tmpfs",
-            ])
-            .arg(directory.path())
-            .stderr(Stdio::null())
-            .status()
-            .is_ok_and(|status| status.success());
-        if !mounted {
-            eprintln!("skipped: a full disk can only be made where mounting is allowed");
-            return None;
-        }
-        Some(Self(directory))
-    }
-
-    fn resize(&self, size: &str) {
-        let option = format!("remount,size={size}");
-        let status = Command::new("mount")
-            .args(["-o", &option])
-            .arg(self.0.path())
-            .status();
-        assert!(status.expect("mount runs").success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .arg("--lazy")
-            .arg(self.0.path())
-            .status();
-    }
-}
-
 #[test]
 fn a_server_on_a_full_disk_says_so_and_starts_when_there_is_room() {
     let Some(disk) = SmallDisk::mount("16k") else {
         return;
     };
-    let data = disk.0.path().join("server");
+    let data = disk.path().join("server");
     let told = server_fails_on(&data);
     assert!(
         told.contains("No space left") || told.contains("full"),
@@ -228,7 +182,7 @@ fn a_host_on_a_full_disk_refuses_and_keeps_nothing_half() {
         return;
     };
     let plane = Plane::start();
-    let mut agent = plane.enrol_in(disk.0.path().join("agent"));
+    let mut agent = plane.enrol_in(disk.path().join("agent"));
     let told = plane.refused(&["image", "pull"]);
     assert!(told.contains("space") || told.contains("full"), "{told}");
     assert_eq!(plane.ask(&["image", "list"]), serde_json::json!([]));

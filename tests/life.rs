@@ -231,3 +231,78 @@ fn a_forward_is_made_once_and_survives_its_daemon() {
     wait_for("the guest's page after a restart", || page(port));
     plane.ask(&["vm", "delete", "web", "--force"]);
 }
+
+#[test]
+fn what_a_vm_uses_is_told_with_its_name_and_id() {
+    let (plane, mut agent) = enrolled();
+    let create = [
+        "vm",
+        "create",
+        "demo",
+        "--memory-mb",
+        "128",
+        "--restart",
+        "on-failure:3",
+    ];
+    let vm = plane.ask(&[&create[..], &["--start"]].concat());
+    assert_eq!(
+        (&vm["restart_policy"], &vm["restart_limit"]),
+        (&"on-failure".into(), &3.into())
+    );
+    let value = |name: &str| {
+        let output = plane.cli(&["host", "metrics"]);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}{{")));
+        let line = line
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .to_owned();
+        let (labels, value) = line.rsplit_once(' ').expect("a value");
+        let id = vm["id"].as_str().expect("an id");
+        assert!(labels.contains(&format!("name=\"{id}\"")), "{line}");
+        assert!(
+            labels.contains("hostname=\"demo\"") && labels.contains(",id=\""),
+            "{line}"
+        );
+        value.parse::<f64>().expect("a number")
+    };
+    assert!((value("hostler_vm_up") - 1.0).abs() < f64::EPSILON);
+    assert!(value("hostler_vm_memory_bytes") > 1e6);
+    assert!(value("hostler_vm_disk_allocated_bytes") > 1e6);
+    wait_for("the guest to use a processor", || {
+        (value("hostler_vm_cpu_seconds_total") > 0.0).then_some(())
+    });
+    let scraped = plane.curl(
+        Some(plane.key()),
+        &[],
+        &format!("/v1/hosts/{}/metrics", agent.id),
+    );
+    assert_eq!(scraped.status, 200);
+    assert!(
+        scraped
+            .headers
+            .to_lowercase()
+            .contains("content-type: text/plain; version=0.0.4")
+    );
+
+    // A guest that is killed comes back by itself, through whatever its host does.
+    for pid in guests_of(&mut agent) {
+        let killed = Command::new("kill")
+            .args(["-s", "KILL", &pid.to_string()])
+            .status();
+        assert!(killed.expect("kill runs").success());
+    }
+    wait_for("the VM to be started again", || {
+        let vm = plane.ask(&["vm", "show", "demo"]);
+        (vm["state"] == "running" && vm["restarts"] == 1).then_some(())
+    });
+    let leaks = plane.cli(&["host", "leaks"]);
+    assert_eq!((leaks.status.code(), leaks.stdout), (Some(0), Vec::new()));
+    assert_eq!(
+        plane.ask(&["host", "leaks", &agent.id]),
+        serde_json::json!([])
+    );
+    plane.ask(&["vm", "delete", "demo", "--force"]);
+}

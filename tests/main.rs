@@ -2,13 +2,17 @@
 //!
 //! `house` keeps the shape of the workspace; the other modules run `hostler` as its users do.
 
+mod chaos;
 mod cli;
 mod doors;
 mod faults;
+mod host_door;
 mod house;
 mod identity;
 mod life;
+mod mcp;
 mod rest;
+mod standalone;
 mod support;
 mod svid;
 mod workload;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,38 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Tells how long something took on a machine that has time for it. While processes wait for a
+/// processor (proc_pressure(5): `some`), a second counts for a tenth: what is promised in seconds
+/// is promised of machines that are not overwhelmed, and tests run on others too.
+pub(crate) struct Stopwatch {
+    begun: Instant,
+    waited_before: Duration,
+}
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self {
+            begun: Instant::now(),
+            waited_before: waited(),
+        }
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        let passed = self.begun.elapsed();
+        let waited = waited().saturating_sub(self.waited_before).min(passed);
+        passed - waited.mul_f64(0.9)
+    }
+}
+
+/// How long processes of this machine have waited for a processor; nothing where the kernel does
+/// not count it.
+fn waited() -> Duration {
+    let text = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let some = text.lines().find(|line| line.starts_with("some"));
+    let total = some.and_then(|line| line.split("total=").nth(1)?.trim().parse().ok());
+    Duration::from_micros(total.unwrap_or_default())
+}
+
 pub(crate) fn hostler() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
     // Nothing of the developer's own login reaches a test.
@@ -60,7 +92,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    fn start(mut command: Command, log: PathBuf) -> Self {
+    pub(crate) fn start(mut command: Command, log: PathBuf) -> Self {
         let stderr = std::fs::File::options()
             .create(true)
             .append(true)
@@ -76,6 +108,11 @@ impl Daemon {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it prints. Once.
+    pub(crate) fn output(&mut self) -> ChildStdout {
+        self.child.stdout.take().expect("its output")
     }
 
     pub(crate) fn log(&self) -> String {
@@ -365,11 +402,16 @@ impl Drop for Agent {
     /// A test that fails leaves its guests running, and nobody else would end them.
     fn drop(&mut self) {
         self.daemon = None;
-        for pid in processes_of(&self.directory) {
-            let _ = Command::new("kill")
-                .args(["-s", "KILL", &pid.to_string()])
-                .status();
-        }
+        kill_all_of(&self.directory);
+    }
+}
+
+/// Ends every process whose command line mentions this path.
+pub(crate) fn kill_all_of(path: &Path) {
+    for pid in processes_of(path) {
+        let _ = Command::new("kill")
+            .args(["-s", "KILL", &pid.to_string()])
+            .status();
     }
 }
 
@@ -456,4 +498,82 @@ pub(crate) fn processes_of(path: &Path) -> Vec<u32> {
             .then_some(pid)
     })
     .collect()
+}
+
+/// A small file system of its own, unmounted when the test ends. Only root may mount one.
+pub(crate) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    pub(crate) fn mount(size: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mounted = Command::new("mount")
+            .args([
+                "-t",
+                "tmpfs",
+                "-o",
+                &format!("size={size},mode=700"),
+                "tmpfs",
+            ])
+            .arg(directory.path())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success());
+        if !mounted {
+            eprintln!("skipped: a full disk can only be made where mounting is allowed");
+            return None;
+        }
+        Some(Self(directory))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Fills it with empty files until there is room for so many more. Returns where they are.
+    pub(crate) fn fill_with_files(&self, room: usize) -> PathBuf {
+        let place = self.path().join("files");
+        std::fs::create_dir(&place).expect("made");
+        let file = |number: usize| place.join(number.to_string());
+        let made = (0..).take_while(|number| std::fs::write(file(*number), "").is_ok());
+        let made = made.count();
+        for number in made - room..made {
+            std::fs::remove_file(file(number)).expect("removed");
+        }
+        place
+    }
+
+    /// Takes all that is left, and two pages less: a directory can still be made.
+    pub(crate) fn fill(&self, ballast: &Path) {
+        let mut file = std::fs::File::create(ballast).expect("a file");
+        let chunk = vec![0; 64 << 10];
+        let mut written = 0;
+        while let Ok(more) = std::io::Write::write(&mut file, &chunk) {
+            written += more as u64;
+        }
+        file.set_len(written.saturating_sub(8192))
+            .expect("shortened");
+    }
+
+    pub(crate) fn resize(&self, size: &str) {
+        let option = format!("remount,size={size}");
+        let status = Command::new("mount")
+            .args(["-o", &option])
+            .arg(self.0.path())
+            .status();
+        assert!(status.expect("mount runs").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .arg("--lazy")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+/// Whether `./test --long` asks for the long form of a test.
+pub(crate) fn is_long() -> bool {
+    std::env::var_os("HOSTLER_LONG").is_some_and(|long| !long.is_empty() && long != "0")
 }

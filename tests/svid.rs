@@ -1,13 +1,17 @@
 //! `hostler svid`, `spiffe-id` and `tls`: the built binary on files and on a real Workload API.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use hostler_authority::workload_api::{Entries, Entry, Selector, WorkloadApi};
 use hostler_authority::{Authority, Lifetimes};
-use hostler_identity::TrustDomain;
+use hostler_identity::{Svid, TrustDomain};
 use jiff::{SignedDuration, Timestamp};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -57,6 +61,7 @@ fn mode(path: &Path) -> u32 {
 /// A Workload API in this process, on which this user's processes are `/web`.
 struct Api {
     endpoint: String,
+    authority: Authority,
     entries: watch::Sender<Entries>,
     _dir: TempDir,
     _runtime: Runtime,
@@ -77,12 +82,13 @@ impl Api {
         let runtime = Runtime::new().expect("a runtime");
         let _inside = runtime.enter();
         let socket = dir.path().join("workload/api.sock");
-        let api = WorkloadApi::bind(&socket, authority, seen).expect("a socket");
+        let api = WorkloadApi::bind(&socket, authority.clone(), seen).expect("a socket");
         let endpoint = api.endpoint();
         runtime.spawn(api.serve(std::future::pending()));
         drop(_inside);
         Self {
             endpoint,
+            authority,
             entries,
             _dir: dir,
             _runtime: runtime,
@@ -90,16 +96,36 @@ impl Api {
     }
 
     fn register(self) -> Self {
-        let me = Selector::Uid(rustix::process::geteuid().as_raw());
-        let id = "spiffe://a.example/web".parse().expect("an ID");
-        let entry = Entry::new(id, [me]).expect("an entry");
-        self.entries.send_replace(Entries::from_iter([entry]));
+        self.entries
+            .send_replace(Entries::from_iter([entry("/web", "")]));
         self
+    }
+
+    /// The same, and this user's processes are also `/billing`, with a hint.
+    fn register_two(self) -> Self {
+        let both = [entry("/web", ""), entry("/billing", "money")];
+        self.entries.send_replace(Entries::from_iter(both));
+        self
+    }
+
+    /// The bundle document of the authority, in a file.
+    fn bundle(&self) -> String {
+        let path = self._dir.path().join("bundle.json");
+        let document = self.authority.bundle_jwks();
+        std::fs::write(&path, document).expect("written");
+        path.to_str().expect("text").to_owned()
     }
 
     fn withdraw(&self) {
         self.entries.send_replace(Entries::default());
     }
+}
+
+fn entry(path: &str, hint: &str) -> Entry {
+    let me = Selector::Uid(rustix::process::geteuid().as_raw());
+    let id = format!("spiffe://a.example{path}").parse().expect("an ID");
+    let entry = Entry::new(id, [me]).expect("an entry");
+    entry.with_hint(hint.to_owned()).expect("a hint")
 }
 
 /// A command that runs until its test ends.
@@ -282,6 +308,126 @@ fn an_identity_is_fetched_from_the_socket_that_the_environment_names() {
 }
 
 #[test]
+fn one_of_several_identities_is_chosen_by_its_id_or_its_hint() {
+    let api = Api::new(3600).register_two();
+    let fetch = |more: &[&str]| {
+        let fetch = ["svid", "fetch", "--endpoint", &api.endpoint];
+        let fetched = [&fetch[..], &["--output", "json"], more].concat();
+        let fetched: serde_json::Value = serde_json::from_str(&printed(&fetched)).expect("JSON");
+        fetched
+    };
+    let (web, billing) = ("spiffe://a.example/web", "spiffe://a.example/billing");
+    let first = fetch(&[]);
+    assert_eq!(first["others"].as_array().map(Vec::len), Some(1));
+    assert_eq!(fetch(&["--id", web])["id"], web);
+    let chosen = fetch(&["--id", billing]);
+    assert_eq!(
+        (&chosen["id"], &chosen["hint"]),
+        (&billing.into(), &"money".into())
+    );
+    assert_eq!(fetch(&["--hint", "money"])["id"], billing);
+
+    let refused = |more: &[&str]| {
+        let fetch = ["svid", "fetch", "--endpoint", &api.endpoint];
+        complaint(&[&fetch, more].concat())
+    };
+    for wrong in [
+        ["--id", "spiffe://a.example/other"],
+        ["--hint", "love"],
+        ["--hint", ""],
+    ] {
+        let told = refused(&wrong);
+        let choices = told.contains(web) && told.contains(billing) && told.contains("money");
+        assert!(choices, "it names the choices: {told}");
+    }
+    assert!(refused(&["--id", "/web"]).contains("no SPIFFE ID"));
+    let both = ["svid", "fetch", "--id", web, "--hint", "money"];
+    assert_eq!(run(&both).status.code(), Some(2));
+    let home = tempfile::tempdir().expect("a directory");
+    let dir = home.path().to_str().expect("text");
+    let write = ["svid", "write", "--once", "--endpoint", &api.endpoint];
+    let write = [&write[..], &["--dir", dir, "--hint", "money"]].concat();
+    assert!(told(&run(&write)).contains(billing));
+    let shown = printed(&["svid", "show", &format!("{dir}/svid.pem")]);
+    assert!(shown.contains(billing), "{shown}");
+}
+
+#[test]
+fn a_token_is_fetched_and_verified_by_whom_it_is_for() {
+    let api = Api::new(3600).register_two();
+    let fetch = ["svid", "fetch", "--jwt", "--endpoint", &api.endpoint];
+    let fetched = |more: &[&str]| -> serde_json::Value {
+        let fetch = [&fetch[..], &["--output", "json"], more].concat();
+        serde_json::from_str(&printed(&fetch)).expect("JSON")
+    };
+    let given = fetched(&[
+        "--audience",
+        "shop",
+        "--audience",
+        "bank",
+        "--hint",
+        "money",
+    ]);
+    assert_eq!(given["id"], "spiffe://a.example/billing");
+    assert_eq!(given["audience"], serde_json::json!(["shop", "bank"]));
+    let web = "spiffe://a.example/web";
+    assert_eq!(fetched(&["--audience", "shop", "--id", web])["id"], web);
+
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("token.jwt");
+    let token = given["token"].as_str().expect("a token");
+    std::fs::write(&file, format!("{token}\n")).expect("written");
+    let (file, bundle) = (file.to_str().expect("text"), api.bundle());
+    let verify = |more: &[&str]| [&["svid", "verify", "--bundle", &bundle, file], more].concat();
+    let verdict = printed(&verify(&["--audience", "bank"]));
+    assert!(verdict.contains("spiffe://a.example/billing"), "{verdict}");
+    let told = complaint(&verify(&["--audience", "thief"]));
+    assert!(told.contains("audience"), "{told}");
+    let told = complaint(&verify(&["--audience", "bank", "--id", web]));
+    assert!(told.contains("/billing"), "{told}");
+    assert!(complaint(&verify(&[])).contains("--audience"));
+
+    let (signed, signature) = token.rsplit_once('.').expect("three parts");
+    let forged: String = signature.chars().rev().collect();
+    std::fs::write(file, format!("{signed}.{forged}")).expect("written");
+    let told = complaint(&verify(&["--audience", "bank"]));
+    assert!(
+        told.contains("is not valid") && !told.contains(signature),
+        "{told}"
+    );
+
+    let (_dir, at) = initialised("alpha=10.0.0.7");
+    std::fs::write(file, token).expect("written");
+    let roots = at("ca.crt");
+    let told = complaint(&[
+        "svid",
+        "verify",
+        "--bundle",
+        &roots,
+        "--audience",
+        "bank",
+        file,
+    ]);
+    assert!(told.contains("JWK set"), "{told}");
+    let leaf = at("alpha/server.crt");
+    let told = complaint(&[
+        "svid",
+        "verify",
+        "--bundle",
+        &roots,
+        "--audience",
+        "bank",
+        &leaf,
+    ]);
+    assert!(told.contains("no JWT-SVID"), "{told}");
+    assert_eq!(
+        run(&fetch).status.code(),
+        Some(2),
+        "a token is for somebody"
+    );
+}
+
+#[test]
 fn renewals_and_a_withdrawal_are_watched_line_by_line() {
     let api = Api::new(6).register();
     let mut watch = Background::new(hostler().args([
@@ -311,6 +457,60 @@ fn renewals_and_a_withdrawal_are_watched_line_by_line() {
     assert_eq!(withdrawn["id"], serde_json::Value::Null);
 }
 
+/// Reads certificate and key for as long as it lives, as a program does that goes by `current`.
+struct Pairs {
+    ended: Arc<AtomicBool>,
+    keys: Arc<Mutex<BTreeSet<Vec<u8>>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Pairs {
+    fn read_from(dir: PathBuf) -> Self {
+        let (ended, keys) = (Arc::<AtomicBool>::default(), Arc::default());
+        let reader = std::thread::spawn({
+            let (ended, keys) = (Arc::clone(&ended), Arc::clone(&keys));
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    // It may be gone before a slow machine has read it all, and is no pair then.
+                    let Some([chain, key, both]) = generation(&dir) else {
+                        continue;
+                    };
+                    let pair = Svid::from_pem(&chain, &key.clone().into());
+                    pair.expect("they belong together");
+                    assert_eq!(both, [chain, key.clone()].concat());
+                    keys.lock().expect("whole").insert(key.into_bytes());
+                }
+            }
+        });
+        Self {
+            ended,
+            keys,
+            reader,
+        }
+    }
+
+    /// How many keys it has seen.
+    fn different(&self) -> usize {
+        assert!(!self.reader.is_finished(), "a pair did not belong together");
+        self.keys.lock().expect("whole").len()
+    }
+
+    fn end(self) {
+        self.ended.store(true, Ordering::Relaxed);
+        self.reader.join().expect("every pair belonged together");
+    }
+}
+
+fn generation(dir: &Path) -> Option<[String; 3]> {
+    let at = dir.join("current").canonicalize().ok()?;
+    let read = |name: &str| std::fs::read_to_string(at.join(name)).ok();
+    Some([
+        read("svid.pem")?,
+        read("svid.key")?,
+        read("svid-and-key.pem")?,
+    ])
+}
+
 #[test]
 fn files_are_kept_fresh_and_a_command_is_told_without_a_shell() {
     let api = Api::new(6).register();
@@ -327,10 +527,14 @@ fn files_are_kept_fresh_and_a_command_is_told_without_a_shell() {
             .arg(&told),
     );
     wait_for("the command", || told.exists().then_some(()));
-    assert_eq!(
-        (mode(&at("svid.key")), mode(&at("svid.pem"))),
-        (0o600, 0o644)
-    );
+    for (name, expected) in [
+        ("svid.pem", 0o644),
+        ("svid.key", 0o600),
+        ("svid-and-key.pem", 0o600),
+    ] {
+        assert_eq!(mode(&at(name)), expected, "{name}");
+    }
+    let pairs = Pairs::read_from(dir.clone());
     let read = |name: &str| std::fs::read(at(name)).ok();
     let (first, key) = (read("svid.pem"), read("svid.key"));
     let verify = || {
@@ -346,6 +550,8 @@ fn files_are_kept_fresh_and_a_command_is_told_without_a_shell() {
     });
     assert_ne!(read("svid.key"), key, "a new key with it");
     verify();
+    wait_for("another renewal", || (pairs.different() >= 3).then_some(()));
+    pairs.end();
     let names = std::fs::read_dir(home.path()).expect("a directory").count();
     assert_eq!(names, 2, "only the directory and what the command made");
 

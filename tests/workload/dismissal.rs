@@ -2,12 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Instant;
 
 use spiffe::WorkloadApiClient;
 
 use super::{SOON, ask_as, client, create, endpoint, granted, own_files};
-use crate::support::{Agent, Plane, curl};
+use crate::support::{Agent, Plane, Stopwatch, curl};
 
 /// A connection to the machines' door that is held open.
 struct Held {
@@ -91,7 +90,7 @@ async fn a_deleted_host_is_out_within_five_seconds() {
     let [cert, key] = own_files(&plane, &dismissed);
 
     plane.ask(&["host", "delete", &dismissed.id]);
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let mut rest = String::new();
     let read = held.answers.read_to_string(&mut rest);
     assert!(
@@ -105,7 +104,7 @@ async fn a_deleted_host_is_out_within_five_seconds() {
     assert_eq!(again.status, 0, "its certificate opens the door: {again:?}");
 
     // It learns it, and takes the identities of its processes with it.
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let (code, log) = dismissed.daemon().take().expect("it runs").end();
     assert_eq!(code, Some(1), "{log}");
     assert!(

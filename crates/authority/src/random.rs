@@ -10,5 +10,10 @@ pub(crate) fn bytes<const N: usize>() -> [u8; N] {
 
 /// A number in -1.0..=1.0, to spread renewals with.
 pub(crate) fn jitter() -> f64 {
-    f64::from(u32::from_be_bytes(bytes())) / f64::from(u32::MAX) * 2.0 - 1.0
+    fraction() * 2.0 - 1.0
+}
+
+/// A number in 0.0..=1.0.
+pub(crate) fn fraction() -> f64 {
+    f64::from(u32::from_be_bytes(bytes())) / f64::from(u32::MAX)
 }

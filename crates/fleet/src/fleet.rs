@@ -22,6 +22,7 @@ use crate::monitor;
 use crate::roll::Roll;
 use crate::scopes::KeyScope;
 use crate::secrets::{ApiKey, HostTokens, KeyUnusable, SigningKey};
+use crate::signed_for::SignedFor;
 use crate::store::audit::{self, Actor};
 use crate::store::{self, OpenStoreError, Store, StoreError, hosts, keys, signing};
 
@@ -35,6 +36,7 @@ pub struct Fleet {
     pub(crate) machines_url: String,
     pub(crate) healthy: AtomicBool,
     pub(crate) roll: Roll,
+    pub(crate) signed_for: SignedFor,
     /// The bundles that processes on hosts get: our own, and those of federated domains.
     pub(crate) bundles: watch::Receiver<Bundles>,
     /// Changes with the entries, and with what decides on which hosts they hold.
@@ -112,6 +114,7 @@ impl Fleet {
             machines_url: config.machines_url,
             healthy: AtomicBool::new(true),
             roll,
+            signed_for: SignedFor::default(),
             bundles,
             workload_changes: watch::Sender::new(()),
             closing: CancellationToken::new(),

@@ -61,6 +61,7 @@ mod reconcile;
 mod roll;
 mod scopes;
 mod secrets;
+mod signed_for;
 mod store;
 mod words;
 

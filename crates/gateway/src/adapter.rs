@@ -13,6 +13,7 @@ use crate::dispatch::{Dispatch, DispatchService};
 use crate::envelope;
 use crate::health::Health;
 use crate::limits::RequestLimits;
+use crate::mcp::{self, Mcp};
 use crate::openapi::About;
 use crate::route::RouteError;
 use crate::target;
@@ -38,6 +39,7 @@ pub struct HttpAdapterBuilder {
     limits: RequestLimits,
     about: About,
     beside: Router,
+    mcp: Option<Mcp>,
 }
 
 /// Why there is no adapter.
@@ -67,6 +69,7 @@ impl HttpAdapter {
             limits: RequestLimits::default(),
             about: About::default(),
             beside: Router::new(),
+            mcp: None,
         }
     }
 
@@ -118,13 +121,22 @@ impl HttpAdapterBuilder {
         self
     }
 
+    /// Offers the operations as tools to AI agents, at `POST /mcp`; not offered unless said.
+    pub fn mcp(mut self, mcp: Mcp) -> Self {
+        self.mcp = Some(mcp);
+        self
+    }
+
     /// Makes the adapter.
     ///
     /// # Errors
     /// [`AdapterError`] when two operations claim one path or the decoy's site cannot be opened.
     pub fn build(self) -> Result<HttpAdapter, AdapterError> {
+        let mcp = self.mcp.map(|config| {
+            mcp::Endpoint::new(config, Arc::clone(&self.registry), self.about.clone())
+        });
         let dispatch = Dispatch {
-            table: target::table(&self.registry)?,
+            table: target::table(&self.registry, mcp)?,
             registry: self.registry,
             provider: self.provider,
             credential_headers: self.credential_headers,

@@ -108,6 +108,11 @@ impl Failure {
         Self::new(StatusCode::NOT_ACCEPTABLE, "NOT_ACCEPTABLE", message)
     }
 
+    /// The request comes from where none may come from.
+    pub(crate) fn elsewhere(message: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "FORBIDDEN", message)
+    }
+
     /// A failed call. `known` says whether the caller proved who they are: if not, a better
     /// credential may help, and 401 says so.
     pub(crate) fn call(error: &CallError, surface: Surface, known: bool) -> Self {
@@ -237,13 +242,19 @@ pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Response {
 
 /// A short answer in plain text.
 pub(crate) fn text(status: StatusCode, body: &'static str) -> Response {
-    let mut response = Response::new(Body::from(body));
+    typed(status, "text/plain; charset=utf-8", body)
+}
+
+/// An answer that is text of this media type.
+pub(crate) fn typed(
+    status: StatusCode,
+    media_type: &'static str,
+    body: impl Into<Body>,
+) -> Response {
+    let mut response = Response::new(body.into());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

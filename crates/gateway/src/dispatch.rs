@@ -24,6 +24,7 @@ use crate::envelope::Facts;
 use crate::health::{self, Health};
 use crate::input;
 use crate::limits::RequestLimits;
+use crate::mcp;
 use crate::openapi;
 use crate::paging::Page;
 use crate::route::{Found, Table};
@@ -49,6 +50,8 @@ struct Visit<'r> {
     body: &'r mut Incoming,
     request_id: &'r RequestId,
     identity: &'r mut Option<Identity>,
+    /// For the log, when the target alone does not say it.
+    operation: &'r mut Option<String>,
 }
 
 impl Dispatch {
@@ -70,10 +73,12 @@ impl Dispatch {
                     body: &mut body,
                     request_id: &request_id,
                     identity: &mut facts.identity,
+                    operation: &mut facts.operation,
                 };
                 let answered = match target.as_ref() {
                     Target::Health => Ok(self.health(&head).await),
                     Target::Document => self.document(visit).await,
+                    Target::Mcp(endpoint) => self.mcp(visit, endpoint).await,
                     Target::Operation(route) => self.operate(visit, route, values).await,
                 };
                 answered
@@ -111,6 +116,30 @@ impl Dispatch {
         Ok(answer::json(StatusCode::OK, &document))
     }
 
+    async fn mcp(&self, visit: Visit<'_>, endpoint: &mcp::Endpoint) -> Result<Response, Failure> {
+        let Visit {
+            head,
+            body,
+            request_id,
+            identity,
+            operation,
+        } = visit;
+        endpoint.admit(head)?;
+        *identity = self.identify(head, request_id).await?;
+        let caller = mcp::Caller {
+            identity: identity.clone().ok_or_else(Failure::unauthenticated)?,
+            request_id: request_id.clone(),
+            remote: head
+                .extensions
+                .get::<ConnectionInfo>()
+                .map(ConnectionInfo::remote),
+        };
+        let content = body.json(&head.headers, &self.limits, &self.budget).await;
+        let answered = endpoint.answer(&head.headers, content, caller).await?;
+        *operation = answered.operation;
+        Ok(answered.response)
+    }
+
     async fn operate(
         &self,
         visit: Visit<'_>,
@@ -122,6 +151,7 @@ impl Dispatch {
             body,
             request_id,
             identity,
+            ..
         } = visit;
         *identity = self.identify(head, request_id).await?;
         let known = identity.is_some();
@@ -163,7 +193,11 @@ impl Dispatch {
             identity: identity.clone(),
             request_id: request_id.clone(),
             remote: connection.map(ConnectionInfo::remote),
-            cancelled: CancellationToken::new(),
+            resume_after: route
+                .operation
+                .resumed_by()
+                .and_then(|_| sse::last_event_id(&head.headers)),
+            ..Request::default()
         };
         let name = route.operation.name().as_str();
         if subscribes {
@@ -176,6 +210,7 @@ impl Dispatch {
             return Ok(sse::respond(
                 outputs,
                 route.surface,
+                route.operation.resumed_by(),
                 sse::KEEP_ALIVE,
                 closing,
             ));
@@ -206,9 +241,12 @@ impl Dispatch {
 }
 
 fn success(route: &Route, reply: &Reply, page: Option<Page>) -> Response {
-    let mut response = match route.success {
-        StatusCode::NO_CONTENT => answer::no_content(),
-        status => answer::json(status, &reply.output),
+    let mut response = match (route.success, route.text, reply.output.as_str()) {
+        (StatusCode::NO_CONTENT, _, _) => answer::no_content(),
+        (status, Some(media_type), Some(text)) => {
+            answer::typed(status, media_type, text.to_owned())
+        }
+        (status, _, _) => answer::json(status, &reply.output),
     };
     let next = reply.next_cursor.as_deref().zip(page);
     if let Some(link) = next.and_then(|(cursor, page)| page.next(cursor)) {

@@ -25,6 +25,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) struct Facts {
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) identity: Option<Identity>,
+    /// What was called, when the target alone does not say it.
+    pub(crate) operation: Option<String>,
 }
 
 pub(crate) async fn wrap(mut request: Request, next: Next) -> Response {
@@ -91,7 +93,10 @@ impl Drop for Line {
             target: "hostler::access",
             method = %self.method,
             route = facts.target.as_deref().map_or("-", Target::template),
-            operation = facts.target.as_deref().and_then(Target::operation),
+            operation = facts
+                .operation
+                .as_deref()
+                .or_else(|| facts.target.as_deref().and_then(Target::operation)),
             status,
             gone = status.is_none().then_some(true),
             ms = (self.began.elapsed().as_secs_f64() * 1e4).round() / 10.0,

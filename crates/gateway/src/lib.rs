@@ -4,7 +4,7 @@
 //! size, number and time. Behind it an **[`HttpAdapter`]** turns a registry of operations into an
 //! axum router: each operation under its own path `/{service}/{operation}` and under its REST
 //! routes, `GET /openapi.json` that describes both to the caller who asks, `GET /healthz` in one
-//! word, and a [`Decoy`] on every other path. Who calls is said by an **[`IdentityProvider`]**,
+//! word, `POST /mcp` for AI agents if it is wanted, and a [`Decoy`] on every other path. Who calls is said by an **[`IdentityProvider`]**,
 //! which the application writes.
 //!
 //! Nothing here knows what the operations do, and no operation knows that it was called over HTTP.
@@ -83,6 +83,7 @@ mod envelope;
 mod health;
 mod input;
 mod limits;
+mod mcp;
 mod openapi;
 mod paging;
 mod route;
@@ -96,4 +97,5 @@ pub use decoy::{Decoy, SiteError};
 pub use door::{Admission, Door, DoorError, Doorway};
 pub use health::Health;
 pub use limits::{DoorLimits, RequestLimits};
+pub use mcp::Mcp;
 pub use route::RouteError;

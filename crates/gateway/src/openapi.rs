@@ -16,6 +16,7 @@ use http::HeaderName;
 use serde_json::{Map, Value, json};
 
 use components::Components;
+pub(crate) use operation::summary;
 
 /// What the document says of the whole API.
 #[derive(Clone, Debug)]

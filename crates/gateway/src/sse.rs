@@ -1,6 +1,8 @@
 //! Subscriptions over HTTP: server-sent events (WHATWG HTML, section 9.2).
 //!
-//! Each output is one event, its `id` counting up from 1, its `data` the output as JSON. A comment
+//! Each output is one event, its `id` counting up from 1, its `data` the output as JSON. Where the
+//! operation numbers its outputs for good, the `id` is that number, and a client that lost the
+//! stream and sends it back as `Last-Event-ID` is told what came after. A comment
 //! every fifteen seconds keeps proxies from giving up. The end of the stream closes the answer; a
 //! failure comes before it as `event: error`. When the door closes, the stream just ends, and the
 //! client connects again elsewhere. A client that leaves drops the stream, which cancels the call.
@@ -20,8 +22,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::Surface;
 
+/// By which header a client says what it has seen (WHATWG HTML, section 9.2.4).
+const LAST_EVENT_ID: &str = "last-event-id";
+
 /// How often a silent stream says that it lives.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What it says: a comment, which no reader takes for an event.
+pub(crate) const STILL_HERE: Bytes = Bytes::from_static(b": still here\n\n");
 
 /// The media type of an event stream.
 pub(crate) const EVENT_STREAM: &str = "text/event-stream";
@@ -38,10 +46,17 @@ pub(crate) fn accepts(headers: &HeaderMap) -> bool {
             .any(|range| [EVENT_STREAM, "text/*", "*/*"].contains(&range.trim()))
 }
 
-/// Answers with the outputs of a subscription.
+/// What a client that was here before has seen last. Something that no event ever had as its id
+/// says nothing.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<u64> {
+    headers.get(LAST_EVENT_ID)?.to_str().ok()?.parse().ok()
+}
+
+/// Answers with the outputs of a subscription, numbered by this field of theirs if there is one.
 pub(crate) fn respond(
     outputs: impl Stream<Item = Result<Value, CallError>> + Send + 'static,
     surface: Surface,
+    numbered_by: Option<&'static str>,
     keep_alive: Duration,
     closing: CancellationToken,
 ) -> Response {
@@ -50,6 +65,7 @@ pub(crate) fn respond(
     let events = Events {
         outputs: outputs.boxed(),
         id: 0,
+        numbered_by,
         surface,
         keep_alive,
         closing,
@@ -58,7 +74,12 @@ pub(crate) fn respond(
         let frame = events.next().await?;
         Some((Ok::<_, Infallible>(frame), events))
     });
-    let mut response = Response::new(Body::from_stream(frames));
+    stream(Body::from_stream(frames))
+}
+
+/// An answer that is a stream of events.
+pub(crate) fn stream(events: Body) -> Response {
+    let mut response = Response::new(events);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENT_STREAM));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -70,6 +91,7 @@ pub(crate) fn respond(
 struct Events {
     outputs: BoxStream<'static, Result<Value, CallError>>,
     id: u64,
+    numbered_by: Option<&'static str>,
     surface: Surface,
     keep_alive: Interval,
     closing: CancellationToken,
@@ -82,11 +104,19 @@ impl Events {
             () = self.closing.cancelled() => None,
             output = self.outputs.next() => {
                 self.keep_alive.reset();
-                self.id += 1;
-                Some(event(self.id, output?, self.surface))
+                let output = output?;
+                self.id = self.number(&output).unwrap_or(self.id + 1);
+                Some(event(self.id, output, self.surface))
             }
-            _ = self.keep_alive.tick() => Some(Bytes::from_static(b": still here\n\n")),
+            _ = self.keep_alive.tick() => Some(STILL_HERE),
         }
+    }
+}
+
+impl Events {
+    /// The number that an output brings.
+    fn number(&self, output: &Result<Value, CallError>) -> Option<u64> {
+        output.as_ref().ok()?.get(self.numbered_by?)?.as_u64()
     }
 }
 
@@ -130,6 +160,7 @@ mod tests {
         let response = respond(
             outputs,
             Surface::Operation,
+            None,
             Duration::from_millis(5),
             closing.clone(),
         );

@@ -6,10 +6,12 @@ use hostler_operations::{Kind, Method, Registered, Registry, StatusCode};
 
 use crate::answer::Surface;
 use crate::input::Plan;
+use crate::mcp;
 use crate::paging::pages;
 use crate::route::{RouteError, Table};
 
 pub(crate) const HEALTH: &str = "/healthz";
+pub(crate) const MCP: &str = "/mcp";
 pub(crate) const DOCUMENT: &str = "/openapi.json";
 
 /// A target of the path table.
@@ -20,6 +22,8 @@ pub(crate) enum Target {
     Health,
     /// `/openapi.json`.
     Document,
+    /// `/mcp`.
+    Mcp(mcp::Endpoint),
 }
 
 /// One path of an operation.
@@ -27,6 +31,8 @@ pub(crate) struct Route {
     pub(crate) operation: Arc<Registered>,
     pub(crate) surface: Surface,
     pub(crate) success: StatusCode,
+    /// The media type under which an output that is a string is sent as text.
+    pub(crate) text: Option<&'static str>,
     pub(crate) template: String,
     /// The input fields that the path holds, in order.
     pub(crate) fields: Vec<String>,
@@ -42,6 +48,7 @@ impl Target {
             Self::Operation(route) => &route.template,
             Self::Health => HEALTH,
             Self::Document => DOCUMENT,
+            Self::Mcp(_) => MCP,
         }
     }
 
@@ -49,7 +56,7 @@ impl Target {
     pub(crate) fn operation(&self) -> Option<&str> {
         match self {
             Self::Operation(route) => Some(route.operation.name().as_str()),
-            Self::Health | Self::Document => None,
+            Self::Health | Self::Document | Self::Mcp(_) => None,
         }
     }
 
@@ -57,7 +64,7 @@ impl Target {
     pub(crate) fn surface(&self) -> Surface {
         match self {
             Self::Operation(route) => route.surface,
-            Self::Health | Self::Document => Surface::Operation,
+            Self::Health | Self::Document | Self::Mcp(_) => Surface::Operation,
         }
     }
 }
@@ -72,11 +79,17 @@ pub(crate) fn operation_methods(kind: Kind) -> &'static [Method] {
     }
 }
 
-/// Every path of every external operation, `/healthz` and `/openapi.json`.
-pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteError> {
+/// Every path of every external operation, and those that are no operation's.
+pub(crate) fn table(
+    registry: &Registry,
+    mcp: Option<mcp::Endpoint>,
+) -> Result<Table<Arc<Target>>, RouteError> {
     let mut table = Table::new();
     table.insert(Method::GET, HEALTH, Arc::new(Target::Health))?;
     table.insert(Method::GET, DOCUMENT, Arc::new(Target::Document))?;
+    if let Some(endpoint) = mcp {
+        table.insert(Method::POST, MCP, Arc::new(Target::Mcp(endpoint)))?;
+    }
     for operation in registry.external() {
         let plan = Arc::new(Plan::new(operation.input_schema()));
         let pages = pages(operation);
@@ -85,6 +98,7 @@ pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteErro
             operation: Arc::clone(operation),
             surface: Surface::Operation,
             success: StatusCode::OK,
+            text: None,
             template: path.clone(),
             fields: Vec::new(),
             plan: Arc::clone(&plan),
@@ -98,6 +112,7 @@ pub(crate) fn table(registry: &Registry) -> Result<Table<Arc<Target>>, RouteErro
                 operation: Arc::clone(operation),
                 surface: Surface::Rest,
                 success: rest.success,
+                text: rest.text,
                 template: rest.path.clone(),
                 fields: rest.path_fields().map(str::to_owned).collect(),
                 plan: Arc::clone(&plan),

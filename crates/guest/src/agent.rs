@@ -1,4 +1,4 @@
-//! The agent: answers the host over a virtio serial port, one line at a time.
+//! The agent: answers the host over a virtio serial port, or a vsock, one line at a time.
 //!
 //! This thread reads what the host says and never waits for anything else, so that the host is
 //! always heard. Whatever takes time (a command, a file) has a thread of its own, and all of them
@@ -8,6 +8,7 @@ mod command;
 mod commands;
 mod files;
 mod terminal;
+mod vsock;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,7 +22,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use crate::error::{Context, Result};
 use crate::lines::Lines;
 use crate::protocol::{Line, PORT_NAME, Refusal, Refused, Reply, Request, VERSION};
-use crate::shutdown;
+use crate::shutdown::{self, Off};
 use commands::Commands;
 
 /// How often to look again while no host listens: reads end at once then.
@@ -34,9 +35,12 @@ const CLOCK_TOLERANCE_NANOS: u64 = 20_000_000;
 pub(crate) fn run() -> Result<()> {
     // Without us nobody can help a guest that has run out of memory, so others go first.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    // A VM without such a port has a host that does not want to talk.
     let Some(path) = find_port(Path::new("/sys/class/virtio-ports")) else {
-        return Ok(());
+        // A VM with neither has a host that does not want to talk.
+        if !Path::new("/dev/vsock").exists() {
+            return Ok(());
+        }
+        return vsock::serve().context(|| "talk to the host through a vsock".to_owned());
     };
     let port = OpenOptions::new()
         .read(true)
@@ -62,6 +66,7 @@ fn serve(port: Arc<File>) -> io::Result<()> {
     let agent = Agent {
         commands: Commands::new(voice.clone()),
         voice,
+        off: Off::Power,
     };
     let mut lines = Lines::default();
     let mut chunk = vec![0; 16 * 1024];
@@ -108,6 +113,7 @@ impl Voice {
 struct Agent {
     voice: Voice,
     commands: Commands,
+    off: Off,
 }
 
 impl Agent {
@@ -134,7 +140,7 @@ impl Agent {
             }
             Request::PowerOff { grace_ms } => {
                 self.voice.say(id, Reply::Done);
-                let failed = shutdown::power_off(Duration::from_millis(grace_ms.into()));
+                let failed = shutdown::power_off(Duration::from_millis(grace_ms.into()), self.off);
                 if let Err(error) = failed {
                     eprintln!("hostler-guest: cannot switch off: {error}");
                 }
@@ -199,6 +205,7 @@ mod tests {
         let agent = Agent {
             commands: Commands::new(voice.clone()),
             voice,
+            off: Off::Power,
         };
         agent.hear(line);
         let said = ear.0.lock().unwrap().clone();

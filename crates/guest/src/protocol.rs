@@ -54,6 +54,9 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 /// The name of the virtio serial port that the conversation goes through.
 pub(crate) const PORT_NAME: &str = "org.hostler.guest.0";
 
+/// The port of the vsock that the conversation goes through where there is no such serial port.
+pub(crate) const VSOCK_PORT: u32 = 1024;
+
 /// The version of this protocol; it rises when a verb is added or changes its meaning.
 pub(crate) const VERSION: u32 = 2;
 

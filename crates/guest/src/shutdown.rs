@@ -18,14 +18,27 @@ use rustix::system::{RebootCommand, reboot};
 const FORCED_CLOSE: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(2);
 
+/// What ends the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Off {
+    /// Its power switch.
+    Power,
+    /// A reset, where there is no such switch and the host lets nothing begin anew.
+    Reset,
+}
+
 /// Ends the guest; returns only when the kernel refuses to.
-pub(crate) fn power_off(grace: Duration) -> io::Result<()> {
+pub(crate) fn power_off(grace: Duration, off: Off) -> io::Result<()> {
     let asked = signal_all(Signal::TERM);
     wait_until(grace, || asked.iter().all(|pid| has_ended(*pid)));
     signal_all(Signal::KILL);
     sync();
     close_root_disk();
-    Ok(reboot(RebootCommand::PowerOff)?)
+    let command = match off {
+        Off::Power => RebootCommand::PowerOff,
+        Off::Reset => RebootCommand::Restart,
+    };
+    Ok(reboot(command)?)
 }
 
 /// Sends a signal to every process but init, the kernel's own, and this one.

@@ -8,7 +8,10 @@ mod codes;
 mod host;
 mod images;
 mod kernels;
+mod leaks;
+mod metrics;
 mod page;
+mod snapshots;
 mod storage;
 mod vms;
 mod vms_errors;
@@ -31,10 +34,12 @@ pub(crate) const SCOPES: [Scope; 5] = [VMS_READ, VMS_WRITE, IMAGES_READ, IMAGES_
 /// Adds the operations of a host to a registry.
 pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
     builder
-        .service(vms::operations(), host)
+        .service(snapshots::of_vms(vms::operations()), host)
+        .service(snapshots::operations(), host)
         .service(images::operations(), host)
         .service(kernels::operations(), host)
         .service(host::operations(), host)
+        .service(metrics::operations(), host)
 }
 
 /// A type that several operations or `vmm` know, as one operation's input, under the description

@@ -1,10 +1,11 @@
 //! The commands and their help. Every command shows an example.
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::agent::install::Install;
 use crate::commands::{
-    Common, api_key, entry, host, image, kernel, login, spiffe_id, svid, tls, vm,
+    Common, api_key, entry, host, image, kernel, login, snapshot, spiffe_id, svid, tls, vm,
 };
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
@@ -31,10 +32,12 @@ pub(crate) enum Command {
     )]
     Server(Box<ServerOptions>),
     /// Run a host: enrol this machine and run microVMs on it
-    #[command(after_help = "Example:\n  HOSTLER_REGISTER=TOKEN hostler agent \
+    #[command(after_help = "Examples:\n  HOSTLER_REGISTER=TOKEN hostler agent \
                             --server https://cloud.example:8443 --server-ca ca.pem \
-                            --address 10.0.0.7:9443")]
-    Agent(Box<AgentOptions>),
+                            --address 10.0.0.7:9443\n  hostler agent --standalone \
+                            --listen 10.0.0.7:9443 --tls-cert server.crt --tls-key server.key \
+                            --tls-ca ca.crt")]
+    Agent(Box<Agent>),
     /// Run a control plane and a host on this machine, enrolled to each other
     #[command(after_help = "Example:\n  hostler up --data-dir ./hostler-data")]
     Up(Box<UpOptions>),
@@ -44,6 +47,9 @@ pub(crate) enum Command {
     /// MicroVMs
     #[command(subcommand)]
     Vm(vm::Vm),
+    /// Snapshots of microVMs; `hostler vm snapshot` takes them and `hostler vm restore` uses them
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Root file system images on a host
     #[command(subcommand)]
     Image(image::Image),
@@ -79,6 +85,25 @@ pub(crate) enum Command {
         /// Which shell
         shell: Shell,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Agent {
+    #[command(flatten)]
+    pub(crate) options: AgentOptions,
+    #[command(subcommand)]
+    pub(crate) step: Option<AgentStep>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum AgentStep {
+    /// Make a host a service of systemd, with the options that it is to run with
+    #[command(
+        after_help = "Example:\n  HOSTLER_REGISTER=TOKEN hostler agent install \
+                            --server https://cloud.example:8443 --server-ca /etc/hostler/ca.pem \
+                            --address 10.0.0.7:9443"
+    )]
+    Install(Box<Install>),
 }
 
 pub(crate) fn completion(shell: Shell) {

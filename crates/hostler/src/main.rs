@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod failure;
 mod files;
+mod machines;
 mod options;
 mod output;
 mod process;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Agent, AgentStep, Cli, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -40,10 +41,20 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Server(options) => process::daemon(server::run(options.resolve()?)),
-        Command::Agent(options) => process::daemon(agent::run(options.resolve()?)),
+        Command::Agent(agent) => {
+            let Agent { options, step } = *agent;
+            match step {
+                Some(AgentStep::Install(mut install)) => {
+                    install.options = install.options.over(options);
+                    install.run()
+                }
+                None => process::daemon(agent::run(options.resolve()?)),
+            }
+        }
         Command::Up(options) => process::daemon(up::run(options.resolve()?)),
         Command::Host(host) => process::client(commands::host::run(host)),
         Command::Vm(vm) => process::client(commands::vm::run(vm)),
+        Command::Snapshot(snapshot) => process::client(commands::snapshot::run(snapshot)),
         Command::Image(image) => process::client(commands::image::run(image)),
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),

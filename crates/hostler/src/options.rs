@@ -22,8 +22,10 @@ use std::time::Duration;
 use clap::Args;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use url::Url;
 
 use crate::failure::{Doing, Failure};
+use crate::machines::MachineSettings;
 use crate::workload::SocketPlace;
 
 pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
@@ -96,6 +98,15 @@ pub(crate) struct ServerOptions {
     /// What an unknown path answers: not-found, site:DIR or redirect:URL [default: not-found]
     #[arg(long, env = "HOSTLER_DECOY", value_name = "DECOY")]
     decoy: Option<String>,
+    /// An origin whose pages may call /mcp with a browser's fetch, beside the server's own. May be
+    /// given again; in the variable, separate by commas
+    #[arg(
+        long,
+        env = "HOSTLER_MCP_ORIGIN",
+        value_name = "URL",
+        value_delimiter = ','
+    )]
+    mcp_origin: Option<Vec<Url>>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -116,6 +127,7 @@ pub(crate) struct ServerSettings {
     pub(crate) tls_files: Option<(PathBuf, PathBuf)>,
     pub(crate) tls_names: Vec<String>,
     pub(crate) decoy: String,
+    pub(crate) mcp_origins: Vec<Url>,
 }
 
 const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
@@ -180,6 +192,7 @@ impl ServerOptions {
             tls_key,
             tls_name,
             decoy,
+            mcp_origin,
             config,
         );
         let tls_files = match (all.tls_cert, all.tls_key) {
@@ -226,6 +239,7 @@ impl ServerOptions {
             tls_files,
             tls_names: all.tls_name.unwrap_or_default(),
             decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
+            mcp_origins: all.mcp_origin.unwrap_or_default(),
         })
     }
 }
@@ -246,6 +260,7 @@ impl ServerSettings {
             tls_files: None,
             tls_names: Vec::new(),
             decoy: "not-found".to_owned(),
+            mcp_origins: Vec::new(),
         }
     }
 }
@@ -272,6 +287,22 @@ pub(crate) struct UpOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
+    /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
+    /// (each has an address on a bridge of this host; needs root) [default: user]
+    #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
+    network: Option<String>,
+    /// Where the bridge takes its subnet from: one /24 of it, chosen once [default: 10.77.0.0/16]
+    #[arg(long, env = "HOSTLER_BRIDGE_RANGE", value_name = "CIDR")]
+    bridge_range: Option<String>,
+    /// A directory of which VMs may mount what is in it. May be given again; in the variable,
+    /// separate by colons [default: none]
+    #[arg(
+        long,
+        env = "HOSTLER_MOUNT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    mount_allow: Option<Vec<PathBuf>>,
     /// Leave running VMs running when this command ends
     #[arg(long, env = "HOSTLER_KEEP_VMS", num_args = 0..=1, default_missing_value = "true")]
     keep_vms: Option<bool>,
@@ -288,7 +319,7 @@ pub(crate) struct UpSettings {
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) host_listen: SocketAddr,
     pub(crate) workload_socket: SocketPlace,
-    pub(crate) driver: String,
+    pub(crate) machines: MachineSettings,
     pub(crate) keep_vms: bool,
 }
 
@@ -305,6 +336,9 @@ impl UpOptions {
             host_listen,
             workload_socket,
             driver,
+            network,
+            bridge_range,
+            mount_allow,
             keep_vms,
             config,
         );
@@ -315,7 +349,13 @@ impl UpOptions {
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
-            driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                cpu_overcommit: None,
+                driver: all.driver,
+                network: all.network,
+                bridge_range: all.bridge_range,
+                mount_allow: all.mount_allow.unwrap_or_default(),
+            },
             keep_vms: all.keep_vms.unwrap_or(false),
         })
     }

@@ -1,5 +1,6 @@
 //! `hostler server`: the assembly of a control plane. Its authority, its fleet, its two doors.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use hostler_authority::{Authority, Lifetimes, WebAuthority};
 use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
 use hostler_gateway::{
     Admission, AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter,
-    IdentityProvider,
+    IdentityProvider, Mcp,
 };
 use hostler_host::agent::ServerPin;
 use hostler_identity::{
@@ -25,6 +26,8 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use url::Url;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::client::tls;
 use crate::failure::{Doing, Failure};
@@ -32,6 +35,12 @@ use crate::options::{Federate, ServerSettings};
 use crate::{output, process};
 
 const HOST_TOKEN: HeaderName = HeaderName::from_static("x-host-token");
+/// What an agent that speaks MCP is told before it begins.
+const FOR_AGENTS: &str = "Microvirtual machines on a fleet of hosts. vms_create makes one from an \
+    image (images_list) and vms_start boots it, vms_get shows its state, vms_stop and vms_delete \
+    end it; a running VM is deleted only with force. Without a host, one with room is chosen. A \
+    failed call says in its error what to do; one that is retryable may succeed later. Long lists \
+    come in pages: pass next_cursor as cursor.";
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Runs until a signal ends it.
@@ -95,13 +104,16 @@ impl Plane {
         };
         // What was asked for is checked before the admin's key is made, which is shown only once.
         let decoy = decoy(&settings.decoy)?;
+        let mut names = names(people.local_addr(), settings.tls_names);
         let (people_tls, ca_pem, pin) = match &settings.tls_files {
             Some((cert, key)) => {
-                let (tls, pin) = certificate_of_files(cert, key)?;
+                let (tls, leaf) = certificate_of_files(cert, key)?;
+                let pin =
+                    ServerPin::of(&leaf).doing(|| format!("cannot read {}", cert.display()))?;
+                names.extend(names_of(&leaf));
                 (tls, None, pin)
             }
             None => {
-                let names = names(people.local_addr(), settings.tls_names);
                 let web = WebAuthority::open(&settings.data_dir, &names, now)?;
                 let pin = ServerPin::of(web.ca_der())?;
                 (web.server_config(&ALPN), Some(web.ca_pem().to_owned()), pin)
@@ -136,16 +148,22 @@ impl Plane {
                 .decoy(decoy)
                 .health(move || health.healthy())
                 .about("Hostler control plane", env!("CARGO_PKG_VERSION"))
-                .build()
         };
-        let people_router = adapter(decoy)?.router();
-        let machines_router = adapter(Decoy::NotFound)?.router();
+        let mcp = settings
+            .mcp_origins
+            .iter()
+            .fold(Mcp::new(names), |mcp, origin| mcp.origin(origin))
+            .instructions(FOR_AGENTS);
+        let people_router = adapter(decoy).mcp(mcp).build()?.router();
+        let machines_router = adapter(Decoy::NotFound).build()?.router();
         let machines_tls = server_config(&source, enrolled(&fleet));
         let limits = DoorLimits::default;
         let machines = machines.door(&machines_tls, machines_router, limits());
         Ok(Self {
-            people: people.door(&people_tls, people_router, limits()),
-            machines: machines.admitting(still_enrolled(&fleet)),
+            people: people
+                .door(&people_tls, people_router, limits())
+                .with_quic()?,
+            machines: machines.with_quic()?.admitting(still_enrolled(&fleet)),
             fleet,
             registry,
             machines_url,
@@ -272,15 +290,18 @@ fn names(listen: std::net::SocketAddr, asked: Vec<String>) -> Vec<String> {
     names
 }
 
-/// TLS 1.3 with a certificate that somebody else issued.
-fn certificate_of_files(cert: &Path, key: &Path) -> Result<(ServerConfig, ServerPin), Failure> {
+/// TLS 1.3 with a certificate that somebody else issued, and that certificate.
+fn certificate_of_files(
+    cert: &Path,
+    key: &Path,
+) -> Result<(ServerConfig, CertificateDer<'static>), Failure> {
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .doing(|| format!("cannot read the certificate {}", cert.display()))?;
     let leaf = chain
         .first()
+        .cloned()
         .ok_or_else(|| Failure::new(format!("{} holds no certificate", cert.display())))?;
-    let pin = ServerPin::of(leaf).doing(|| format!("cannot read {}", cert.display()))?;
     let private = PrivateKeyDer::from_pem_file(key)
         .doing(|| format!("cannot read the key {}", key.display()))?;
     let config = ServerConfig::builder_with_provider(crypto_provider())
@@ -289,7 +310,28 @@ fn certificate_of_files(cert: &Path, key: &Path) -> Result<(ServerConfig, Server
         .with_no_client_auth()
         .with_single_cert(chain, private)
         .doing(|| format!("{} and {} do not fit", cert.display(), key.display()))?;
-    Ok((config, pin))
+    Ok((config, leaf))
+}
+
+/// The names and addresses that a certificate is good for.
+fn names_of(leaf: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(leaf) else {
+        return Vec::new();
+    };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = names.value.general_names.iter();
+    names
+        .filter_map(|name| match name {
+            GeneralName::DNSName(name) => Some((*name).to_owned()),
+            GeneralName::IPAddress(bytes) => match bytes.len() {
+                4 => Some(IpAddr::from(<[u8; 4]>::try_from(*bytes).ok()?).to_string()),
+                _ => Some(IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
+            },
+            _ => None,
+        })
+        .collect()
 }
 
 fn decoy(text: &str) -> Result<Decoy, Failure> {

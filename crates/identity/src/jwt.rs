@@ -155,6 +155,12 @@ impl JwtSvid {
         })
     }
 
+    /// Whose token this says it is, unchecked: to find the bundle by which
+    /// [`validate`](Self::validate) will check it, and for nothing else.
+    pub fn claimed_id(token: &str) -> Result<SpiffeId, JwtSvidRule> {
+        Ok(Token::parse(token)?.claims.sub)
+    }
+
     /// Who presents it.
     #[must_use]
     pub fn id(&self) -> &SpiffeId {

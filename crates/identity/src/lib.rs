@@ -92,3 +92,4 @@ pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use svid::{Svid, SvidError};
 pub use tls::{PeerRefused, client_config, crypto_provider, server_config};
 pub use workload::{MaterialError, WorkloadApiFailure, WorkloadStream, WorkloadSvid};
+pub use workload::{SvidChoice, SvidName, WorkloadJwt};

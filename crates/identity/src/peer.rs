@@ -97,7 +97,7 @@ impl PeerIdentity {
     ) -> Result<Self, NoPeerIdentity> {
         let leaf = proven.and_then(<[_]>::first);
         let leaf = leaf.ok_or(NoPeerIdentity::NoCertificate)?;
-        let leaf = rules::leaf(leaf).map_err(NoPeerIdentity::NotAnSvid)?;
+        let leaf = rules::leaf_of_peer(leaf).map_err(NoPeerIdentity::NotAnSvid)?;
         Ok(Self(Arc::new(Proven {
             id: leaf.id,
             expires_at: leaf.not_after,
@@ -122,7 +122,9 @@ impl PeerIdentity {
         self.0.id.path()
     }
 
-    /// When the certificate that the peer presented expires. The connection may outlive it.
+    /// When the certificate that the peer presented expires. A [`Server`](crate::Server) closes
+    /// the connection before; whoever accepts connections by an [`Acceptor`](crate::Acceptor) of
+    /// their own should do the same.
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
         self.0.expires_at

@@ -7,6 +7,8 @@
 //! asks on top. An extension that is present but cannot be read breaks its rule: silence would
 //! let a malformed certificate pass where a well-formed one fails.
 
+use std::cell::RefCell;
+
 use jiff::Timestamp;
 use spiffe::SpiffeId;
 use x509_parser::certificate::X509Certificate;
@@ -71,6 +73,27 @@ pub(crate) struct Leaf {
     pub(crate) id: SpiffeId,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
+}
+
+thread_local! {
+    /// The peer's leaf that this thread has verified last, until the connection asks for it.
+    static VERIFIED: RefCell<Option<(Vec<u8>, Leaf)>> = const { RefCell::new(None) };
+}
+
+/// Keeps what a certificate says that has just been verified. TLS asks its verifier for a verdict
+/// and passes nothing else on, and right after the handshake the connection wants to know who its
+/// peer is; reading a certificate is a good part of what a handshake costs besides cryptography.
+pub(crate) fn verified(der: &[u8], leaf: &Leaf) {
+    VERIFIED.set(Some((der.to_vec(), leaf.clone())));
+}
+
+/// [`leaf`] for a certificate that has very likely just been [`verified`]: if it is that one, byte
+/// for byte, it is not read again.
+pub(crate) fn leaf_of_peer(der: &[u8]) -> Result<Leaf, SvidRule> {
+    match VERIFIED.take() {
+        Some((verified, leaf)) if verified == der => Ok(leaf),
+        _ => leaf(der),
+    }
 }
 
 /// Checks a leaf certificate, and reads it.

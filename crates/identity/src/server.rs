@@ -32,6 +32,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves an axum [`Router`] to peers that the authorizer accepts. Handlers take a
 /// [`PeerIdentity`](crate::PeerIdentity) to know their caller.
 ///
+/// No connection outlives a certificate that it began with, the peer's or our own. Thirty seconds
+/// before (a tenth of what is left, where that is less) it is closed politely, as HTTP/1.1 and
+/// HTTP/2 have it: what is in flight may finish, and the next request comes over a new handshake.
+/// What is still open when the certificate expires is cut.
+///
 /// [`serve`](Self::serve) runs in the caller's task until it is told to stop;
 /// [`start`](Self::start) runs in the background.
 #[derive(Debug)]
@@ -114,7 +119,7 @@ impl Server {
         let _cut_when_this_ends = cut.clone().drop_guard();
         let connections = TaskTracker::new();
         if let Some(health) = self.health {
-            let (source, stopping) = (self.source, stopping.clone());
+            let (source, stopping) = (self.source.clone(), stopping.clone());
             let well = move || !stopping.is_cancelled() && source.svid().is_ok();
             tokio::spawn(health.serve(well, cut.clone()));
         }
@@ -132,7 +137,8 @@ impl Server {
                 },
             };
             let lifeline = Lifeline::new(&stopping, &cut);
-            let connection = attend(tcp, self.acceptor.clone(), app.clone(), lifeline);
+            let source = self.source.clone();
+            let connection = attend(tcp, self.acceptor.clone(), source, app.clone(), lifeline);
             // The handshake's own messages, a refusal above all, thus say whom they are about.
             connections.spawn(connection.instrument(info_span!("connection", %from)));
         }
@@ -152,14 +158,27 @@ impl Server {
 }
 
 /// One connection from its first byte to its last.
-async fn attend(tcp: TcpStream, acceptor: Acceptor, app: Router, lifeline: Lifeline) {
+async fn attend(
+    tcp: TcpStream,
+    acceptor: Acceptor,
+    source: Source,
+    app: Router,
+    lifeline: Lifeline,
+) {
+    // Before the handshake: what is presented in it does not expire sooner.
+    let own_end = source.svid_expiry();
     let accepted = tokio::select! {
         accepted = acceptor.accept(tcp) => accepted,
         // Nobody has asked for anything yet.
         () = lifeline.stopping() => return,
     };
     match accepted {
-        Ok((tls, peer)) => serve_connection(tls, peer, app, lifeline).await,
+        Ok((tls, peer)) => {
+            let peers_end = peer.expires_at();
+            let own_end = own_end.or_else(|_| source.svid_expiry());
+            let until = own_end.map_or(peers_end, |own_end| own_end.min(peers_end));
+            serve_connection(tls, peer, until, app, lifeline).await;
+        }
         Err(reason) if is_logged_already(&reason) => debug!(%reason, "connection not accepted"),
         Err(reason) => info!(%reason, "connection not accepted"),
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::NoServerSessionStorage;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{CipherSuite, ClientConfig, ServerConfig};
 
 use crate::authorizer::Authorizer;
 use crate::source::Source;
@@ -37,6 +37,8 @@ pub fn server_config(source: &Source, authorizer: Authorizer) -> ServerConfig {
         .expect("the provider has the suites of TLS 1.3")
         .with_client_cert_verifier(Arc::new(PeerVerifier::new(source.clone(), authorizer)))
         .with_cert_resolver(Arc::new(Presenter::new(source.clone())));
+    // The suite that is first in our list, not in the client's.
+    config.ignore_client_order = true;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
@@ -61,9 +63,19 @@ pub fn client_config(source: &Source, authorizer: Authorizer) -> ClientConfig {
 
 /// The cryptography that this crate uses everywhere: aws-lc-rs, one instance per process. It does
 /// not touch rustls's process-wide default.
+///
+/// It prefers `TLS_AES_128_GCM_SHA256`, the suite that every TLS 1.3 must have (RFC 8446 §9.1), to
+/// the longer ones: certificates here are of P-256, so no connection is stronger than 128 bits, and
+/// processors have instructions for SHA-256 and none for SHA-384. The record
+/// `docs/decisions/084-what-a-handshake-costs.md` says what that is worth.
 #[must_use]
 pub fn crypto_provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    let provider = PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    let provider = PROVIDER.get_or_init(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let suites = &mut provider.cipher_suites;
+        suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        Arc::new(provider)
+    });
     Arc::clone(provider)
 }

@@ -4,7 +4,9 @@
 //! our stricter look (see `rules`) in a [`WorkloadStream`]; one small task carries that into our
 //! [`Source`], and `hostler svid write` into files.
 
+mod choice;
 mod error;
+mod jwt;
 
 use std::time::Duration;
 
@@ -18,7 +20,9 @@ use crate::endpoint::WorkloadEndpoint;
 use crate::pem;
 use crate::source::{Source, SourceClosed, SourceWriter};
 use crate::svid::Svid;
+pub use choice::{SvidChoice, SvidName};
 pub use error::{MaterialError, WorkloadApiFailure};
+pub use jwt::WorkloadJwt;
 
 /// How long the agent may take for its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
@@ -31,7 +35,17 @@ impl Source {
     /// an error at once instead of a wait. While the agent is away later, the identity stays until
     /// it expires. A background task ends with the last clone of the source.
     pub async fn workload_api(endpoint: &str) -> Result<Self, WorkloadApiFailure> {
-        let stream = WorkloadStream::open(endpoint).await?;
+        Self::workload_api_choosing(endpoint, SvidChoice::Default).await
+    }
+
+    /// [`workload_api`](Self::workload_api) for a process that is given several identities. When
+    /// the chosen one is not among them any more, it is withdrawn; another one never takes its
+    /// place.
+    pub async fn workload_api_choosing(
+        endpoint: &str,
+        choice: SvidChoice,
+    ) -> Result<Self, WorkloadApiFailure> {
+        let stream = WorkloadStream::open_choosing(endpoint, choice).await?;
         let first = stream.current().map_err(|source| stream.unusable(source))?;
         let (source, writer) = Self::memory(first.svid, first.bundles);
         tokio::spawn(follow(stream, writer));
@@ -76,12 +90,14 @@ pub struct WorkloadStream {
     updates: spiffe::x509_source::X509SourceUpdates,
 }
 
-/// One answer of a Workload API: its default identity, and the roots of every trust domain.
+/// One answer of a Workload API: the identity that was chosen, and the roots of every trust domain.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct WorkloadSvid {
     /// The identity.
     pub svid: Svid,
+    /// The word by which the Workload API tells it from the others, if there is one.
+    pub hint: Option<String>,
     /// Its private key: PKCS#8, PEM. Keep it in a file of mode 0600.
     pub key_pem: SecretString,
     /// The roots, by trust domain.
@@ -92,12 +108,22 @@ impl WorkloadStream {
     /// Asks the Workload API at `endpoint` who this process is, and stays connected. It answers
     /// within ten seconds, or this fails.
     pub async fn open(endpoint: &str) -> Result<Self, WorkloadApiFailure> {
-        match tokio::time::timeout(FIRST_ANSWER, ask_and_listen(endpoint)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(WorkloadApiFailure::Silent {
-                endpoint: endpoint.to_owned(),
-            }),
-        }
+        Self::open_choosing(endpoint, SvidChoice::Default).await
+    }
+
+    /// [`open`](Self::open) for a process that is given several identities.
+    pub async fn open_choosing(
+        endpoint: &str,
+        choice: SvidChoice,
+    ) -> Result<Self, WorkloadApiFailure> {
+        in_time(endpoint, ask_and_listen(endpoint, choice)).await
+    }
+
+    /// The names of all identities that this process was given last, the default one first.
+    #[must_use]
+    pub fn given(&self) -> Vec<SvidName> {
+        let context = self.stream.x509_context();
+        context.map_or_else(|_| Vec::new(), |context| choice::names(context.svids()))
     }
 
     /// What was said last. An error means that it says nothing usable (any more): what was given
@@ -111,6 +137,7 @@ impl WorkloadStream {
             .map(|cert| CertificateDer::from(cert.as_bytes().to_vec()));
         let key = PrivatePkcs8KeyDer::from(svid.private_key().as_bytes().to_vec());
         let key_pem = pem::private_key(&key);
+        let hint = svid.hint().map(str::to_owned);
         let svid = Svid::from_der(chain.collect(), PrivateKeyDer::Pkcs8(key))?;
         let mut bundles = TrustBundles::new();
         for (trust_domain, bundle) in context.bundle_set().iter() {
@@ -122,6 +149,7 @@ impl WorkloadStream {
         }
         Ok(WorkloadSvid {
             svid,
+            hint,
             key_pem,
             bundles,
         })
@@ -143,21 +171,48 @@ impl WorkloadStream {
     }
 }
 
-async fn ask_and_listen(endpoint: &str) -> Result<WorkloadStream, WorkloadApiFailure> {
-    let checked: WorkloadEndpoint =
-        endpoint
-            .parse()
-            .map_err(|source| WorkloadApiFailure::Endpoint {
-                endpoint: endpoint.to_owned(),
-                source,
-            })?;
-    let endpoint = checked.to_string();
+/// The first answer, or that there is none.
+async fn in_time<T>(
+    endpoint: &str,
+    answer: impl Future<Output = Result<T, WorkloadApiFailure>>,
+) -> Result<T, WorkloadApiFailure> {
+    match tokio::time::timeout(FIRST_ANSWER, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(WorkloadApiFailure::Silent {
+            endpoint: endpoint.to_owned(),
+        }),
+    }
+}
+
+/// The endpoint as clients write it.
+fn checked(endpoint: &str) -> Result<String, WorkloadApiFailure> {
+    let checked = endpoint.parse::<WorkloadEndpoint>();
+    let checked = checked.map_err(|source| WorkloadApiFailure::Endpoint {
+        endpoint: endpoint.to_owned(),
+        source,
+    })?;
+    Ok(checked.to_string())
+}
+
+async fn ask_and_listen(
+    endpoint: &str,
+    choice: SvidChoice,
+) -> Result<WorkloadStream, WorkloadApiFailure> {
+    let endpoint = checked(endpoint)?;
     let failed = |source| error::of_first_answer(&endpoint, source);
     let client = WorkloadApiClient::connect_to(&endpoint)
         .await
         .map_err(failed)?;
-    client.fetch_x509_context().await.map_err(failed)?;
-    let stream = X509Source::builder().endpoint(&endpoint).build().await;
+    let first = client.fetch_x509_context().await.map_err(failed)?;
+    if choice.among(&choice::names(first.svids())).is_none() {
+        return Err(WorkloadApiFailure::NotGiven {
+            endpoint,
+            wanted: choice,
+            given: choice::names(first.svids()),
+        });
+    }
+    let source = X509Source::builder().endpoint(&endpoint).picker(choice);
+    let stream = source.build().await;
     let stream = stream.map_err(|source| WorkloadApiFailure::Unusable {
         endpoint: endpoint.clone(),
         source: source.into(),

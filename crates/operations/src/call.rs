@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Identity;
 use crate::error::CallError;
 use crate::name::OperationName;
+use crate::progress::{Progress, ProgressSink};
 use crate::registry::{Registry, Request};
 
 /// Names one request in logs, answers and error reports: 1 to 128 visible ASCII characters.
@@ -68,6 +69,8 @@ struct Inner {
     authority: Option<Arc<Authority>>,
     registry: Weak<Registry>,
     next_cursor: Mutex<Option<String>>,
+    resume_after: Option<u64>,
+    progress: Option<ProgressSink>,
 }
 
 impl Call {
@@ -83,6 +86,8 @@ impl Call {
             identity,
             remote,
             cancelled,
+            resume_after,
+            progress,
         } = request;
         let next_cursor = Mutex::new(None);
         Self(Arc::new(Inner {
@@ -95,6 +100,8 @@ impl Call {
             authority,
             registry,
             next_cursor,
+            resume_after,
+            progress,
         }))
     }
 
@@ -127,6 +134,24 @@ impl Call {
     /// runs on, so that nothing stays half done, and may look here before a long step.
     pub async fn cancelled(&self) {
         self.0.cancelled.cancelled().await;
+    }
+
+    /// The number of the last output that the caller has seen already, in a subscription that is
+    /// [resumed by](crate::Operation::resumed_by) such numbers: outputs after it are wanted.
+    pub fn resume_after(&self) -> Option<u64> {
+        self.0.resume_after
+    }
+
+    /// Says how far this call has come, to whoever asked. `done` and `total` are in units of the
+    /// handler's choice, and `done` does not go back.
+    pub fn progress(&self, done: u64, total: Option<u64>, message: impl Into<String>) {
+        if let Some(sink) = &self.0.progress {
+            sink.report(Progress {
+                done,
+                total,
+                message: message.into(),
+            });
+        }
     }
 
     /// Tells the caller of a list where its next page begins (the `Link` header over HTTP).
@@ -178,6 +203,9 @@ impl Call {
             identity: Some(authority.identity.clone()),
             remote: self.0.remote,
             cancelled: self.0.cancelled.child_token(),
+            resume_after: None,
+            // How far a part has come says nothing of the whole.
+            progress: None,
         };
         let reply = registry.invoke_composed(operation, input, parts).await?;
         serde_json::from_value(reply.output).map_err(CallError::internal)
@@ -201,6 +229,8 @@ pub(crate) struct RequestParts {
     pub(crate) identity: Option<Identity>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) cancelled: CancellationToken,
+    pub(crate) resume_after: Option<u64>,
+    pub(crate) progress: Option<ProgressSink>,
 }
 
 /// The successful end of a call.
@@ -229,6 +259,8 @@ impl Request {
             request_id,
             remote,
             cancelled,
+            resume_after,
+            progress,
         } = self;
         (
             input,
@@ -238,6 +270,8 @@ impl Request {
                 identity,
                 remote,
                 cancelled,
+                resume_after,
+                progress,
             },
         )
     }

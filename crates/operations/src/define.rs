@@ -50,6 +50,8 @@ pub struct RestBinding {
     pub path: String,
     /// The status of a success. 204 sends no body.
     pub success: StatusCode,
+    /// The media type under which a success is sent as the text that it is; `None`: as JSON.
+    pub text: Option<&'static str>,
 }
 
 impl RestBinding {
@@ -108,6 +110,8 @@ pub(crate) struct Definition {
     pub(crate) access: Access,
     pub(crate) rest: Vec<RestBinding>,
     pub(crate) timeout: Duration,
+    pub(crate) idempotent: bool,
+    pub(crate) resumed_by: Option<&'static str>,
     pub(crate) authority: Option<(Vec<Scope>, Vec<&'static str>)>,
     pub(crate) input: Schema,
     pub(crate) output: Schema,
@@ -235,6 +239,8 @@ fn undecided<S, I: JsonSchema, O: JsonSchema, E: OperationError>(
         access: Access::Open,
         rest: Vec::new(),
         timeout: DEFAULT_TIMEOUT,
+        idempotent: false,
+        resumed_by: None,
         authority: None,
         input,
         output: output_schema::<O>(),
@@ -288,13 +294,40 @@ impl<S> Operation<S> {
             method,
             path: path.to_owned(),
             success,
+            text: None,
         });
+        self
+    }
+
+    /// Gives it a REST route that answers with text of this media type, for programs that expect
+    /// another form than JSON there. The output must be a string; on the operation's own path it is
+    /// a JSON string as ever.
+    pub fn rest_text(mut self, method: Method, path: &str, media_type: &'static str) -> Self {
+        self = self.rest(method, path, StatusCode::OK);
+        if let Some(rest) = self.definition.rest.last_mut() {
+            rest.text = Some(media_type);
+        }
         self
     }
 
     /// How long a call may take before its caller reads `TIMEOUT`; [`DEFAULT_TIMEOUT`] unless said.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.definition.timeout = timeout;
+        self
+    }
+
+    /// Says that calling it again with the same input changes nothing more. Clients may repeat it
+    /// when they do not know whether it was done.
+    pub fn idempotent(mut self) -> Self {
+        self.definition.idempotent = true;
+        self
+    }
+
+    /// Says that this subscription can go on where a caller lost it. `field` is the field of its
+    /// outputs that numbers them, upwards and for good; the handler finds the number that the
+    /// caller saw last in [`Call::resume_after`].
+    pub fn resumed_by(mut self, field: &'static str) -> Self {
+        self.definition.resumed_by = Some(field);
         self
     }
 

@@ -218,7 +218,7 @@ mod tests {
     fn an_event_that_does_not_end_is_not_collected_for_ever() {
         for piece in ["data: x", "data: x\n", "id: 1\n", "event: x\n", "x"] {
             let mut reader = EventReader::new(4096);
-            let ended = (0..4096).find_map(|_| reader.push(piece.as_bytes()).err());
+            let ended = (0..=4096).find_map(|_| reader.push(piece.as_bytes()).err());
             assert_eq!(
                 ended,
                 Some(EventError::TooLarge { limit: 4096 }),

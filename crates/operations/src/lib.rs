@@ -83,6 +83,8 @@ mod discovery;
 mod error;
 mod events;
 mod name;
+mod progress;
+pub mod protocol;
 mod registry;
 mod schema;
 
@@ -100,6 +102,7 @@ pub use error::{
 pub use events::{EventError, EventReader, StreamItem};
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};
+pub use progress::{Progress, ProgressSink, ProgressSource, progress};
 pub use registry::{DefinitionError, Registered, Registry, RegistryBuilder, Request};
 
 /// What [`errors!`] needs where it is used.

@@ -23,6 +23,7 @@ use crate::declare::ErrorSpec;
 use crate::define::{Definition, ErasedStream, Kind, RestBinding};
 use crate::error::CallError;
 use crate::name::OperationName;
+use crate::progress::ProgressSink;
 use crate::schema::InputCheck;
 
 pub use build::{DefinitionError, RegistryBuilder};
@@ -79,6 +80,16 @@ impl Registered {
         &self.definition.output
     }
 
+    /// Whether calling it again with the same input changes nothing more. Every query is so.
+    pub fn is_idempotent(&self) -> bool {
+        self.definition.idempotent || self.kind() == Kind::Query
+    }
+
+    /// The field that numbers the outputs of a subscription that can be resumed.
+    pub fn resumed_by(&self) -> Option<&'static str> {
+        self.definition.resumed_by
+    }
+
     /// The errors that it declares.
     pub fn errors(&self) -> &[ErrorSpec] {
         &self.definition.errors
@@ -103,6 +114,10 @@ pub struct Request {
     pub remote: Option<SocketAddr>,
     /// Cancelled when nobody waits for the answer any more.
     pub cancelled: CancellationToken,
+    /// The number of the last output that the caller of a subscription has seen already.
+    pub resume_after: Option<u64>,
+    /// Where the handler's progress goes, when somebody asks for it.
+    pub progress: Option<ProgressSink>,
 }
 
 impl Default for Request {
@@ -113,6 +128,8 @@ impl Default for Request {
             request_id: RequestId::generate(),
             remote: None,
             cancelled: CancellationToken::new(),
+            resume_after: None,
+            progress: None,
         }
     }
 }

@@ -23,6 +23,10 @@ pub struct Config {
     pub driver: DriverChoice,
     /// The QEMU to run: a path, or a name to look up in `PATH`.
     pub qemu_binary: PathBuf,
+    /// The Firecracker to run: a path, or a name to look up in `PATH`.
+    pub firecracker_binary: PathBuf,
+    /// How Firecracker is confined; absent: not beyond what it does by itself.
+    pub jail: Option<JailConfig>,
     /// How many virtual CPUs may be reserved for each CPU of the host. Memory is never
     /// overcommitted.
     pub cpu_overcommit: u32,
@@ -30,6 +34,39 @@ pub struct Config {
     pub network: NetworkChoice,
     /// Where the bridge takes its subnet from, a /24 of it, when it is first made.
     pub bridge_range: Subnet,
+    /// Directories of which VMs may mount what is in them; none unless said.
+    pub mount_allow: Vec<PathBuf>,
+}
+
+/// How Firecracker is confined by its jailer.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct JailConfig {
+    /// The jailer to run: a path, or a name to look up in `PATH`.
+    pub jailer_binary: PathBuf,
+    /// The first user (and group) id of those that VMs' processes get.
+    pub first_id: u32,
+    /// The last of them.
+    pub last_id: u32,
+    /// Where the jails are, on the file system of the data directory; absent: in that.
+    pub base_dir: Option<PathBuf>,
+    /// The network namespace that the processes join, such as `/run/netns/vms`.
+    pub netns: Option<PathBuf>,
+}
+
+impl JailConfig {
+    /// The defaults around a jailer.
+    pub fn new(jailer_binary: impl Into<PathBuf>) -> Self {
+        Self {
+            jailer_binary: jailer_binary.into(),
+            // Above what distributions hand out to people, services and containers.
+            first_id: 900_000,
+            last_id: 965_535,
+            base_dir: None,
+            netns: None,
+        }
+    }
 }
 
 /// What runs VMs.
@@ -69,10 +106,13 @@ impl Config {
             data_dir,
             driver: DriverChoice::Auto,
             qemu_binary: PathBuf::from("qemu-system-x86_64"),
+            firecracker_binary: PathBuf::from("firecracker"),
+            jail: None,
             // Most guests idle; four to one lets a laptop of two cores hold a handful of them.
             cpu_overcommit: 4,
             network: NetworkChoice::User,
             bridge_range: Subnet::around(Ipv4Addr::new(10, 77, 0, 0), 16),
+            mount_allow: Vec::new(),
         }
     }
 }

@@ -5,12 +5,17 @@
 //! and the directory flushed too. A crash leaves the old or the new, and perhaps a dotted leftover,
 //! which the next start sweeps away.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::fs::OFlags;
 use uuid::Uuid;
+
+use crate::fault;
 
 /// A file or directory of ours could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -101,19 +106,76 @@ pub(crate) fn create_readable(path: &Path) -> Result<File, StorageError> {
 /// Writes a file such that every reader, and every crash, finds either the old or the new content.
 pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<(), StorageError> {
     let directory = parent(path);
-    let draft = draft_in(directory);
+    let making = Making::begin(draft_in(directory));
+    let draft = making.path();
     let written = (|| {
-        let mut file = create_private(&draft)?;
+        let mut file = create_private(draft)?;
         file.write_all(content).context("write", path)?;
         file.sync_all().context("write", path)?;
-        fs::rename(&draft, path).context("write", path)
+        fault::point("write.drafted");
+        fs::rename(draft, path).context("write", path)
     })();
     if written.is_err() {
         // Best effort: what remains is swept at the next start.
-        let _ = fs::remove_file(&draft);
+        let _ = fs::remove_file(draft);
     }
     written?;
+    fault::point("write.renamed");
     sync_dir(directory)
+}
+
+/// Reads a file of ours that is no longer than `most` bytes. What is no file, a pipe that somebody
+/// put in its place say, is an error and not waited for.
+pub(crate) fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // Without O_NONBLOCK, to open a pipe is to wait for whoever writes to it; of a file, it means
+    // nothing.
+    let mut open = OpenOptions::new();
+    let flags = OFlags::NONBLOCK.bits() | OFlags::NOCTTY.bits();
+    let file = open.read(true).custom_flags(flags as i32).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    if metadata.len() > most {
+        return Err(io::Error::other(format!("it is longer than {most} bytes")));
+    }
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// What is being made now, and therefore is no leftover although its name starts with a dot.
+static IN_THE_MAKING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn in_the_making() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    IN_THE_MAKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether somebody is at work on this path, or on what is above it.
+pub(crate) fn is_in_the_making(path: &Path) -> bool {
+    let making = in_the_making();
+    path.ancestors().any(|above| making.contains(above))
+}
+
+/// A path that is being worked on for as long as this lives.
+#[derive(Debug)]
+struct Making(PathBuf);
+
+impl Making {
+    fn begin(path: PathBuf) -> Self {
+        in_the_making().insert(path.clone());
+        Self(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        in_the_making().remove(&self.0);
+    }
 }
 
 /// Flushes a directory, so that a rename in it survives a loss of power.
@@ -126,20 +188,23 @@ pub(crate) fn sync_dir(directory: &Path) -> Result<(), StorageError> {
 /// A directory in the making, which is removed unless it is put in its place.
 #[derive(Debug)]
 pub(crate) struct DraftDir {
-    path: PathBuf,
+    making: Making,
     kept: bool,
 }
 
 impl DraftDir {
     /// Begins a directory that will appear in `directory`.
     pub(crate) fn begin(directory: &Path) -> Result<Self, StorageError> {
-        let path = draft_in(directory);
-        make_private_dir(&path)?;
-        Ok(Self { path, kept: false })
+        let making = Making::begin(draft_in(directory));
+        make_private_dir(making.path())?;
+        Ok(Self {
+            making,
+            kept: false,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.making.path()
     }
 
     /// Lets the directory appear under its name, whole and flushed.
@@ -147,10 +212,10 @@ impl DraftDir {
     /// # Errors
     /// Fails when something of that name is there already, and when the disk refuses.
     pub(crate) fn appear_as(mut self, place: &Path) -> Result<(), StorageError> {
-        sync_dir(&self.path)?;
+        sync_dir(self.path())?;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
-            &self.path,
+            self.path(),
             rustix::fs::CWD,
             place,
             rustix::fs::RenameFlags::NOREPLACE,
@@ -164,9 +229,9 @@ impl DraftDir {
 impl Drop for DraftDir {
     fn drop(&mut self) {
         if !self.kept
-            && let Err(error) = fs::remove_dir_all(&self.path)
+            && let Err(error) = fs::remove_dir_all(self.path())
         {
-            let path = self.path.display();
+            let path = self.path().display();
             tracing::warn!(%path, %error, "a leftover stays until the next start");
         }
     }
@@ -175,15 +240,56 @@ impl Drop for DraftDir {
 /// Removes a directory such that it is there or gone, never half there under its name. That
 /// somebody else has removed it is no error.
 pub(crate) fn remove_dir_atomic(place: &Path) -> Result<(), StorageError> {
-    let doomed = draft_in(parent(place));
-    match fs::rename(place, &doomed) {
+    let making = Making::begin(draft_in(parent(place)));
+    let doomed = making.path();
+    match fs::rename(place, doomed) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         renamed => renamed.context("remove", place)?,
     }
-    if let Err(error) = fs::remove_dir_all(&doomed) {
+    fault::point("remove.renamed");
+    if let Err(error) = fs::remove_dir_all(doomed) {
         tracing::warn!(path = %doomed.display(), %error, "a leftover stays until the next start");
     }
     Ok(())
+}
+
+/// Lets two files of one directory change their names, in one step.
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), StorageError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).context("replace", other)?;
+    sync_dir(parent(other))
+}
+
+/// A file in the making, or one on its way out, beside the place of another. It is removed with
+/// this.
+#[derive(Debug)]
+pub(crate) struct DraftFile {
+    making: Making,
+}
+
+impl DraftFile {
+    /// A name for a file in `directory`; nothing is there yet.
+    pub(crate) fn begin(directory: &Path) -> Self {
+        Self {
+            making: Making::begin(draft_in(directory)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.making.path()
+    }
+}
+
+impl Drop for DraftFile {
+    fn drop(&mut self) {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = self.path().display();
+                tracing::warn!(%path, %error, "a leftover stays until the next start");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Removes what interrupted work left in a directory: everything whose name starts with a dot.
@@ -261,6 +367,37 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm.json");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = read_regular(&path, 100).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+        assert!(
+            read_regular(dir.path(), 100).is_err(),
+            "a directory was read"
+        );
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read_regular(&path, 10).unwrap(), b"0123456789");
+        assert!(
+            read_regular(&path, 9).is_err(),
+            "more was read than is allowed"
+        );
+    }
+
+    #[test]
+    fn what_is_being_made_is_known_until_it_is_there_or_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let draft = DraftDir::begin(dir.path()).unwrap();
+        let path = draft.path().to_owned();
+        assert!(is_in_the_making(&path) && is_in_the_making(&path.join("disk")));
+        draft.appear_as(&dir.path().join("vm")).unwrap();
+        assert!(!is_in_the_making(&path) && !is_in_the_making(dir.path()));
+    }
+
+    #[test]
     fn a_draft_directory_that_is_given_up_disappears() {
         let dir = tempfile::tempdir().unwrap();
         let draft = DraftDir::begin(dir.path()).unwrap();
@@ -293,6 +430,20 @@ mod tests {
         remove_dir_atomic(&place).unwrap();
         remove_dir_atomic(&place).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn two_files_change_places_and_a_draft_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("disk");
+        fs::write(&place, "old").unwrap();
+        let draft = DraftFile::begin(dir.path());
+        fs::write(draft.path(), "new").unwrap();
+        exchange(draft.path(), &place).unwrap();
+        assert_eq!(fs::read(&place).unwrap(), b"new");
+        assert_eq!(fs::read(draft.path()).unwrap(), b"old");
+        drop(draft);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

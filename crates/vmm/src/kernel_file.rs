@@ -6,6 +6,7 @@
 //! So a bzImage is unpacked once, at import, when we know how.
 
 use std::borrow::Cow;
+use std::env::consts::ARCH;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -26,6 +27,8 @@ pub enum KernelFormat {
     /// x86's packed form, which unpacks itself.
     #[serde(rename = "bzimage")]
     BzImage,
+    /// arm64's `Image`, a PE file.
+    Pe,
 }
 
 impl fmt::Display for KernelFormat {
@@ -33,6 +36,7 @@ impl fmt::Display for KernelFormat {
         f.write_str(match self {
             Self::Elf => "elf",
             Self::BzImage => "bzimage",
+            Self::Pe => "pe",
         })
     }
 }
@@ -48,7 +52,7 @@ pub enum NotBootable {
     )]
     Unknown,
     /// It is for another processor.
-    #[error("this kernel is for {0}, and this host runs x86-64 kernels")]
+    #[error("this kernel is for {0}, and this host is {ARCH}; give one for the host's processor")]
     Architecture(&'static str),
     /// It has no entry point for virtual machines.
     #[error(
@@ -70,16 +74,29 @@ pub(crate) struct Bootable<'a> {
 
 /// Recognises a kernel and brings it into the form in which it boots best.
 pub(crate) fn prepare(file: &[u8]) -> Result<Bootable<'_>, NotBootable> {
+    prepare_for(ARCH, file)
+}
+
+fn prepare_for<'a>(arch: &str, file: &'a [u8]) -> Result<Bootable<'a>, NotBootable> {
+    // The arm64 boot protocol puts "ARM\x64" there (Documentation/arch/arm64/booting).
+    let is_arm = file.get(0x38..0x3c) == Some(b"ARM\x64");
+    match (is_arm, arch == "aarch64") {
+        (true, true) => {
+            return Ok(Bootable {
+                format: KernelFormat::Pe,
+                bytes: file.into(),
+            });
+        }
+        (true, false) => return Err(NotBootable::Architecture("arm64")),
+        (false, true) => return Err(NotBootable::Unknown),
+        (false, false) => {}
+    }
     if file.starts_with(b"\x7fELF") {
         check_elf(file)?;
         return Ok(Bootable {
             format: KernelFormat::Elf,
             bytes: file.into(),
         });
-    }
-    // The arm64 boot protocol puts "ARM\x64" there (Documentation/arch/arm64/booting).
-    if file.get(0x38..0x3c) == Some(b"ARM\x64") {
-        return Err(NotBootable::Architecture("arm64"));
     }
     // The x86 boot protocol puts a flag and "HdrS" there (Documentation/arch/x86/boot).
     if file.get(0x1fe..0x200) != Some(b"\x55\xaa") || file.get(0x202..0x206) != Some(b"HdrS") {

@@ -25,6 +25,7 @@ use crate::shelf::{self, Item, RemoveError, Shelf};
 
 pub(crate) const KERNEL_FILE: &str = "kernel";
 pub(crate) const MODULES_FILE: &str = "modules.cpio";
+pub(crate) const MOUNT_MODULES_FILE: &str = "mount-modules.cpio";
 
 /// A kernel on this host.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,9 @@ pub struct Kernel {
     pub created_at: Timestamp,
     /// The files of the modules to load, in order, by what the guest finds its devices on.
     pub modules: BTreeMap<Bus, Vec<String>>,
+    /// The same, for a guest that shares directories of its host.
+    #[serde(default)]
+    pub mount_modules: Vec<String>,
 }
 
 impl Item for Kernel {
@@ -64,7 +68,8 @@ impl Item for Kernel {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernel {
-    /// A file on the host, absolute: an ELF `vmlinux` or a bzImage for x86-64. It has to have the
+    /// A file on the host, absolute: an ELF `vmlinux` or a bzImage for x86-64, an `Image` for
+    /// arm64; for the host's own processor. It has to have the
     /// drivers for virtio devices and ext4 built in.
     pub source: PathBuf,
     /// What to call it.
@@ -101,10 +106,19 @@ pub struct Kernels {
 pub(crate) struct KernelFiles {
     pub(crate) kernel: PathBuf,
     pub(crate) modules_archive: PathBuf,
+    /// Absent when they are built in, or unknown.
+    pub(crate) mount_modules_archive: Option<PathBuf>,
+    pub(crate) mount_modules: Vec<String>,
+    pub(crate) format: KernelFormat,
     modules: BTreeMap<Bus, Vec<String>>,
 }
 
 impl KernelFiles {
+    /// Whether it has what a guest needs there: in modules, or built in, as imported ones have.
+    pub(crate) fn knows(&self, bus: Bus) -> bool {
+        self.modules.is_empty() || self.modules.contains_key(&bus)
+    }
+
     /// The files of the modules to load, in order.
     pub(crate) fn modules_on(&self, bus: Bus) -> &[String] {
         self.modules.get(&bus).map_or(&[], Vec::as_slice)
@@ -155,20 +169,29 @@ impl Kernels {
         &self.shelf
     }
 
-    /// The files that a start with this kernel needs.
-    pub(crate) fn files(&self, name: &ItemName) -> Result<KernelFiles, UnknownKernel> {
-        let Some(kernel) = self.shelf.get(name) else {
+    /// The kernel of this name.
+    pub(crate) fn known(&self, name: &ItemName) -> Result<Kernel, UnknownKernel> {
+        self.shelf.get(name).ok_or_else(|| {
             let known = self.shelf.list().unwrap_or_default();
             let known = known.into_iter().map(|kernel| kernel.name).collect();
-            return Err(UnknownKernel {
+            UnknownKernel {
                 name: name.to_string(),
                 known,
-            });
-        };
+            }
+        })
+    }
+
+    /// The files that a start with this kernel needs.
+    pub(crate) fn files(&self, name: &ItemName) -> Result<KernelFiles, UnknownKernel> {
+        let kernel = self.known(name)?;
         let directory = self.shelf.directory(name);
         Ok(KernelFiles {
             kernel: directory.join(KERNEL_FILE),
             modules_archive: directory.join(MODULES_FILE),
+            mount_modules_archive: (!kernel.mount_modules.is_empty())
+                .then(|| directory.join(MOUNT_MODULES_FILE)),
+            mount_modules: kernel.mount_modules,
+            format: kernel.format,
             modules: kernel.modules,
         })
     }
@@ -196,12 +219,13 @@ fn import(shelf: &Shelf<Kernel>, request: ImportKernel) -> Result<Kernel, Import
     let kernel = Kernel {
         name,
         format: bootable.format,
-        arch: "x86_64".to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
         size_bytes: bootable.bytes.len() as u64,
         sha256: shelf::sha256(&path)?,
         source: source.display().to_string(),
         created_at: Timestamp::now(),
         modules: BTreeMap::new(),
+        mount_modules: Vec::new(),
     };
     match shelf.put(draft, &kernel) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

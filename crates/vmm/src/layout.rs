@@ -2,12 +2,18 @@
 //!
 //! ```text
 //! DATA/lock                    held by the daemon that uses the directory
+//! DATA/network.json            the bridge's subnet, and which VM has which address of it
 //! DATA/vms/NAME/vm.json        what is known of the VM
 //!               disk.ext4      its root disk, sparse
 //!               initrd         what its kernel starts with: guest program, modules, configuration
 //!               console.log    what its kernel and init said, the last of it
 //!               vmm.pid        the process id, written by the driver's process
+//!               vmm.log        what the driver's process said of itself
 //!               *.sock         to the driver (control) and to the guest
+//!               snapshots/SNAPSHOT/  snapshot.json, disk.ext4, and the driver's files of memory
+//!               jail, cgroup   links to what a jailed VM has elsewhere
+//! DATA/jail/                   the roots of jailed VMs
+//! DATA/jail-users.json         which user each of them has
 //! DATA/images/NAME/            image.json, root.ext4
 //! DATA/blobs/SHA256            layers of images, as they came from registries
 //! DATA/kernels/NAME/           kernel.json, kernel, modules.cpio
@@ -24,6 +30,9 @@ use crate::name::VmName;
 /// The longest path that a Unix socket can have (unix(7): `sun_path` holds 108 bytes with the
 /// final zero).
 const MAX_SOCKET_PATH: usize = 107;
+
+/// The link, beside a VM's sockets outside of its directory, to the VM's directory.
+pub(crate) const OWNER: &str = "owner";
 
 /// A data directory.
 #[derive(Debug, Clone)]
@@ -46,6 +55,10 @@ impl Layout {
         self.root.join("lock")
     }
 
+    pub(crate) fn network(&self) -> PathBuf {
+        self.root.join("network.json")
+    }
+
     pub(crate) fn vms(&self) -> PathBuf {
         self.root.join("vms")
     }
@@ -63,7 +76,11 @@ impl Layout {
     }
 
     pub(crate) fn vm(&self, name: &VmName) -> VmDir {
-        let path = self.vms().join(name.as_str());
+        self.vm_in(self.vms().join(name.as_str()))
+    }
+
+    /// A directory that is used as a VM's is.
+    pub(crate) fn vm_in(&self, path: PathBuf) -> VmDir {
         let sockets = self.sockets_of(&path);
         VmDir { path, sockets }
     }
@@ -85,6 +102,19 @@ pub(crate) fn runtime_dir() -> PathBuf {
         return PathBuf::from("/run");
     }
     env::var_os("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from)
+}
+
+/// The directories of sockets that belong to VMs in `vms`, each with the directory of its VM, which
+/// may be gone.
+pub(crate) fn socket_dirs_of(vms: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    let entries = std::fs::read_dir(runtime_dir()).into_iter().flatten();
+    entries.filter_map(move |entry| {
+        let directory = entry.ok()?.path();
+        let name = directory.file_name()?.as_encoded_bytes();
+        let owner = std::fs::read_link(directory.join(OWNER)).ok()?;
+        let ours = name.starts_with(b"hostler-") && owner.parent() == Some(vms);
+        ours.then_some((directory, owner))
+    })
 }
 
 /// The directory of one VM.
@@ -112,6 +142,10 @@ impl VmDir {
         disk_in(&self.path)
     }
 
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
+    }
+
     pub(crate) fn initrd(&self) -> PathBuf {
         self.path.join("initrd")
     }
@@ -126,6 +160,11 @@ impl VmDir {
 
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.sockets.join("control.sock")
+    }
+
+    /// Where a VM's process meets the one that serves its directory of this number.
+    pub(crate) fn share_socket(&self, index: usize) -> PathBuf {
+        self.sockets.join(format!("share{index}.sock"))
     }
 
     pub(crate) fn guest_socket(&self) -> PathBuf {

@@ -9,9 +9,11 @@
 //!    │          ├─ record      vm.json, whole or not there
 //!    │          └─ keeper      watches the process and the guest
 //!    ├─ registry, capacity, ports     what is taken, and by whom
-//!    ├─ driver ── QEMU                processes, and the conversation with them
+//!    ├─ driver ── Firecracker, QEMU   processes, and the conversation with them
+//!    ├─ network                       user mode, or a bridge with leases, taps and rules
 //!    ├─ guest                         the conversation with our program inside the VM
-//!    └─ images, kernels, disk         what VMs start from
+//!    ├─ images, kernels, disk         what VMs start from
+//!    └─ snapshots                     what VMs were, and can be again
 //! ```
 //!
 //! VMs outlive the daemon: each is a process of its own, and [`Machines::open`] finds those again
@@ -49,29 +51,36 @@ mod initrd;
 mod kernel_file;
 mod kernels;
 mod layout;
+mod leaks;
 mod lifecycle;
 mod lz4;
 mod machines;
+mod metrics;
 mod model;
+mod mounts;
 mod name;
 mod network;
 mod ports;
 mod process;
+mod processes;
 mod record;
 mod registry;
+mod restart;
 mod shelf;
 mod slot;
+mod snapshots;
 mod spec;
 mod status;
 mod tool;
 
 pub use capacity::{InsufficientCapacity, Resource, Resources};
-pub use config::{Config, DriverChoice, NetworkChoice};
+pub use config::{Config, DriverChoice, JailConfig, NetworkChoice};
 pub use dialogue::Broken;
-pub use driver::{Bus, Capabilities, LaunchError, LinkError};
+pub use driver::{Bus, Capabilities, LaunchError, LinkError, SaveError};
 pub use errors::{
-    CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
-    UnknownImage, UnknownKernel, Unsupported,
+    CreateError, DeleteError, DeleteSnapshotError, ListSnapshotsError, NoDriver, NotFound,
+    PauseError, PortForwardError, RestoreError, SnapshotError, StartError, StopError, UnknownImage,
+    UnknownKernel, Unsupported,
 };
 pub use files::StorageError;
 pub use images::{
@@ -80,12 +89,17 @@ pub use images::{
 };
 pub use kernel_file::{KernelFormat, NotBootable};
 pub use kernels::{ImportKernel, ImportKernelError, Kernel, Kernels};
+pub use leaks::{Leak, LeakKind};
 pub use machines::{Machines, OpenError};
+pub use metrics::{HostMetrics, VmMetrics};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
-pub use name::{InvalidName, ItemName, VmName};
-pub use network::{InvalidSubnet, Subnet};
+pub use mounts::MountError;
+pub use name::{InvalidName, ItemName, SnapshotName, VmName};
+pub use network::{BridgeStatus, InvalidSubnet, NetworkError, NetworkStatus, Subnet};
 pub use ports::PortError;
+pub use restart::RestartPolicy;
 pub use shelf::RemoveError;
+pub use snapshots::{Damaged, Incompatible, NoSuchSnapshot, Snapshot};
 pub use spec::InvalidField;
 pub use status::{DriverStatus, Health, HostStatus};
 pub use tool::ToolError;

@@ -4,41 +4,54 @@
 //! Whatever changes a VM is carried to its end even if the one who asked loses interest.
 
 mod create;
+mod drivers;
 mod forward;
 mod keeper;
 mod open;
 mod power;
+mod restart;
+mod restore;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::MutexGuard;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::blocking::finish;
 use crate::capacity::Capacity;
-use crate::config::Config;
-use crate::driver::Driver;
+use crate::config::{Config, NetworkChoice};
+use crate::driver::{Capabilities, Driver, Network};
 use crate::errors::{
-    CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
+    CreateError, DeleteError, DeleteSnapshotError, ListSnapshotsError, NoDriver, NotFound,
+    PauseError, PortForwardError, RestoreError, SnapshotError, StartError, StopError,
 };
 use crate::files::StorageError;
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
-use crate::model::{CreateVm, PortForward, Vm, VmState};
+use crate::leaks::{self, Holds, Leak, Owner, Owners};
+use crate::lifecycle::Phase;
+use crate::metrics::{self, HostMetrics, Subject};
+use crate::model::{CreateVm, DriverKind, Mount, PortForward, Vm, VmState};
+use crate::mounts::{self, MountError};
+use crate::name::SnapshotName;
+use crate::network::Networks;
 use crate::ports::PortBook;
 use crate::registry::Registry;
 use crate::slot::{Presence, Slot};
-use crate::status::{self, DriverStatus, Health, HostStatus};
+use crate::snapshots::{Snapshot, Snapshots};
+use crate::status::{self, Health, HostStatus};
 
+use self::drivers::Drivers;
 pub use self::open::OpenError;
 use self::power::remove_traces;
-
-/// The link, beside a VM's sockets, to the VM's directory.
-const OWNER: &str = "owner";
 
 /// The VMs of this host. Clones are one and the same.
 #[derive(Clone)]
@@ -51,19 +64,40 @@ struct Inner {
     layout: Layout,
     registry: Arc<Registry>,
     ports: Arc<PortBook>,
+    networks: Arc<Networks>,
     images: Images,
     kernels: Kernels,
-    driver: Result<Arc<dyn Driver>, NoDriver>,
-    drivers: Vec<DriverStatus>,
+    drivers: Drivers,
     /// VMs whose records could not be read, by name, and why.
     damaged: BTreeMap<String, String>,
+    /// Starts VMs again that ended and should not have; from when the host is open.
+    restarter: OnceLock<AbortOnDropHandle<()>>,
     /// Held for as long as this lives: a second daemon is refused.
     _lock: File,
 }
 
 impl Inner {
+    /// What runs new VMs.
     fn driver(&self) -> Result<Arc<dyn Driver>, NoDriver> {
-        self.driver.clone()
+        self.drivers.chosen.clone()
+    }
+
+    /// What runs a VM that was made for this driver.
+    fn driver_of(&self, kind: DriverKind) -> Result<Arc<dyn Driver>, NoDriver> {
+        self.drivers.of(kind)
+    }
+
+    /// What a driver can do as this host is set up: on a bridge, ports lead into VMs by the host's
+    /// rules, whatever their drivers can do.
+    fn capabilities(&self, driver: &dyn Driver) -> Capabilities {
+        let mut can = driver.capabilities();
+        can.port_forwards |= self.config.network == NetworkChoice::Bridge;
+        can
+    }
+
+    /// Gets hold of a directory that a VM shares, if it may.
+    fn hold(&self, mount: &Mount) -> Result<OwnedFd, MountError> {
+        mounts::hold(mount, &self.config.mount_allow, self.layout.root())
     }
 
     fn capacity(&self) -> Result<Capacity, StorageError> {
@@ -108,7 +142,8 @@ impl Machines {
     /// not free; nothing is left behind.
     pub async fn create(&self, request: CreateVm) -> Result<Vm, CreateError> {
         let inner = self.inner.clone();
-        finish(async move { create::create(&inner, request).await }).await
+        let span = tracing::info_span!("vm", name = %request.name);
+        finish(async move { create::create(&inner, request).await }.instrument(span)).await
     }
 
     /// All VMs, by name.
@@ -139,7 +174,9 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::start(&inner, &slot).await
+            slot.note(|record| record.restarts.forget()).await;
+            let span = slot.span();
+            power::start(&inner, &slot).instrument(span).await
         })
         .await
     }
@@ -154,12 +191,114 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::stop(&slot, timeout).await
+            let span = slot.span();
+            power::stop(&slot, timeout).instrument(span).await
         })
         .await
     }
 
-    /// Deletes a VM with its disk; one that runs only with `force`. Returns what it was last.
+    /// Pauses a VM: its processors stand still until it is resumed, started or stopped. One that
+    /// stands still is left as it is.
+    ///
+    /// # Errors
+    /// When it does not run; nothing has changed then.
+    pub async fn pause(&self, name: &str) -> Result<Vm, PauseError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            power::pause(&slot).await
+        })
+        .await
+    }
+
+    /// Lets a paused VM go on. One that runs is left as it is.
+    ///
+    /// # Errors
+    /// When it is not there to go on; nothing has changed then.
+    pub async fn resume(&self, name: &str) -> Result<Vm, PauseError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            power::resume(&slot).await
+        })
+        .await
+    }
+
+    /// Takes a snapshot of a VM under this name, or one that says when. A VM that runs stands
+    /// still for as long as its memory and its disk are copied, and then goes on.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, there is no room, or the VM or its driver cannot; nothing
+    /// is left behind, and the VM is what it was.
+    pub async fn snapshot(
+        &self,
+        name: &str,
+        snapshot: Option<SnapshotName>,
+    ) -> Result<Snapshot, SnapshotError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            snapshot::take(&inner, &slot, snapshot).await
+        })
+        .await
+    }
+
+    /// The snapshots of a VM, by name.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, or its directory cannot be read.
+    pub async fn snapshots(&self, name: &str) -> Result<Vec<Snapshot>, ListSnapshotsError> {
+        let slot = self.inner.slot(name)?;
+        let snapshots = Snapshots::of(&slot.record().spec.name, &slot.dir);
+        Ok(crate::blocking::run(move || snapshots.list()).await?)
+    }
+
+    /// Lets a VM be what it was when a snapshot was taken: its disk, and if it ran then its memory,
+    /// and it runs on from there. One that has a process only with `force`, which ends that.
+    ///
+    /// # Errors
+    /// When the snapshot is not there, damaged, or of something else than the VM and the host are
+    /// now; nothing has changed then. When the process does not come up all the same, the VM is
+    /// stopped, with the disk that it had.
+    pub async fn restore(
+        &self,
+        name: &str,
+        snapshot: &str,
+        force: bool,
+    ) -> Result<Vm, RestoreError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        let snapshot = snapshot.to_owned();
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            restore::restore(&inner, &slot, &snapshot, force).await
+        })
+        .await
+    }
+
+    /// Deletes a snapshot, damaged or not.
+    ///
+    /// # Errors
+    /// When there is no such VM or snapshot, or the disk refuses.
+    pub async fn delete_snapshot(
+        &self,
+        name: &str,
+        snapshot: &str,
+    ) -> Result<(), DeleteSnapshotError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        let snapshot = snapshot.to_owned();
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            snapshot::delete(&inner, &slot, &snapshot).await
+        })
+        .await
+    }
+
+    /// Deletes a VM with its disk and its snapshots; one that runs only with `force`. Returns what it was last.
     ///
     /// # Errors
     /// When there is no VM of that name, it runs, or the disk refuses.
@@ -175,7 +314,9 @@ impl Machines {
                 (found, _) => found?,
             };
             let mut turn = turn(&slot, &name).await?;
-            create::delete(&inner, &slot, &mut turn, force).await
+            let span = slot.span();
+            let deleting = create::delete(&inner, &slot, &mut turn, force);
+            deleting.instrument(span).await
         })
         .await
     }
@@ -227,7 +368,8 @@ impl Machines {
         Ok(HostStatus {
             hostname: status::hostname(),
             arch: std::env::consts::ARCH.to_owned(),
-            drivers: inner.drivers.clone(),
+            drivers: inner.drivers.status.clone(),
+            network: inner.networks.status(),
             total: capacity.total,
             used,
             available: capacity.available(used),
@@ -239,12 +381,63 @@ impl Machines {
         })
     }
 
+    /// What is on the host and belongs to no VM; nothing, on a healthy host.
+    pub async fn leaks(&self) -> Vec<Leak> {
+        let mut leaks = leaks::look(|| self.owners()).await;
+        leaks.extend(self.inner.networks.leaks().await);
+        leaks
+    }
+
+    fn owners(&self) -> Owners {
+        let inner = &self.inner;
+        let vms = inner.registry.all().into_iter().map(|slot| {
+            let record = slot.record();
+            // Whoever has the turn is changing what the VM holds.
+            let holds = match (slot.turn.try_lock(), &record.phase) {
+                (Err(_), _) | (_, Phase::Starting { .. }) => Holds::Anything,
+                (Ok(_), Phase::Live(live)) => Holds::Process(live.process.birth.clone()),
+                (Ok(_), Phase::Idle(_)) => Holds::Nothing,
+            };
+            let owner = Owner {
+                id: record.spec.id,
+                dir: slot.dir.clone(),
+                holds,
+            };
+            (record.spec.name, owner)
+        });
+        Owners {
+            layout: inner.layout.clone(),
+            vms: vms.collect(),
+            damaged: inner.damaged.keys().cloned().collect(),
+        }
+    }
+
+    /// What the host and its VMs use at this moment.
+    ///
+    /// # Errors
+    /// When the data directory cannot be looked at.
+    pub async fn metrics(&self) -> Result<HostMetrics, StorageError> {
+        let inner = &self.inner;
+        let (capacity, used) = (inner.capacity()?, inner.registry.used());
+        let subject = |slot: Arc<Slot>| {
+            let record = slot.record();
+            Subject {
+                vm: record.view(),
+                hostname: record.spec.hostname.to_string(),
+                dir: slot.dir.clone(),
+                process: record.phase.live().map(|live| live.process.clone()),
+            }
+        };
+        let vms = inner.registry.all().into_iter().map(subject).collect();
+        Ok(crate::blocking::run(move || metrics::measure(capacity, used, vms)).await)
+    }
+
     /// Whether the host works. Takes no lock and no time.
     pub fn health(&self) -> Health {
         let inner = &self.inner;
         let mut reasons = Vec::new();
         reasons.extend(status::data_dir_problem(inner.layout.root()));
-        reasons.extend(inner.driver.as_ref().err().map(ToString::to_string));
+        reasons.extend(inner.drivers.chosen.as_ref().err().map(ToString::to_string));
         reasons.extend(inner.damaged.values().cloned());
         if reasons.is_empty() {
             Health::Healthy
@@ -254,8 +447,8 @@ impl Machines {
     }
 
     /// The bare command that boots a VM's disk, kernel and configuration in the foreground, without
-    /// anything of ours around it: what a start costs beyond this is our own doing. Run it only
-    /// while the VM is stopped.
+    /// anything of ours around it: what a start costs beyond this is our own doing. It has a
+    /// network in user mode. Run it only while the VM is stopped.
     ///
     /// # Errors
     /// As [`Machines::start`].
@@ -263,8 +456,11 @@ impl Machines {
         let inner = &self.inner;
         let slot = inner.slot(name)?;
         let _turn = turn(&slot, name).await?;
-        let driver = inner.driver()?;
-        let blueprint = power::blueprint(inner, &*driver, &slot).await?;
+        let driver = inner.driver_of(slot.record().spec.driver)?;
+        let network = Network::User {
+            port_forwards: slot.record().port_forwards,
+        };
+        let blueprint = power::blueprint(inner, &*driver, &slot, network).await?;
         Ok(driver.bare_command(&blueprint))
     }
 }

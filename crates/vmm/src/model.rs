@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::name::{ItemName, VmName};
+use crate::restart::RestartPolicy;
 
 /// A VM's identity for its whole life; never used again, while a name may be.
 #[derive(
@@ -26,6 +27,14 @@ pub struct VmId(#[schemars(with = "String", extend("format" = "uuid"))] Uuid);
 impl VmId {
     pub(crate) fn generate() -> Self {
         Self(Uuid::now_v7())
+    }
+}
+
+impl std::str::FromStr for VmId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
     }
 }
 
@@ -64,7 +73,8 @@ pub struct CreateVm {
     /// The kernel to boot; absent: the host's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel: Option<ItemName>,
-    /// What shall run it; absent: what the host uses. A host uses one driver for all its VMs.
+    /// What shall run it, where the host was left to choose and it works there; absent: what the
+    /// host uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<DriverKind>,
     /// An OpenSSH public key (one line) that may log in as root; absent: nobody may.
@@ -84,6 +94,15 @@ pub struct CreateVm {
     /// stopped it.
     #[serde(default)]
     pub auto_start: bool,
+    /// When it is started again after it ended without being asked to.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    /// How many restarts in a row, 1 to 1000, before it is left in state `error`. The first waits a
+    /// second, each further one twice as long, none longer than a minute; ten minutes without
+    /// trouble begin a new row.
+    #[serde(default = "defaults::restart_limit")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub restart_limit: u32,
 }
 
 impl CreateVm {
@@ -103,6 +122,8 @@ impl CreateVm {
             mounts: Vec::new(),
             port_forwards: Vec::new(),
             auto_start: false,
+            restart_policy: RestartPolicy::Never,
+            restart_limit: defaults::restart_limit(),
         }
     }
 }
@@ -120,6 +141,10 @@ mod defaults {
 
     pub(super) fn disk_size_mb() -> u64 {
         1024
+    }
+
+    pub(super) fn restart_limit() -> u32 {
+        crate::restart::DEFAULT_LIMIT
     }
 
     pub(super) fn bind() -> Ipv4Addr {
@@ -152,8 +177,9 @@ pub struct Vm {
     pub kernel: ItemName,
     /// What runs it.
     pub driver: DriverKind,
-    /// The guest's address in its own private network; from outside it is reached through
-    /// `port_forwards`.
+    /// The guest's address. In user mode it is one in a network of its own; in bridge mode one on
+    /// the host's bridge, where the host itself reaches it too. From outside it is reached
+    /// through `port_forwards`.
     pub ip_address: Ipv4Addr,
     /// The guest's Ethernet address.
     pub mac_address: String,
@@ -168,6 +194,18 @@ pub struct Vm {
     pub port_forwards: Vec<PortForward>,
     /// Whether the VM starts by itself with the daemon.
     pub auto_start: bool,
+    /// When it is started again after it ended without being asked to.
+    #[serde(default)]
+    pub restart_policy: RestartPolicy,
+    /// How many restarts in a row before it is left in state `error`.
+    #[serde(default = "defaults::restart_limit")]
+    pub restart_limit: u32,
+    /// Restarts in a row so far.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When it is to be started again; absent when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_restart_at: Option<Timestamp>,
     /// When the VM was created.
     pub created_at: Timestamp,
     /// When the VM that runs now was started; absent when none runs.
@@ -197,6 +235,20 @@ pub enum VmState {
     Paused,
     /// It ended, or does not answer, for a reason that needs somebody's attention.
     Error,
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Paused => "paused",
+            Self::Error => "in error",
+        })
+    }
 }
 
 /// A program that can run VMs.

@@ -49,6 +49,17 @@ impl Birth {
         })
     }
 
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Whether this is among the process's arguments.
+    pub(crate) fn has_argument(&self, wanted: &str) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        line.split(|byte| *byte == 0)
+            .any(|argument| argument == wanted.as_bytes())
+    }
+
     /// Ends the process by its pid, for when no pidfd is to be had. Better a [`Watched`]: between
     /// the look at the process and the signal, its pid could go to another.
     pub(crate) fn kill(&self) {
@@ -60,7 +71,7 @@ impl Birth {
         }
     }
 
-    fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&self) -> bool {
         start_time_of_living(self.pid) == Some(self.start_time)
             && boot_id().as_ref() == Some(&self.boot_id)
     }
@@ -69,6 +80,7 @@ impl Birth {
 /// A living process that is being watched.
 #[derive(Debug)]
 pub(crate) struct Watched {
+    pid: i32,
     pidfd: AsyncFd<OwnedFd>,
 }
 
@@ -93,7 +105,17 @@ impl Watched {
                       OwnedFd's cannot; the other constructor is unsafe to call for any type"
         )]
         let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
-        Ok(Some(Self { pidfd }))
+        Ok(Some(Self {
+            pid: birth.pid,
+            pidfd,
+        }))
+    }
+
+    /// Whether SIGTERM would do anything: the first process of a pid namespace, as a jailed one is,
+    /// does not get what it has no handler for (pid_namespaces(7)).
+    pub(crate) fn heeds_term(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid));
+        status.map_or(true, |status| heeds_term(&status))
     }
 
     /// Waits until the process has ended.
@@ -112,6 +134,16 @@ impl Watched {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Reads `/proc/PID/status` (proc(5)).
+fn heeds_term(status: &str) -> bool {
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+    let pids = value("NSpid:").unwrap_or_default();
+    let is_first = pids.split_ascii_whitespace().nth(1).is_some()
+        && pids.split_ascii_whitespace().last() == Some("1");
+    let caught = value("SigCgt:").and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    !is_first || caught.is_some_and(|mask| mask & (1 << (Signal::TERM.as_raw() - 1)) != 0)
 }
 
 /// The start time of a process that runs; a zombie does not.
@@ -195,6 +227,17 @@ mod tests {
         assert!(birth.is_alive(), "a stranger was killed");
         birth.kill();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+
+    #[test]
+    fn the_first_process_of_a_namespace_heeds_only_what_it_handles() {
+        let status =
+            |pids: &str, caught: &str| format!("Name:\tx\nNSpid:\t{pids}\nSigCgt:\t{caught}\n");
+        assert!(heeds_term(&status("700", "0000000000000000")));
+        assert!(heeds_term(&status("700\t12", "0000000000000000")));
+        assert!(!heeds_term(&status("700\t1", "0000000000000000")));
+        assert!(heeds_term(&status("700\t1", "0000000000004000")));
+        assert!(heeds_term(""));
     }
 
     #[tokio::test]

@@ -3,15 +3,20 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Context as _, StorageError};
-use crate::lifecycle::Phase;
+use crate::lifecycle::{Ending, Phase};
 use crate::model::{PortForward, Vm};
+use crate::restart::{Cause, Restarts, Verdict};
 use crate::spec::Spec;
 
 /// The version of the file's form; a file of another version is not touched.
 const VERSION: u32 = 1;
+
+/// No record is longer, in bytes.
+const MAX_RECORD: u64 = 4 * 1024 * 1024;
 
 /// Everything that is known of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +26,9 @@ pub(crate) struct Record {
     pub(crate) spec: Spec,
     pub(crate) port_forwards: Vec<PortForward>,
     pub(crate) phase: Phase,
+    /// Absent in the records of earlier versions.
+    #[serde(default)]
+    pub(crate) restarts: Restarts,
 }
 
 impl Record {
@@ -30,13 +38,43 @@ impl Record {
             spec,
             port_forwards,
             phase: Phase::NEW,
+            restarts: Restarts::default(),
+        }
+    }
+
+    /// The process is gone, and it is decided what becomes of the VM.
+    pub(crate) fn ended(&mut self, ending: Ending, now: Timestamp) {
+        let Some(started_at) = self.phase.live().map(|live| live.started_at) else {
+            return;
+        };
+        let unwatched = ending == Ending::Unwatched;
+        self.phase.ended(ending, now);
+        if let Phase::Idle(idle) = &self.phase {
+            let cause = Cause::of(idle, unwatched);
+            self.decide(cause, Some(started_at), now);
+        }
+    }
+
+    /// A restart failed, and it is decided what becomes of the VM.
+    pub(crate) fn restart_failed(&mut self, reason: &str, now: Timestamp) {
+        self.phase.failed(reason.to_owned(), now);
+        self.decide(Cause::Failure, None, now);
+    }
+
+    fn decide(&mut self, cause: Cause, started_at: Option<Timestamp>, now: Timestamp) {
+        let rule = self.spec.restart;
+        if self.restarts.ended(rule, cause, started_at, now) == Verdict::GiveUp {
+            let times = self.restarts.in_a_row;
+            let last = self.phase.reason().unwrap_or("its guest shut down");
+            let reason = format!("started again {times} times in a row, and given up: {last}");
+            self.phase.failed(reason, now);
         }
     }
 
     /// Reads the record of the VM in `directory`.
     pub(crate) fn load(directory: &Path) -> Result<Self, LoadError> {
         let path = path_in(directory);
-        let bytes = std::fs::read(&path).context("read", &path)?;
+        let bytes = files::read_regular(&path, MAX_RECORD).context("read", &path)?;
         let record: Self = serde_json::from_slice(&bytes).map_err(|source| LoadError::Damaged {
             path: path.clone(),
             source,
@@ -72,6 +110,7 @@ impl Record {
             spec,
             port_forwards,
             phase,
+            restarts,
         } = self;
         let live = phase.live();
         Vm {
@@ -92,9 +131,13 @@ impl Record {
                 .as_ref()
                 .map(|key| key.as_str().to_owned()),
             dns_servers: spec.dns_servers.clone(),
-            mounts: Vec::new(),
+            mounts: spec.mounts.clone(),
             port_forwards: port_forwards.clone(),
             auto_start: spec.auto_start,
+            restart_policy: spec.restart.policy,
+            restart_limit: spec.restart.limit,
+            restarts: restarts.in_a_row,
+            next_restart_at: restarts.due,
             created_at: spec.created_at,
             started_at: live.map(|live| live.started_at),
             ready_at: live.and_then(|live| live.ready_at),
@@ -138,11 +181,14 @@ pub(crate) mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use jiff::Timestamp;
+    use jiff::SignedDuration;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::NetworkChoice;
+    use crate::model::VmState;
     use crate::model::{DriverKind, VmId};
+    use crate::restart::{RestartPolicy, RestartRule};
     use crate::spec::MacAddress;
 
     pub(crate) fn record() -> Record {
@@ -156,11 +202,14 @@ pub(crate) mod tests {
             image: "debian-minimal".parse().unwrap(),
             kernel: "debian-cloud".parse().unwrap(),
             driver: DriverKind::Qemu,
+            network: NetworkChoice::User,
             ip_address: "10.0.2.15".parse().unwrap(),
             mac_address: MacAddress::generate(),
             ssh_public_key: None,
             dns_servers: Vec::new(),
+            mounts: Vec::new(),
             auto_start: false,
+            restart: RestartRule::default(),
             created_at: Timestamp::from_second(1).unwrap(),
         };
         Record::new(spec, Vec::new())
@@ -207,6 +256,42 @@ pub(crate) mod tests {
             Record::load(&place),
             Err(LoadError::Version { version: 2, .. })
         ));
+    }
+
+    #[test]
+    fn a_record_of_a_version_before_restarts_is_read() {
+        let (_dir, place) = place();
+        let record = record();
+        let mut older = serde_json::to_value(&record).unwrap();
+        older.as_object_mut().unwrap().remove("restarts").unwrap();
+        let spec = older["spec"].as_object_mut().unwrap();
+        spec.remove("restart").unwrap();
+        fs::write(path_in(&place), older.to_string()).unwrap();
+        assert_eq!(Record::load(&place).unwrap(), record);
+    }
+
+    #[test]
+    fn a_vm_that_is_given_up_says_how_often_it_was_tried_and_what_happened_last() {
+        let mut record = record();
+        record.spec.restart = RestartRule {
+            policy: RestartPolicy::OnFailure,
+            limit: 1,
+        };
+        let now = Timestamp::UNIX_EPOCH;
+        record.restart_failed("its disk is full", now);
+        assert_eq!(
+            record.view().next_restart_at,
+            Some(now + SignedDuration::from_secs(1))
+        );
+        record.restarts.begun();
+        record.restart_failed("its disk is full", now);
+        let vm = record.view();
+        assert_eq!((vm.state, vm.next_restart_at), (VmState::Error, None));
+        let reason = vm.state_reason.unwrap();
+        assert!(
+            reason.contains("1 times") && reason.contains("full"),
+            "{reason}"
+        );
     }
 
     proptest! {

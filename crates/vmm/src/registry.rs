@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::sync::Notify;
+
 use crate::capacity::{Capacity, InsufficientCapacity, Resources};
 use crate::name::{ItemName, VmName};
 use crate::slot::Slot;
@@ -14,11 +16,17 @@ use crate::slot::Slot;
 #[derive(Default)]
 pub(crate) struct Registry {
     entries: RwLock<BTreeMap<VmName, Entry>>,
+    bell: Arc<Notify>,
 }
 
 enum Entry {
     Reserved(Share),
-    Present { share: Share, slot: Arc<Slot> },
+    Present {
+        share: Share,
+        /// What the VM's snapshots take of the host's disk, in MiB.
+        snapshots_mb: u64,
+        slot: Arc<Slot>,
+    },
 }
 
 /// What a VM takes of the host.
@@ -39,14 +47,52 @@ pub(crate) enum ReserveError {
 impl Registry {
     /// Enters a VM that was there before.
     pub(crate) fn enter(&self, slot: Arc<Slot>) {
+        slot.hang_bell(Arc::clone(&self.bell));
         let spec = slot.record().spec;
         let share = Share {
             resources: spec.resources(),
             image: spec.image,
             kernel: spec.kernel,
         };
-        self.write()
-            .insert(spec.name, Entry::Present { share, slot });
+        let entry = Entry::Present {
+            share,
+            snapshots_mb: 0,
+            slot,
+        };
+        self.write().insert(spec.name, entry);
+    }
+
+    /// Writes down what a VM's snapshots take of the disk now.
+    pub(crate) fn note_snapshots(&self, name: &VmName, taken_mb: u64) {
+        if let Some(Entry::Present { snapshots_mb, .. }) = self.write().get_mut(name) {
+            *snapshots_mb = taken_mb;
+        }
+    }
+
+    /// Reserves disk for one more snapshot of a VM, until [`Registry::note_snapshots`] says what
+    /// they really take.
+    pub(crate) fn reserve_snapshot(
+        &self,
+        name: &VmName,
+        disk_mb: u64,
+        capacity: Capacity,
+    ) -> Result<(), InsufficientCapacity> {
+        let mut entries = self.write();
+        let used = entries.values().map(Entry::resources).sum();
+        let asked = Resources {
+            disk_mb,
+            ..Resources::default()
+        };
+        capacity.admit(used, asked)?;
+        if let Some(Entry::Present { snapshots_mb, .. }) = entries.get_mut(name) {
+            *snapshots_mb = snapshots_mb.saturating_add(disk_mb);
+        }
+        Ok(())
+    }
+
+    /// Rung whenever a VM has ended.
+    pub(crate) fn bell(&self) -> Arc<Notify> {
+        Arc::clone(&self.bell)
     }
 
     /// Reserves a name and a share of the host for a VM in the making.
@@ -60,7 +106,7 @@ impl Registry {
         if entries.contains_key(name) {
             return Err(ReserveError::Exists);
         }
-        let used = entries.values().map(|entry| entry.share().resources).sum();
+        let used = entries.values().map(Entry::resources).sum();
         capacity
             .admit(used, share.resources)
             .map_err(ReserveError::Capacity)?;
@@ -94,10 +140,7 @@ impl Registry {
 
     /// What all VMs have reserved.
     pub(crate) fn used(&self) -> Resources {
-        self.read()
-            .values()
-            .map(|entry| entry.share().resources)
-            .sum()
+        self.read().values().map(Entry::resources).sum()
     }
 
     /// Runs a short piece of work that no VM may interfere with which is just being created: it is
@@ -126,6 +169,14 @@ impl Entry {
         match self {
             Self::Reserved(share) | Self::Present { share, .. } => share,
         }
+    }
+
+    fn resources(&self) -> Resources {
+        let mut resources = self.share().resources;
+        if let Self::Present { snapshots_mb, .. } = self {
+            resources.disk_mb = resources.disk_mb.saturating_add(*snapshots_mb);
+        }
+        resources
     }
 }
 

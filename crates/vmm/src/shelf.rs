@@ -17,6 +17,9 @@ use crate::files::{self, Context as _, DraftDir, StorageError};
 use crate::name::{ItemName, VmName};
 use crate::registry::{Registry, Share};
 
+/// No description is longer, in bytes.
+const MAX_DESCRIPTION: u64 = 1024 * 1024;
+
 /// What a shelf holds.
 pub(crate) trait Item: Serialize + DeserializeOwned + Send + 'static {
     /// What one is called, in messages.
@@ -107,7 +110,7 @@ impl<T: Item> Shelf<T> {
     /// Reads a description. What has none is a draft, or just gone.
     fn describe(&self, directory: &Path) -> Result<Option<T>, StorageError> {
         let path = directory.join(T::DESCRIPTION);
-        match fs::read(&path) {
+        match files::read_regular(&path, MAX_DESCRIPTION) {
             Ok(bytes) => {
                 let item = serde_json::from_slice(&bytes).map_err(io::Error::from);
                 item.context("understand", &path).map(Some)

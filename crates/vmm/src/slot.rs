@@ -8,9 +8,9 @@
 //!   the keeper, who has none;
 //! - the record itself is behind a lock that is held for a copy, so a look at a VM never waits.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::driver::Link;
@@ -28,6 +28,8 @@ pub(crate) struct Slot {
     pen: tokio::sync::Mutex<()>,
     record: RwLock<Record>,
     attachment: Mutex<Option<Attachment>>,
+    /// Rung when the VM has ended, once it is registered: somebody may have to start it again.
+    bell: OnceLock<Arc<Notify>>,
 }
 
 /// Whether the VM is still there for those who waited for their turn.
@@ -66,7 +68,26 @@ impl Slot {
             pen: tokio::sync::Mutex::new(()),
             record: RwLock::new(record),
             attachment: Mutex::new(None),
+            bell: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn hang_bell(&self, bell: Arc<Notify>) {
+        // A slot is registered once, and a second bell would be the same one.
+        let _ = self.bell.set(bell);
+    }
+
+    /// Says that the VM has ended.
+    pub(crate) fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            bell.notify_one();
+        }
+    }
+
+    /// What log lines about this VM carry.
+    pub(crate) fn span(&self) -> tracing::Span {
+        let record = self.record.read().unwrap_or_else(PoisonError::into_inner);
+        tracing::info_span!("vm", name = %record.spec.name, id = %record.spec.id)
     }
 
     /// A copy of the record.

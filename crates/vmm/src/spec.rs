@@ -9,10 +9,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::capacity::Resources;
-use crate::model::{CreateVm, DriverKind, PortForward, VmId};
+use crate::config::NetworkChoice;
+use crate::model::{CreateVm, DriverKind, Mount, PortForward, VmId};
+use crate::mounts;
 use crate::name::{ItemName, VmName};
+use crate::restart::RestartRule;
 
-/// Everything about a VM that stays the same for its whole life.
+/// Everything about a VM that stays the same for its whole life; its place on the network, from one
+/// start to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) name: VmName,
@@ -25,11 +29,18 @@ pub(crate) struct Spec {
     pub(crate) image: ItemName,
     pub(crate) kernel: ItemName,
     pub(crate) driver: DriverKind,
+    #[serde(default)]
+    pub(crate) network: NetworkChoice,
     pub(crate) ip_address: Ipv4Addr,
     pub(crate) mac_address: MacAddress,
     pub(crate) ssh_public_key: Option<SshPublicKey>,
     pub(crate) dns_servers: Vec<IpAddr>,
+    #[serde(default)]
+    pub(crate) mounts: Vec<Mount>,
     pub(crate) auto_start: bool,
+    /// Absent in the records of earlier versions.
+    #[serde(default)]
+    pub(crate) restart: RestartRule,
     pub(crate) created_at: Timestamp,
 }
 
@@ -67,6 +78,7 @@ pub(crate) fn check(request: &CreateVm) -> Result<(), InvalidField> {
     in_range("cpus", request.cpus.into(), 1, 32)?;
     in_range("memory_mb", request.memory_mb, 128, 65_536)?;
     in_range("disk_size_mb", request.disk_size_mb, 256, 1_048_576)?;
+    in_range("restart_limit", request.restart_limit.into(), 1, 1000)?;
     if let Some(key) = &request.ssh_public_key {
         SshPublicKey::from_str(key)?;
     }
@@ -76,6 +88,7 @@ pub(crate) fn check(request: &CreateVm) -> Result<(), InvalidField> {
             "holds more than 3 addresses; name 3 at most",
         ));
     }
+    mounts::check(&request.mounts)?;
     for (index, forward) in request.port_forwards.iter().enumerate() {
         check_collisions(forward, &request.port_forwards[..index])?;
     }

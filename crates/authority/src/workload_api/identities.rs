@@ -1,6 +1,6 @@
 //! The identities that are handed out here: one key and one certificate per SPIFFE ID, shared by
 //! every process that has it, made when somebody first asks and renewed when somebody still does:
-//! at half of its life, and at once when another root signs.
+//! at half of its life, and within two seconds when another root signs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,9 @@ use crate::random;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After a failure; whoever asks before is told of the failure, or given the present identity.
 const RETRY: SignedDuration = SignedDuration::from_secs(5);
+/// When another root signs, every identity of every host is due. They come within this time
+/// instead of all at once, which still is well within the five seconds that are promised.
+const SPREAD: SignedDuration = SignedDuration::from_secs(2);
 /// However short lives are, nothing is renewed more often.
 const AT_MOST_EVERY: SignedDuration = SignedDuration::from_secs(1);
 
@@ -46,7 +49,7 @@ struct State {
     last: Result<Arc<Identity>, IssuerError>,
     /// When to ask the issuer again; until then, what there is is the answer.
     due: Timestamp,
-    /// Which root signed when the issuer was asked last. Under another one it is asked at once.
+    /// Which root signed when the issuer was asked last. Under another one it is asked soon.
     signer: String,
 }
 
@@ -73,8 +76,11 @@ impl<I: Issuer> Identities<I> {
         let mut state = slot.lock().await;
         let now = Timestamp::now();
         let lapsed = state.last.is_ok() && !state.is_of_use(now);
-        if now >= state.due || lapsed || state.signer != signer {
+        if state.signer != signer {
             signer.clone_into(&mut state.signer);
+            state.due_soon(now, random::fraction());
+        }
+        if now >= state.due || lapsed {
             match self.make(id).await {
                 Ok(identity) => state.renewed(identity, id),
                 Err(error) => state.not_renewed(error, id),
@@ -126,6 +132,15 @@ impl<I: Issuer> Identities<I> {
 }
 
 impl State {
+    /// Another root signs: what there is serves for a moment more, `share` of the spread.
+    fn due_soon(&mut self, now: Timestamp, share: f64) {
+        self.due = match &self.last {
+            Ok(_) => self.due.min(now + SPREAD.mul_f64(share)),
+            // There is nothing to serve meanwhile.
+            Err(_) => now,
+        };
+    }
+
     fn renewed(&mut self, identity: Identity, id: &SpiffeId) {
         let (now, end) = (Timestamp::now(), identity.svid.not_after());
         info!(%id, expires_at = %end, "identity for local processes");
@@ -153,4 +168,47 @@ fn key_der(pem: &SecretString) -> Result<SecretSlice<u8>, IssuerError> {
     PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes())
         .map(|key| key.secret_pkcs8_der().to_vec().into())
         .map_err(|error| IssuerError::Unavailable(format!("our own key is unreadable: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_identity::{TrustDomain, wait_until};
+
+    use super::*;
+    use crate::Authority;
+
+    fn authority(dir: &std::path::Path) -> Authority {
+        let domain = TrustDomain::new("a.example").expect("a name");
+        Authority::open(&dir.join("keys"), domain).expect("an authority")
+    }
+
+    #[tokio::test]
+    async fn under_another_root_identities_are_renewed_soon_and_not_all_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let identities = Identities::new(authority(dir.path()));
+        let ids: Vec<SpiffeId> = (0..50)
+            .map(|n| format!("spiffe://a.example/{n}").parse().expect("an ID"))
+            .collect();
+        let mut before = Vec::new();
+        for id in &ids {
+            before.push(identities.get(id, "one").await.expect("an identity").0);
+        }
+        let now = Timestamp::now();
+        let mut dues = Vec::new();
+        for (id, before) in ids.iter().zip(&before) {
+            let (kept, due) = identities.get(id, "two").await.expect("an identity");
+            // What there is serves on until its turn has come, which may be at once.
+            assert!(Arc::ptr_eq(&kept, before) || due > now + SPREAD);
+            dues.push(due);
+        }
+        dues.retain(|due| *due <= Timestamp::now() + SPREAD);
+        let (first, last) = (dues.iter().min(), dues.iter().max());
+        let apart = last.expect("some").duration_since(*first.expect("some"));
+        assert!(dues.len() > 10 && apart > SPREAD / 4, "{apart:#}");
+        wait_until(*last.expect("some")).await;
+        for (id, before) in ids.iter().zip(&before) {
+            let (renewed, _) = identities.get(id, "two").await.expect("an identity");
+            assert!(!Arc::ptr_eq(&renewed, before), "{id}");
+        }
+    }
 }

@@ -82,6 +82,25 @@ pub struct VmSpec {
     /// Whether the VM starts by itself when its host does, unless somebody stopped it.
     #[serde(default)]
     pub auto_start: bool,
+    /// When it is started again after it ended without being asked to; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
+    /// How many restarts in a row, 1 to 1000, before it is left in state `error`; absent: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub restart_limit: Option<u32>,
+}
+
+/// When a VM that ended without being asked to is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// Never.
+    Never,
+    /// When it failed.
+    OnFailure,
+    /// Whenever it ends, unless somebody stopped it.
+    Always,
 }
 
 mod defaults {
@@ -172,6 +191,12 @@ pub struct Observed {
     /// When the guest of the VM that runs now first answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<Timestamp>,
+    /// How often in a row its host has started it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
+    /// When its host starts it again; absent when it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_restart_at: Option<Timestamp>,
 }
 
 /// A VM as a host describes it. Whatever else a newer host says is not an error.

@@ -117,7 +117,23 @@ pub(super) fn host() -> Service<Fleet> {
                 .requires(HOSTS_READ)
                 .rest(Method::GET, "/v1/hosts/{host}/health", StatusCode::OK),
         )
+        .with(
+            query("leaks", pass_on::<HostLeaks>)
+                .requires(HOSTS_READ)
+                .rest(Method::GET, "/v1/hosts/{host}/host/leaks", StatusCode::OK),
+        )
 }
+
+pub(super) fn metrics() -> Service<Fleet> {
+    service("metrics").with(
+        query("export", export_metrics)
+            .requires(HOSTS_READ)
+            .rest_text(Method::GET, "/v1/hosts/{host}/metrics", EXPOSITION),
+    )
+}
+
+/// Prometheus' text form, as hosts write it.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// An input that is passed on to a host: everything in it but the host's id.
 trait ForHost: Serialize + Send + 'static {
@@ -150,6 +166,8 @@ for_host!(
     HostStatus,
     HostConfig,
     HostHealth,
+    HostLeaks,
+    ExportMetrics,
 );
 
 read_errors! {
@@ -392,4 +410,28 @@ struct HostConfig {
 struct HostHealth {
     /// The host's id.
     host: HostId,
+}
+
+/// Lists what is on a host and belongs to no VM. It is empty for a healthy host.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct HostLeaks {
+    /// The host's id.
+    host: HostId,
+}
+
+/// Exports what a host and each of its VMs use, as Prometheus text.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ExportMetrics {
+    /// The host's id.
+    host: HostId,
+}
+
+async fn export_metrics(
+    fleet: &Fleet,
+    call: Call,
+    input: ExportMetrics,
+) -> Result<String, OrHost<RelayError>> {
+    relay(fleet, call, input).await
 }

@@ -2,7 +2,7 @@
 //!
 //! A host signs nothing itself and speaks about itself only: it is given the entries that hold on
 //! it, and SVIDs for the IDs of those entries, as long as it exists. Each signature is in the
-//! authority's log with its serial number; the audit trail has what people did.
+//! authority's log with its serial number; the audit trail has the first one of each ID for a host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,7 +28,8 @@ use crate::model::{Entry, Host, HostStatus, Selector};
 use crate::reach::calling_host;
 use crate::scopes::HOST_SELF;
 use crate::secrets;
-use crate::store::{Db, entries, hosts};
+use crate::store::audit::{self, Actor};
+use crate::store::{self, Db, StoreError, entries, hosts};
 
 /// How long a host waits for news before it is told that there are none.
 const NEWS_WITHIN: Duration = Duration::from_secs(25);
@@ -233,7 +234,35 @@ async fn sign(fleet: &Fleet, call: Call, input: SignSvid) -> Result<SignedSvid, 
         .authority
         .sign_csr_for(&input.csr, &id, life, clock::now());
     let svid = signed.map_err(refused)?.chain_pem;
+    put_in_the_trail(fleet, &call, &input.id, &id).await?;
     Ok(SignedSvid { svid })
+}
+
+/// The first SVID of an ID for a host is in the trail before anybody has it; on a full disk it is in
+/// the log, because a fleet whose identities run out is worse than a trail with a gap.
+async fn put_in_the_trail(
+    fleet: &Fleet,
+    call: &Call,
+    host: &HostId,
+    id: &SpiffeId,
+) -> Result<(), StoreError> {
+    if !fleet.signed_for.is_new(host, id) {
+        return Ok(());
+    }
+    let actor = Actor::of(call, clock::now());
+    let line = async {
+        let mut tx = fleet.store.begin().await?;
+        audit::record(&mut tx, &actor, "svid.sign", id).await?;
+        store::commit(tx).await
+    };
+    match line.await {
+        Ok(()) => fleet.signed_for.remember(host, id),
+        Err(StoreError::Full) => {
+            tracing::error!(%host, %id, "signed without a line in the audit trail: the disk is full");
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 /// Issues a JWT-SVID of a process on the calling host.

@@ -218,6 +218,12 @@ async fn a_host_is_given_what_an_entry_on_it_says_and_for_the_time_that_it_says(
     let signed = desk.call_as(&me, "svids/sign", input.clone()).await;
     let svid = Svid::from_pem(&text(&signed["svid"]), &own.key_pem).expect("an SVID");
     assert_eq!(svid.id().to_string(), id("/web"));
+    desk.call_as(&me, "svids/sign", input.clone()).await;
+    let line = format!(
+        "audit WHERE action = 'svid.sign' AND object = '{}'",
+        id("/web")
+    );
+    assert_eq!(desk.count(&line).await, 1, "renewals do not bury it");
     let left = svid.not_after().duration_since(Timestamp::now()).as_secs();
     assert!((50..=60).contains(&left), "{left} s");
     let token = mint(&desk, &host, &id("/web")).await.expect("a token");

@@ -17,6 +17,8 @@ pub(super) struct Form {
     pub(super) path: String,
     pub(super) path_fields: Vec<String>,
     pub(super) success: StatusCode,
+    /// The media type of a success that is text and not JSON.
+    pub(super) text: Option<&'static str>,
     /// Unique in the document: operation names are unique, and hold no dot.
     id: String,
 }
@@ -32,6 +34,7 @@ pub(super) fn forms(operation: &Registered) -> Vec<Form> {
         path: rest.path.clone(),
         path_fields: rest.path_fields().map(str::to_owned).collect(),
         success: rest.success,
+        text: rest.text,
         id: if at == 0 {
             id.clone()
         } else {
@@ -46,6 +49,7 @@ pub(super) fn forms(operation: &Registered) -> Vec<Form> {
             path: name.path(),
             path_fields: Vec::new(),
             success: StatusCode::OK,
+            text: None,
             id: format!(
                 "{id}.{}",
                 if method == Method::GET {
@@ -83,7 +87,7 @@ pub(super) fn describe(
 }
 
 /// The first sentence.
-fn summary(description: &str) -> &str {
+pub(crate) fn summary(description: &str) -> &str {
     let first = description.split(". ").next().unwrap_or(description);
     first.lines().next().unwrap_or(first).trim_end_matches('.')
 }

@@ -50,12 +50,13 @@ fn success(operation: &Registered, form: &Form, components: &mut Components) -> 
     let schema = components
         .hoist(operation.output_schema(), Role::Output)
         .reference;
-    let (media_type, description) = match operation.kind() {
-        Kind::Subscription => (
+    let (media_type, description) = match (form.text, operation.kind()) {
+        (Some(media_type), _) => (media_type, "Done."),
+        (None, Kind::Subscription) => (
             EVENT_STREAM,
             "A stream; the data of each event is this, as JSON.",
         ),
-        _ => ("application/json", "Done."),
+        (None, _) => ("application/json", "Done."),
     };
     json!({
         "description": description,

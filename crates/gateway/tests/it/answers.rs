@@ -142,7 +142,12 @@ async fn a_wrong_method_on_a_known_path_answers_405_and_names_the_right_ones() {
             "GET, POST, HEAD",
             "METHOD_NOT_ALLOWED",
         ),
-        ("POST", "/books/watch", "GET, HEAD", "METHOD_NOT_ALLOWED"),
+        (
+            "PUT",
+            "/books/watch",
+            "GET, POST, HEAD",
+            "METHOD_NOT_ALLOWED",
+        ),
         ("POST", "/healthz", "GET, HEAD", "METHOD_NOT_ALLOWED"),
     ] {
         let answer = world.send(call(method, path, "", None)).await;
@@ -323,4 +328,16 @@ async fn routes_beside_the_operations_have_a_request_id_too() {
     assert_eq!(answer.body.as_ref(), b"roots");
     assert!(answer.header("x-request-id").is_some());
     assert_eq!(world.get("reader", "/v1/books").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_route_for_text_answers_with_text_and_the_operations_own_path_with_json() {
+    let world = World::start().await;
+    let text = world.get("", "/v1/paper?bytes=3").await;
+    assert_eq!(text.header("content-type"), Some("text/plain; version=1"));
+    assert_eq!((text.status.as_u16(), &text.body[..]), (200, &b"###"[..]));
+    let json = world.post("", "/rooms/print", json!({ "bytes": 3 })).await;
+    assert_eq!(json.json(), json!("###"));
+    let refused = world.get("", "/v1/paper?bytes=x").await;
+    assert_eq!(refused.failure(), (400, "invalid_request".to_owned()));
 }

@@ -2,12 +2,15 @@
 
 mod access;
 mod answers;
+mod conformance;
 mod decoy;
 mod document;
 mod door;
 mod hostile;
+mod http3;
 mod inputs;
 mod log;
+mod mcp;
 mod shelf;
 mod streams;
 mod world;

@@ -89,6 +89,12 @@ fn books() -> Service<Shelf> {
             StatusCode::OK,
         ))
         .with(mutation("shred", shred).internal())
+        .with(
+            subscription("log", log)
+                .requires(READ)
+                .resumed_by("number")
+                .rest(Method::GET, "/v1/books/log", StatusCode::OK),
+        )
         .with(subscription("watch", watch).requires(READ).rest(
             Method::GET,
             "/v1/books/watch",
@@ -119,7 +125,12 @@ fn rooms() -> Service<Shelf> {
                 .open()
                 .rest(Method::POST, "/v1/weigh", StatusCode::OK),
         )
-        .with(query("print", print).open())
+        .with(query("print", print).open().rest_text(
+            Method::GET,
+            "/v1/paper",
+            "text/plain; version=1",
+        ))
+        .with(query("walk", walk).open())
 }
 
 errors! {
@@ -398,3 +409,52 @@ struct Print {
 async fn print(_: &Shelf, _: Call, input: Print) -> Result<String, BookError> {
     Ok("#".repeat(input.bytes))
 }
+
+/// Walks along the shelf, step by step.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Walk {
+    steps: u64,
+}
+
+/// Each step waits for a permit to wake.
+async fn walk(shelf: &Shelf, call: Call, input: Walk) -> Result<u64, BookError> {
+    for step in 1..=input.steps {
+        call.progress(step, Some(input.steps), format!("step {step}"));
+        shelf.wake.acquire().await.map_err(internal)?.forget();
+    }
+    Ok(input.steps)
+}
+
+/// Tells what happened at the shelf, in order: ten things, and then it waits for more.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReadLog {}
+
+#[derive(Serialize, JsonSchema)]
+struct Entry {
+    number: u64,
+    what: String,
+}
+
+async fn log(_: &Shelf, call: Call, _: ReadLog) -> Result<Outputs<Entry, BookError>, BookError> {
+    let first = call
+        .resume_after()
+        .map_or(11, |seen| seen.saturating_add(1));
+    let entries = (first.max(11)..=20).map(|number| {
+        Ok(Entry {
+            number,
+            what: format!("thing {number}"),
+        })
+    });
+    let tell = TellWhenDropped(Arc::clone(&LEFT_LOG));
+    let more = futures::stream::poll_fn(move |_| {
+        let _held = &tell;
+        std::task::Poll::Pending
+    });
+    Ok(futures::stream::iter(entries).chain(more).boxed())
+}
+
+/// One permit for each reader of a log that was dropped.
+pub(crate) static LEFT_LOG: std::sync::LazyLock<Arc<Semaphore>> =
+    std::sync::LazyLock::new(|| Arc::new(Semaphore::new(0)));

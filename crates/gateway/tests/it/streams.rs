@@ -1,8 +1,12 @@
 //! Subscriptions as event streams.
 
-use http_body_util::BodyExt;
+use std::process::Stdio;
 
-use crate::shelf::LEFT;
+use http_body_util::BodyExt;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::shelf::{LEFT, LEFT_LOG};
 use crate::world::{World, call, soon};
 
 #[tokio::test]
@@ -91,4 +95,56 @@ async fn a_client_that_leaves_ends_the_subscription_and_a_closing_door_ends_the_
         .expect("a polite end");
     assert!(rest.to_bytes().is_empty());
     soon("the door", world.served).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn curl_reads_a_stream_comes_back_to_where_it_was_and_is_noticed_when_it_leaves() {
+    let world = World::start().await;
+    let curl = |version: &str, seen: &str| {
+        Command::new("curl")
+            .args([
+                "--silent",
+                "--show-error",
+                "--no-buffer",
+                "--insecure",
+                version,
+            ])
+            .args(["--header", "accept: text/event-stream"])
+            .args(["--header", "authorization: Bearer reader"])
+            .args(["--header", &format!("last-event-id: {seen}")])
+            .arg(format!("https://{}/v1/books/log", world.address))
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("curl is installed")
+    };
+    // What no event had as its id says nothing; what is beyond the last has nothing after it.
+    let cases = [
+        ("--http1.1", "17", 18),
+        ("--http2", "19", 20),
+        ("--http2", "x", 11),
+    ];
+    for (version, seen, first) in cases {
+        let mut child = curl(version, seen);
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        for number in first..=20 {
+            for expected in [
+                format!("id: {number}"),
+                format!("data: {{\"number\":{number},\"what\":\"thing {number}\"}}"),
+                String::new(),
+            ] {
+                let line = soon("a line", lines.next_line()).await.expect("text");
+                assert_eq!(line, Some(expected), "{version} after {seen}");
+            }
+        }
+        child.kill().await.expect("killed");
+        let second = std::time::Duration::from_secs(1);
+        let begun = tokio::time::Instant::now();
+        soon("the end of the subscription", LEFT_LOG.acquire())
+            .await
+            .expect("open")
+            .forget();
+        // On a machine that has nothing else to do it is milliseconds.
+        assert!(begun.elapsed() < 5 * second, "{:?}", begun.elapsed());
+    }
 }

@@ -27,6 +27,7 @@ pub(super) fn operations() -> Service<Host> {
             "/v1/health",
             StatusCode::OK,
         ))
+        .with(super::leaks::operation())
 }
 
 /// Shows what the host has, what of it VMs have taken, and which driver runs them.

@@ -137,6 +137,12 @@ async fn live(desk: Arc<Desk>) {
     assert_eq!(vm["port_forwards"], again["port_forwards"]);
     assert_eq!(vm["port_forwards"].as_array().unwrap().len(), 1);
 
+    let paused = desk.call("vms/pause", web.clone()).await.unwrap();
+    assert_eq!(paused["state"], "paused");
+    let resumed = desk.call("vms/resume", web.clone()).await.unwrap();
+    assert_eq!(resumed["state"], "running");
+    go_back(&desk).await;
+
     assert_eq!(desk.code("vms/delete", web.clone()).await, "CONFLICT");
     let stopped = desk.call("vms/stop", web.clone()).await.unwrap();
     assert_eq!(stopped["state"], "stopped");
@@ -146,4 +152,94 @@ async fn live(desk: Arc<Desk>) {
     let forced = json!({ "name": "web", "force": true });
     desk.call("vms/delete", forced).await.unwrap();
     assert_eq!(desk.code("vms/get", web).await, "NOT_FOUND");
+}
+
+/// How often a name was created and deleted, as the answers say.
+#[derive(Default)]
+struct Told {
+    created: usize,
+    deleted: usize,
+}
+
+#[tokio::test]
+async fn two_hundred_racing_creates_and_deletes_of_ten_names_agree_with_each_other() {
+    let desk = Arc::new(Desk::with_images().await);
+    let racers = (0..200).map(|number| {
+        let desk = Arc::clone(&desk);
+        tokio::spawn(async move {
+            let name = format!("vm-{}", number % 10);
+            // Of each name's twenty, ten of each kind, in turns.
+            let creates = number / 10 % 2 == 0;
+            let outcome = match creates {
+                true => {
+                    let vm = json!({ "name": name, "memory_mb": 128, "disk_size_mb": 256 });
+                    desk.call("vms/create", vm).await
+                }
+                false => desk.call("vms/delete", json!({ "name": name })).await,
+            };
+            let outcome = outcome.map_err(|error| error.code().as_str().to_owned());
+            (number % 10, creates, outcome)
+        })
+    });
+    let mut told: [Told; 10] = Default::default();
+    for racer in racers.collect::<Vec<_>>() {
+        match racer.await.unwrap() {
+            (name, true, Ok(vm)) => {
+                assert_eq!(vm["state"], "created");
+                told[name].created += 1;
+            }
+            (name, false, Ok(_)) => told[name].deleted += 1,
+            // Ten small VMs may be more than a small machine has.
+            (_, true, Err(code)) => {
+                assert!(
+                    ["CONFLICT", "INSUFFICIENT_CAPACITY"].contains(&&*code),
+                    "{code}"
+                );
+            }
+            (_, false, Err(code)) => assert_eq!(code, "NOT_FOUND"),
+        }
+    }
+    let names = desk.names().await;
+    for (name, Told { created, deleted }) in told.into_iter().enumerate() {
+        let there = names.contains(&format!("vm-{name}"));
+        assert_eq!(created, deleted + usize::from(there), "vm-{name}");
+    }
+    let vms = desk.host.machines().config().data_dir.join("vms");
+    let mut kept: Vec<_> = std::fs::read_dir(vms)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, names);
+    assert_eq!(desk.call("host/leaks", json!({})).await.unwrap(), json!([]));
+    for name in names {
+        desk.call("vms/delete", json!({ "name": name }))
+            .await
+            .unwrap();
+    }
+}
+
+/// A VM `web` that runs is saved and restored.
+async fn go_back(desk: &Desk) {
+    let of_web = |snapshot: &str| json!({ "name": "web", "snapshot": snapshot });
+    let taken = desk.call("vms/snapshot", of_web("a")).await.unwrap();
+    assert_eq!((&taken["name"], &taken["vm"]), (&json!("a"), &json!("web")));
+    assert_eq!(taken["memory"], true);
+    desk.call("vms/snapshot", json!({ "name": "web" }))
+        .await
+        .unwrap();
+    assert_eq!(desk.code("vms/snapshot", of_web("a")).await, "CONFLICT");
+    let page = json!({ "name": "web", "limit": 1 });
+    let listed = desk.call("snapshots/list", page).await.unwrap();
+    assert_eq!(listed, json!([taken]));
+
+    assert_eq!(desk.code("vms/restore", of_web("a")).await, "CONFLICT");
+    assert_eq!(desk.code("vms/restore", of_web("b")).await, "NOT_FOUND");
+    let forced = json!({ "name": "web", "snapshot": "a", "force": true });
+    let restored = desk.call("vms/restore", forced).await.unwrap();
+    assert_eq!(restored["state"], "running");
+    let gone = desk.call("snapshots/delete", of_web("a")).await.unwrap();
+    assert_eq!(gone, of_web("a"));
+    let gone = desk.code("snapshots/delete", of_web("a")).await;
+    assert_eq!(gone, "NOT_FOUND");
 }

@@ -16,12 +16,12 @@ pub(crate) struct Fleet {
     key: String,
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
 }
 
-fn hostler() -> Command {
+pub(crate) fn hostler() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOSTLER_")) {
         command.env_remove(name);

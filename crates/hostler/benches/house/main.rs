@@ -7,8 +7,13 @@
 mod bare;
 mod boot;
 mod fleet;
+mod health;
+mod host;
 mod import;
+mod many;
 mod memory;
+mod restore;
+mod share;
 mod table;
 
 use std::path::PathBuf;
@@ -31,7 +36,7 @@ fn main() {
     let wanted = |row: &str| chosen.is_empty() || chosen.contains(&row);
 
     let mut table = Table::default();
-    if wanted("boot") || wanted("memory") || wanted("import") {
+    if wanted("boot") || wanted("memory") || wanted("restore") || wanted("import") {
         let fleet = fleet::Fleet::start();
         if wanted("memory") {
             memory::measure(&fleet, &mut table);
@@ -42,6 +47,18 @@ fn main() {
         if wanted("import") {
             import::measure(&fleet, &mut table);
         }
+        if wanted("restore") {
+            restore::measure(&fleet, &mut table);
+        }
+    }
+    if wanted("share") {
+        share::measure(&mut table);
+    }
+    if wanted("many") {
+        many::measure(&mut table);
+    }
+    if wanted("health") {
+        health::measure(&mut table);
     }
     if wanted("quickstart") {
         quickstart(&mut table);

@@ -37,7 +37,7 @@ pub(crate) fn measure(fleet: &Fleet, table: &mut Table) {
     }
 }
 
-fn resident_mib(pid: u32) -> f64 {
+pub(crate) fn resident_mib(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status
         .lines()

@@ -9,6 +9,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use clap::Args;
+use http::response::Parts;
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -187,27 +188,14 @@ impl Ask<'_> {
         Ok(self.send_page().await?.items)
     }
 
-    async fn send_page(self) -> Result<Page, Failure> {
-        let patience = self.patience;
-        let server = self.api.base.clone();
-        match tokio::time::timeout(patience, self.exchange()).await {
-            Ok(answer) => answer,
-            Err(_elapsed) => Err(Failure::new(format!(
-                "{server} did not answer within {} s; it may still be at work, ask again",
-                patience.as_secs()
-            ))),
-        }
+    /// Sends it and waits for an answer that is text and not JSON.
+    pub(crate) async fn text(self) -> Result<String, Failure> {
+        let (_, body) = self.in_time().await?;
+        String::from_utf8(body.into()).doing(|| "the answer is not text")
     }
 
-    async fn exchange(self) -> Result<Page, Failure> {
-        let (head, body) = self.begin("application/json").await?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
-        let body = body
-            .map_err(|e| Failure::new(format!("the answer broke off: {e}")))?
-            .to_bytes();
-        if !head.status.is_success() {
-            return Err(refusal(head.status, &body));
-        }
+    async fn send_page(self) -> Result<Page, Failure> {
+        let (head, body) = self.in_time().await?;
         let items = match body.is_empty() {
             true => Value::Null,
             false => serde_json::from_slice(&body).doing(|| "the answer is not JSON")?,
@@ -220,6 +208,30 @@ impl Ask<'_> {
             items,
             next: link.and_then(next_link),
         })
+    }
+
+    async fn in_time(self) -> Result<(Parts, Bytes), Failure> {
+        let patience = self.patience;
+        let server = self.api.base.clone();
+        match tokio::time::timeout(patience, self.exchange()).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Failure::new(format!(
+                "{server} did not answer within {} s; it may still be at work, ask again",
+                patience.as_secs()
+            ))),
+        }
+    }
+
+    async fn exchange(self) -> Result<(Parts, Bytes), Failure> {
+        let (head, body) = self.begin("*/*").await?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+        let body = body
+            .map_err(|e| Failure::new(format!("the answer broke off: {e}")))?
+            .to_bytes();
+        if !head.status.is_success() {
+            return Err(refusal(head.status, &body));
+        }
+        Ok((head, body))
     }
 
     /// Sends it; what is answered is not read yet.

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use hostler_fleet::{HostStatus, HostType};
 use serde_json::{Value, json};
 
-use super::{Column, Common, show, show_fields, words};
+use super::{Column, Common, host_or_only, show, show_fields, words};
 use crate::failure::Failure;
 use crate::output::{self, Format, Printing, cell, moment};
 
@@ -28,6 +28,12 @@ pub(crate) enum Host {
     /// Show what one host reports of itself: its drivers, its capacity, its load
     #[command(after_help = "Example:\n  hostler host status host-1a2b3c --output json")]
     Status(One),
+    /// List what is on a host and belongs to no VM: nothing, on a healthy one
+    #[command(after_help = "Example:\n  hostler host leaks\n  hostler host leaks host-1a2b3c")]
+    Leaks(Perhaps),
+    /// Print what a host and its VMs use, as Prometheus text
+    #[command(after_help = "Example:\n  hostler host metrics host-1a2b3c")]
+    Metrics(Perhaps),
     /// Announce a host and get the one-time token that enrols it
     #[command(after_help = "Example:\n  hostler host create --zone rack-4\n  \
                             HOSTLER_REGISTER=TOKEN hostler agent --server ... (on the host)")]
@@ -105,6 +111,21 @@ pub(crate) struct One {
     common: Common,
 }
 
+#[derive(Args)]
+pub(crate) struct Perhaps {
+    /// The host's id [default: the only one there is]
+    host: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+const LEAKS: &[Column] = &[
+    ("KIND", |l| cell(l, "kind")),
+    ("WHAT", |l| cell(l, "what")),
+    ("VM", |l| cell(l, "vm_id")),
+    ("WHY", |l| cell(l, "reason")),
+];
+
 const COLUMNS: &[Column] = &[
     ("ID", |h| cell(h, "id")),
     ("STATUS", |h| match h["cordoned"].as_bool() {
@@ -139,6 +160,14 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
             let api = one.common.connect.open()?;
             let path = ["v1", "hosts", &one.host, "host", "status"];
             show_fields(one.common.printing, &api.get(&path).send().await?);
+            Ok(())
+        }
+        Host::Leaks(perhaps) => leaks(perhaps).await,
+        Host::Metrics(perhaps) => {
+            let api = perhaps.common.connect.open()?;
+            let host = host_or_only(&api, perhaps.host).await?;
+            let text = api.get(&["v1", "hosts", &host, "metrics"]).text().await?;
+            output::bytes(text.as_bytes());
             Ok(())
         }
         Host::Create {
@@ -203,6 +232,21 @@ async fn list(status: Option<String>, tag: Option<String>, common: Common) -> Re
         &api.list_where(&["v1", "hosts"], &filters).await?,
         COLUMNS,
     );
+    Ok(())
+}
+
+/// Prints nothing for people when there is nothing; an empty list for programs.
+async fn leaks(perhaps: Perhaps) -> Result<(), Failure> {
+    let api = perhaps.common.connect.open()?;
+    let host = host_or_only(&api, perhaps.host).await?;
+    let leaks = api
+        .get(&["v1", "hosts", &host, "host", "leaks"])
+        .send()
+        .await?;
+    let printing = perhaps.common.printing;
+    if printing.output == Format::Json || leaks.as_array().is_none_or(|list| !list.is_empty()) {
+        show(printing, &leaks, LEAKS);
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Column, Common, show, show_fields};
+use super::{Column, Common, show, show_fields, snapshot};
 use crate::client::{Api, LONG_PATIENCE};
 use crate::failure::{Doing, Failure};
 use crate::output::{self, cell, moment};
@@ -33,7 +33,32 @@ pub(crate) enum Vm {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
     },
-    /// Delete a VM and its disk
+    /// Pause a VM: it stands still, memory and all, until it is resumed, started or stopped
+    #[command(after_help = "Example:\n  hostler vm pause web-1")]
+    Pause(One),
+    /// Let a paused VM go on
+    #[command(after_help = "Example:\n  hostler vm resume web-1")]
+    Resume(One),
+    /// Take a snapshot of a VM: its disk, and if it runs its memory; it stands still meanwhile
+    #[command(after_help = "Example:\n  hostler vm snapshot web-1 before-upgrade")]
+    Snapshot {
+        #[command(flatten)]
+        one: One,
+        /// What to call the snapshot [default: by the time when it is taken]
+        snapshot: Option<String>,
+    },
+    /// Let a VM be what it was when a snapshot was taken; what it has become since is lost
+    #[command(after_help = "Example:\n  hostler vm restore web-1 before-upgrade --force")]
+    Restore {
+        #[command(flatten)]
+        one: One,
+        /// The snapshot's name
+        snapshot: String,
+        /// Even when it runs
+        #[arg(long)]
+        force: bool,
+    },
+    /// Delete a VM, its disk and its snapshots
     #[command(after_help = "Example:\n  hostler vm delete web-1 --force")]
     Delete {
         #[command(flatten)]
@@ -74,9 +99,9 @@ pub(crate) enum Vm {
 #[derive(Args)]
 pub(crate) struct One {
     /// The VM's name
-    name: String,
+    pub(super) name: String,
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
 }
 
 #[derive(Args)]
@@ -105,6 +130,10 @@ pub(crate) struct Create {
     /// listens on that IP, 127.0.0.1 unless said, and 0.0.0.0 for all
     #[arg(long = "port", value_name = "FORWARD")]
     ports: Vec<Forward>,
+    /// Share a directory of the host, which its agent has to allow (--mount-allow): the guest finds
+    /// it at /mnt/TAG, and with :ro can only read it. May be given again
+    #[arg(long = "mount", value_name = "HOST_DIR:TAG[:ro]")]
+    mounts: Vec<Mount>,
     /// The host to place it on [default: the least loaded]
     #[arg(long)]
     host: Option<String>,
@@ -114,9 +143,54 @@ pub(crate) struct Create {
     /// Start it whenever its host boots
     #[arg(long)]
     auto_start: bool,
+    /// Start it again when it ends: never, on-failure or always; with `:N`, at most N times in a
+    /// row [default: never, and 10 times]
+    #[arg(long, value_name = "POLICY[:N]")]
+    restart: Option<Restart>,
     /// Start it now
     #[arg(long)]
     start: bool,
+}
+
+/// `/srv/data:data`, or `/srv/data:data:ro`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    host_path: String,
+    guest_tag: String,
+    read_only: bool,
+}
+
+impl FromStr for Mount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is not HOST_DIR:TAG, such as /srv/data:data or /srv/data:data:ro");
+        let (rest, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        let (host_path, guest_tag) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        if !host_path.starts_with('/') || guest_tag.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host_path: host_path.to_owned(),
+            guest_tag: guest_tag.to_owned(),
+            read_only,
+        })
+    }
+}
+
+impl Mount {
+    fn to_json(&self) -> Value {
+        let Self {
+            host_path,
+            guest_tag,
+            read_only,
+        } = self;
+        json!({ "host_path": host_path, "guest_tag": guest_tag, "read_only": read_only })
+    }
 }
 
 /// `8080:80`, `0.0.0.0:8080:80` or `5353:53/udp`.
@@ -180,6 +254,34 @@ impl Forward {
     }
 }
 
+/// `on-failure`, or `always:5`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Restart {
+    policy: &'static str,
+    limit: Option<u32>,
+}
+
+impl FromStr for Restart {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            format!("{text:?} is not never, on-failure or always, perhaps with a limit: always:5")
+        };
+        let (policy, limit) = match text.split_once(':') {
+            None => (text, None),
+            Some((policy, limit)) => (policy, Some(limit.parse().map_err(|_| wrong())?)),
+        };
+        let known = ["never", "on-failure", "always"];
+        let policy = known.into_iter().find(|known| *known == policy);
+        let policy = policy.ok_or_else(wrong)?;
+        match limit {
+            Some(0 | 1001..) => Err(wrong()),
+            limit => Ok(Self { policy, limit }),
+        }
+    }
+}
+
 const COLUMNS: &[Column] = &[
     ("NAME", |v| cell(v, "name")),
     ("STATE", |v| cell(v, "state")),
@@ -208,14 +310,7 @@ fn ports(vm: &Value) -> String {
 pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
     match vm {
         Vm::Create(create) => create.run().await,
-        Vm::Start(one) => {
-            let api = one.common.connect.open()?;
-            let ask = api
-                .post(&["v1", "vms", &one.name, "start"])
-                .patience(LONG_PATIENCE);
-            show(one.common.printing, &ask.send().await?, COLUMNS);
-            Ok(())
-        }
+        Vm::Start(one) => change(one, "start").await,
         Vm::Stop { one, timeout } => {
             let api = one.common.connect.open()?;
             let mut ask = api
@@ -225,6 +320,18 @@ pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
                 ask = ask.body(json!({ "timeout_secs": timeout }));
             }
             show(one.common.printing, &ask.send().await?, COLUMNS);
+            Ok(())
+        }
+        Vm::Pause(one) => change(one, "pause").await,
+        Vm::Resume(one) => change(one, "resume").await,
+        Vm::Snapshot { one, snapshot } => snapshot::take(one, snapshot).await,
+        Vm::Restore {
+            one,
+            snapshot,
+            force,
+        } => {
+            let vm = snapshot::restore(&one, &snapshot, force).await?;
+            show(one.common.printing, &vm, COLUMNS);
             Ok(())
         }
         Vm::Delete { one, force } => {
@@ -262,6 +369,16 @@ pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
     }
 }
 
+/// Has something done to a VM that needs no more words, and shows how it is then.
+async fn change(one: One, action: &str) -> Result<(), Failure> {
+    let api = one.common.connect.open()?;
+    let ask = api
+        .post(&["v1", "vms", &one.name, action])
+        .patience(LONG_PATIENCE);
+    show(one.common.printing, &ask.send().await?, COLUMNS);
+    Ok(())
+}
+
 impl Create {
     async fn run(self) -> Result<(), Failure> {
         let body = self.body()?;
@@ -292,6 +409,12 @@ impl Create {
         set("kernel", self.kernel.clone().map(Value::from));
         set("host", self.host.clone().map(Value::from));
         set("auto_start", self.auto_start.then_some(Value::Bool(true)));
+        let restart = self.restart.as_ref();
+        set("restart_policy", restart.map(|r| Value::from(r.policy)));
+        set(
+            "restart_limit",
+            restart.and_then(|r| r.limit).map(Value::from),
+        );
         set(
             "required_tags",
             (!self.tags.is_empty()).then(|| json!(self.tags)),
@@ -300,6 +423,11 @@ impl Create {
         set(
             "port_forwards",
             (!forwards.is_empty()).then_some(Value::Array(forwards)),
+        );
+        let mounts: Vec<Value> = self.mounts.iter().map(Mount::to_json).collect();
+        set(
+            "mounts",
+            (!mounts.is_empty()).then_some(Value::Array(mounts)),
         );
         if let Some(path) = &self.ssh_key {
             let key = std::fs::read_to_string(path)
@@ -391,6 +519,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_mount_is_a_directory_and_a_tag_and_perhaps_only_to_be_read() {
+        let mount = |text: &str| text.parse::<Mount>();
+        let plain = mount("/srv/my:data:work").expect("a mount");
+        assert_eq!(
+            (&*plain.host_path, &*plain.guest_tag),
+            ("/srv/my:data", "work")
+        );
+        assert!(!plain.read_only);
+        assert_eq!(mount("/srv/my:data:work:rw"), Ok(plain));
+        assert_eq!(
+            mount("/srv:work:ro").expect("a mount").to_json()["read_only"],
+            true
+        );
+        for bad in [
+            "", "/srv", "srv:work", ":work", "/srv:", "/srv:ro", "/srv::ro",
+        ] {
+            assert!(mount(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
     fn a_forward_is_two_ports_and_perhaps_a_protocol() {
         let forward = |text: &str| text.parse::<Forward>();
         let tcp = forward("8080:80").expect("a forward");
@@ -415,6 +564,26 @@ mod tests {
             "[::1]:1:2",
         ] {
             assert!(forward(bad).is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_a_policy_and_perhaps_a_limit() {
+        let restart = |text: &str| text.parse::<Restart>();
+        let always = restart("always:5").expect("a policy");
+        assert_eq!((always.policy, always.limit), ("always", Some(5)));
+        let failure = restart("on-failure").expect("a policy");
+        assert_eq!((failure.policy, failure.limit), ("on-failure", None));
+        for bad in [
+            "",
+            "sometimes",
+            "always:",
+            "always:0",
+            "always:1001",
+            "always:x",
+            ":5",
+        ] {
+            assert!(restart(bad).is_err(), "{bad:?} was taken");
         }
     }
 

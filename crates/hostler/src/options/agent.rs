@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hostler_identity::SvidFiles;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{default_data_dir, read, socket_place};
-use crate::failure::Failure;
+use crate::failure::{Doing, Failure};
+use crate::machines::MachineSettings;
 use crate::workload::SocketPlace;
 
 #[derive(Args, Clone, Deserialize, Default)]
@@ -66,6 +67,26 @@ pub(crate) struct AgentOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     pub(super) driver: Option<String>,
+    /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
+    /// (each has an address on a bridge of this host; needs root) [default: user]
+    #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
+    pub(super) network: Option<String>,
+    /// Where the bridge takes its subnet from: one /24 of it, chosen once [default: 10.77.0.0/16]
+    #[arg(long, env = "HOSTLER_BRIDGE_RANGE", value_name = "CIDR")]
+    pub(super) bridge_range: Option<String>,
+    /// A directory of which VMs may mount what is in it. May be given again; in the variable,
+    /// separate by colons [default: none]
+    #[arg(
+        long,
+        env = "HOSTLER_MOUNT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    pub(super) mount_allow: Option<Vec<PathBuf>>,
+    /// How many virtual CPUs VMs may reserve for each CPU of this host [default: 4]
+    #[arg(long, env = "HOSTLER_CPU_OVERCOMMIT", value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) cpu_overcommit: Option<u32>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -85,7 +106,7 @@ pub(crate) struct AgentSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) health_listen: Option<SocketAddr>,
     pub(crate) data_dir: PathBuf,
-    pub(crate) driver: String,
+    pub(crate) machines: MachineSettings,
 }
 
 /// Whose host it is.
@@ -120,7 +141,13 @@ impl AgentOptions {
         Ok(AgentSettings {
             listen: all.listen.unwrap_or((ip, 9443).into()),
             health_listen: all.health_listen,
-            driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+            machines: MachineSettings {
+                driver: all.driver.clone(),
+                network: all.network.clone(),
+                bridge_range: all.bridge_range.clone(),
+                mount_allow: all.mount_allow.clone().unwrap_or_default(),
+                cpu_overcommit: all.cpu_overcommit.filter(|n| *n > 0),
+            },
             mode: match standalone {
                 true => AgentMode::Standalone(all.files()?),
                 false => AgentMode::Enrolled(all.enrolment(&data_dir)?),
@@ -149,8 +176,68 @@ impl AgentOptions {
             data_dir,
             workload_socket,
             driver,
+            network,
+            bridge_range,
+            mount_allow,
+            cpu_overcommit,
             config,
         )
+    }
+
+    /// Paths that mean the same wherever the daemon is started.
+    pub(crate) fn make_absolute(&mut self) -> Result<(), Failure> {
+        let paths = [
+            &mut self.server_ca,
+            &mut self.tls_cert,
+            &mut self.tls_key,
+            &mut self.tls_ca,
+            &mut self.data_dir,
+            &mut self.workload_socket,
+            &mut self.config,
+        ];
+        for path in paths.into_iter().flatten() {
+            let absolute = std::path::absolute(&*path);
+            *path = absolute.doing(|| format!("cannot tell where {} is", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// What was given, as variables of the environment.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, SecretString)> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
+        let address = |address: &Option<SocketAddr>| address.map(|a| a.to_string());
+        let register = self.register.as_ref();
+        let all = [
+            (
+                "HOSTLER_STANDALONE",
+                self.standalone.map(|yes| yes.to_string()),
+            ),
+            ("HOSTLER_SERVER", self.server.clone()),
+            ("HOSTLER_ADDRESS", self.address.clone()),
+            (
+                "HOSTLER_REGISTER",
+                register.map(|token| token.expose_secret().to_owned()),
+            ),
+            ("HOSTLER_SERVER_CA", path(&self.server_ca)),
+            ("HOSTLER_SERVER_CA_PIN", self.server_ca_pin.clone()),
+            ("HOSTLER_TLS_CERT", path(&self.tls_cert)),
+            ("HOSTLER_TLS_KEY", path(&self.tls_key)),
+            ("HOSTLER_TLS_CA", path(&self.tls_ca)),
+            ("HOSTLER_LISTEN", address(&self.listen)),
+            ("HOSTLER_HEALTH_LISTEN", address(&self.health_listen)),
+            ("HOSTLER_DATA_DIR", path(&self.data_dir)),
+            ("HOSTLER_WORKLOAD_SOCKET", path(&self.workload_socket)),
+            ("HOSTLER_DRIVER", self.driver.clone()),
+            (
+                "HOSTLER_CPU_OVERCOMMIT",
+                self.cpu_overcommit.map(|n| n.to_string()),
+            ),
+            ("HOSTLER_CONFIG", path(&self.config)),
+        ];
+        let given = all
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        given.map(|(name, value)| (name, value.into())).collect()
     }
 
     fn files(self) -> Result<SvidFiles, Failure> {
@@ -246,6 +333,34 @@ mod tests {
         let settings = standalone().resolve().expect("settings");
         assert_eq!(settings.listen, ([127, 0, 0, 1], 9443).into());
         assert!(matches!(settings.mode, AgentMode::Standalone(_)));
+    }
+
+    #[test]
+    fn every_option_can_be_a_variable_of_a_service() {
+        use clap::CommandFactory;
+        let all = AgentOptions {
+            standalone: Some(true),
+            server: Some("x".to_owned()),
+            address: Some("x".to_owned()),
+            register: Some("x".to_owned().into()),
+            server_ca: Some("x".into()),
+            server_ca_pin: Some("x".to_owned()),
+            listen: Some(([127, 0, 0, 1], 1).into()),
+            health_listen: Some(([127, 0, 0, 1], 1).into()),
+            workload_socket: Some("x".into()),
+            driver: Some("x".to_owned()),
+            cpu_overcommit: Some(1),
+            config: Some("x".into()),
+            ..standalone()
+        };
+        let mut told: Vec<_> = all.variables().into_iter().map(|(name, _)| name).collect();
+        let agent = crate::cli::Cli::command();
+        let agent = agent.find_subcommand("agent").expect("it exists");
+        let known = agent.get_arguments().filter_map(|a| a.get_env()?.to_str());
+        let mut known: Vec<_> = known.collect();
+        told.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(told, known);
     }
 
     #[test]

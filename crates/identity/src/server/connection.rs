@@ -6,16 +6,21 @@ use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::peer::{PeerIdentity, WithPeer};
+use crate::renewal::wait_until;
 
 /// A request's head must be complete within this time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection is closed politely so long before one of its certificates expires, or a tenth of
+/// what is left of that certificate's life, so that both ends begin anew with newer ones in time.
+const BEFORE_EXPIRY: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a connection hears from its server.
 pub(super) struct Lifeline {
@@ -40,9 +45,12 @@ impl Lifeline {
     }
 }
 
+/// Serves until either end has had enough, and never beyond `until`, when a certificate expires
+/// that the connection began with: politely closed before, cut then.
 pub(super) async fn serve_connection<S>(
     tls: TlsStream<S>,
     peer: PeerIdentity,
+    until: Timestamp,
     app: Router,
     lifeline: Lifeline,
 ) where
@@ -57,7 +65,10 @@ pub(super) async fn serve_connection<S>(
         .timer(TokioTimer::new())
         .keep_alive_interval(HEAD_TIMEOUT);
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(tls), service));
-    let mut asked_to_stop = false;
+    let left = until.duration_since(Timestamp::now());
+    // One timer for both: first it is time to close, then it is over.
+    let mut ending = std::pin::pin!(wait_until(until - BEFORE_EXPIRY.min(left / 10)));
+    let (mut closing, mut expiring) = (false, false);
     loop {
         tokio::select! {
             outcome = connection.as_mut() => {
@@ -67,9 +78,21 @@ pub(super) async fn serve_connection<S>(
                 return;
             }
             () = lifeline.cut.cancelled() => return,
-            () = lifeline.stopping.cancelled(), if !asked_to_stop => {
-                asked_to_stop = true;
+            () = lifeline.stopping.cancelled(), if !closing => {
+                closing = true;
                 connection.as_mut().graceful_shutdown();
+            }
+            () = ending.as_mut() => {
+                if expiring {
+                    info!(%until, "a connection is cut: a certificate expired that it began with");
+                    return;
+                }
+                expiring = true;
+                ending.set(wait_until(until));
+                if !closing {
+                    closing = true;
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     }

@@ -21,7 +21,7 @@ use tracing::info;
 use super::crypto_provider;
 use super::trust::{Anchors, Trust};
 use crate::authorizer::Authorizer;
-use crate::rules::{self, SvidRule};
+use crate::rules::{self, Leaf, SvidRule};
 use crate::source::{Source, Unavailable};
 
 /// More certificates than this between leaf and root are not looked at.
@@ -116,19 +116,21 @@ impl PeerVerifier {
             .source
             .current(at)
             .map_err(PeerRefused::NoIdentityOfOurOwn)?;
-        let id = keeps_the_rules(leaf, signers)?;
+        let read = keeps_the_rules(leaf, signers)?;
+        let id = &read.id;
         if !self
             .authorizer
             .considers(own.trust_domain(), id.trust_domain())
         {
-            return Err(PeerRefused::ForeignTrustDomain(id));
+            return Err(PeerRefused::ForeignTrustDomain(id.clone()));
         }
-        vouched_for(&own.trust, &id, |anchors| {
+        vouched_for(&own.trust, id, |anchors| {
             vouch_for(anchors, leaf, signers, now)
         })?;
-        if !self.authorizer.accepts(&id) {
-            return Err(PeerRefused::NotAuthorized(id));
+        if !self.authorizer.accepts(id) {
+            return Err(PeerRefused::NotAuthorized(id.clone()));
         }
+        rules::verified(leaf, &read);
         Ok(())
     }
 }
@@ -143,7 +145,7 @@ pub(crate) fn judge(
     let (leaf, signers) = chain
         .split_first()
         .ok_or(PeerRefused::NotAnSvid(SvidRule::Malformed))?;
-    let id = keeps_the_rules(leaf, signers)?;
+    let id = keeps_the_rules(leaf, signers)?.id;
     vouched_for(trust, &id, |anchors| {
         anchors.verify_server(leaf, signers, now)?;
         anchors.verify_client(leaf, signers, now)
@@ -153,15 +155,15 @@ pub(crate) fn judge(
 fn keeps_the_rules(
     leaf: &CertificateDer<'_>,
     signers: &[CertificateDer<'_>],
-) -> Result<SpiffeId, PeerRefused> {
-    let id = rules::leaf(leaf).map_err(PeerRefused::NotAnSvid)?.id;
+) -> Result<Leaf, PeerRefused> {
+    let read = rules::leaf(leaf).map_err(PeerRefused::NotAnSvid)?;
     if signers.len() > MAX_SIGNERS {
         return Err(PeerRefused::ChainTooLong);
     }
     for signer in signers {
         rules::signer(signer).map_err(PeerRefused::Signer)?;
     }
-    Ok(id)
+    Ok(read)
 }
 
 /// Asks the roots of exactly the ID's own trust domain.

@@ -4,6 +4,7 @@ use spiffe::WorkloadApiError;
 use spiffe::x509_source::X509SourceError;
 
 use super::FIRST_ANSWER;
+use super::choice::{SvidChoice, SvidName};
 use crate::bundle::BundleError;
 use crate::cause::root_cause;
 use crate::endpoint::EndpointError;
@@ -46,6 +47,19 @@ pub enum WorkloadApiFailure {
         /// What the agent said.
         reason: String,
     },
+    /// The agent gives this process identities, but not the one that was chosen.
+    #[error(
+        "the agent at {endpoint} gives this process no identity {wanted}; it gives {}",
+        listed(given)
+    )]
+    NotGiven {
+        /// The endpoint as it was given.
+        endpoint: String,
+        /// The one that was chosen.
+        wanted: SvidChoice,
+        /// Those that there are.
+        given: Vec<SvidName>,
+    },
     /// The agent took a connection and then said nothing.
     #[error("the agent at {endpoint} gave no answer within {} s", FIRST_ANSWER.as_secs())]
     Silent {
@@ -72,6 +86,14 @@ pub enum MaterialError {
     Svid(#[from] SvidError),
     /// A bundle breaks a rule.
     Bundle(#[from] BundleError),
+}
+
+fn listed(names: &[SvidName]) -> String {
+    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    }
 }
 
 /// Sorts what the first question was answered with.

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use hostler_identity::{
     Authorizer, Client, ClientError, PeerRefused, Source, SpiffeId, TrustDomain, Unavailable,
-    client_config, server_config,
+    client_config, crypto_provider, server_config,
 };
 use jiff::SignedDuration;
+use rustls::CipherSuite;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384};
 use rustls::version::{TLS12, TLS13};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certs::{Ca, bundles};
-use crate::support::{Running, attempt, reckless, soon, source};
+use crate::support::{Running, attempt, connect, reckless, reckless_with, soon, source};
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 
@@ -266,5 +269,54 @@ async fn sessions_are_not_resumed_so_each_handshake_asks_the_authorizer() {
             .await
             .unwrap();
         assert!(soon(tls.read_u8()).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn peers_whose_handshakes_overlap_are_told_apart() {
+    let ca = Ca::new("a.example");
+    let (server, _s) = source(&ca, "/api");
+    let running = Running::new(&server, Authorizer::any()).await;
+    let peers = (0..8).map(|number| {
+        let (peer, writer) = source(&ca, &format!("/peer/{number}"));
+        let url = running.url("/");
+        async move {
+            for _ in 0..10 {
+                // A client of its own has no connection to use again.
+                let client = Client::new(&peer, Authorizer::any());
+                let answer = client.get(&url).await.unwrap();
+                assert_eq!(answer.body(), peer.id().unwrap().to_string().as_str());
+            }
+            drop(writer);
+        }
+    });
+    soon(futures::future::join_all(peers)).await;
+}
+
+#[tokio::test]
+async fn the_suite_is_ours_to_choose_and_a_client_that_wants_another_one_alone_gets_it() {
+    let ca = Ca::new("a.example");
+    let ((server, _s), (web, _w)) = (source(&ca, "/api"), source(&ca, "/web"));
+    let running = Running::new(&server, Authorizer::any()).await;
+    let presenter = client_config(&web, Authorizer::any()).client_auth_cert_resolver;
+    for (offered, taken) in [
+        (
+            &[TLS13_AES_256_GCM_SHA384, TLS13_AES_128_GCM_SHA256][..],
+            CipherSuite::TLS13_AES_128_GCM_SHA256,
+        ),
+        (
+            &[TLS13_AES_256_GCM_SHA384],
+            CipherSuite::TLS13_AES_256_GCM_SHA384,
+        ),
+    ] {
+        let provider = CryptoProvider {
+            cipher_suites: offered.to_vec(),
+            ..crypto_provider().as_ref().clone()
+        };
+        let mut config = reckless_with(provider, None, &[&TLS13]);
+        config.client_auth_cert_resolver = presenter.clone();
+        let tls = soon(connect(running.address, config)).await.unwrap();
+        let suite = tls.get_ref().1.negotiated_cipher_suite().unwrap();
+        assert_eq!(suite.suite(), taken);
     }
 }

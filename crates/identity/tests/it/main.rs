@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod document;
 mod endpoint;
+mod expiry;
 mod files;
 mod handshake;
 mod ids;

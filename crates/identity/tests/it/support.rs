@@ -9,6 +9,7 @@ use axum::Router;
 use axum::routing::any;
 use hostler_identity::{Authorizer, PeerIdentity, Server, Source, SourceWriter, crypto_provider};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
@@ -84,7 +85,17 @@ pub(crate) fn reckless(
     present: Option<Raw>,
     versions: &[&'static SupportedProtocolVersion],
 ) -> ClientConfig {
-    let builder = ClientConfig::builder_with_provider(crypto_provider())
+    let provider = crypto_provider().as_ref().clone();
+    reckless_with(provider, present, versions)
+}
+
+/// The same with another list of what it can.
+pub(crate) fn reckless_with(
+    provider: CryptoProvider,
+    present: Option<Raw>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
         .dangerous()

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{BoundHandler, Registered, Registry};
 use crate::call::Authority;
-use crate::define::{Definition, ErasedHandler, Service};
+use crate::define::{Definition, ErasedHandler, Kind, Service};
 use crate::name::{NameError, OperationName};
 use crate::schema::InputCheck;
 
@@ -51,6 +51,14 @@ pub enum DefinitionError {
         operation: OperationName,
         /// What it names.
         unknown: String,
+    },
+    /// A subscription numbers its outputs by a field that they do not have, or it is none.
+    #[error("{operation} is resumed by the field {field:?}, which is no number of its outputs")]
+    ResumedBy {
+        /// The operation.
+        operation: OperationName,
+        /// The field.
+        field: &'static str,
     },
     /// An operation has nothing to say about itself.
     #[error("{0} has no description: write a doc comment on its input type")]
@@ -134,6 +142,15 @@ fn register<S: Send + Sync + 'static>(
     }
     if definition.internal && !definition.rest.is_empty() {
         return Err(DefinitionError::InternalRoute(name));
+    }
+    if let Some(field) = definition.resumed_by {
+        let kind = &definition.output.as_value()["properties"][field]["type"];
+        if definition.kind != Kind::Subscription || kind != "integer" {
+            return Err(DefinitionError::ResumedBy {
+                operation: name,
+                field,
+            });
+        }
     }
     let check = InputCheck::new(&definition.input).map_err(|problem| DefinitionError::Schema {
         operation: name.clone(),

@@ -1,5 +1,6 @@
 //! What a registry promises to every door that brings requests in.
 
+mod protocol;
 mod shelf;
 
 use std::time::Duration;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::driver::Bus;
 
 /// Raised with every change of this file that changes the result.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 3;
 
 /// The package that depends on the current kernel.
 pub(crate) const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -56,22 +56,28 @@ pub(crate) const INGREDIENTS: &[Ingredient] = &[
 /// depends on.
 pub(crate) fn modules(bus: Bus) -> Vec<&'static str> {
     let transport: &[_] = match bus {
-        Bus::Mmio => &["virtio_mmio"],
+        Bus::Mmio | Bus::MmioVsock => &["virtio_mmio"],
         Bus::Pci => &[
             "virtio_pci_legacy_dev",
             "virtio_pci_modern_dev",
             "virtio_pci",
         ],
     };
-    let devices = [
-        "virtio_blk",
-        "failover",
-        "net_failover",
-        "virtio_net",
-        "virtio_console",
-    ];
-    [&["virtio_ring", "virtio"], transport, &devices].concat()
+    let devices = ["virtio_blk", "failover", "net_failover", "virtio_net"];
+    // What the host is spoken to through.
+    let channel: &[_] = match bus {
+        Bus::Mmio | Bus::Pci => &["virtio_console"],
+        Bus::MmioVsock => &[
+            "vsock",
+            "vmw_vsock_virtio_transport_common",
+            "vmw_vsock_virtio_transport",
+        ],
+    };
+    [&["virtio_ring", "virtio"], transport, &devices, channel].concat()
 }
+
+/// The modules that a guest needs besides to share directories of its host, in such an order.
+pub(crate) const MOUNT_MODULES: &[&str] = &["fuse", "virtiofs"];
 
 const DIRECTORIES: &[&str] = &[
     "bin",

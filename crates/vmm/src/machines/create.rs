@@ -9,25 +9,33 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Inner, power};
+use crate::config::DriverChoice;
 use crate::disk;
-use crate::driver::{Capabilities, Driver};
-use crate::errors::{CreateError, DeleteError, Unsupported};
+use crate::driver::Driver;
+use crate::errors::{CreateError, DeleteError, NoDriver, Unsupported};
 use crate::files::{self, DraftDir};
 use crate::layout;
-use crate::model::{CreateVm, DriverKind, Vm, VmId, VmState};
+use crate::model::{CreateVm, Vm, VmId, VmState};
 use crate::name::ItemName;
+use crate::network::{Claim, Home};
 use crate::record::Record;
 use crate::registry::{ReserveError, Share};
+use crate::restart::RestartRule;
 use crate::slot::{Presence, Slot};
-use crate::spec::{self, MacAddress, Spec};
-use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, initrd};
+use crate::spec::{self, Spec};
+use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, fault};
 
 pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
     spec::check(&request)?;
-    let driver = inner.driver()?;
-    check_supported(&request, driver.kind(), driver.capabilities())?;
+    let driver = choose_driver(inner, &request)?;
+    check_supported(inner, &request, &*driver)?;
+    for mount in &request.mounts {
+        inner.hold(mount)?;
+    }
     let forwards = request.port_forwards.clone();
-    let spec = decide(request, &*driver)?;
+    let id = VmId::generate();
+    let claim = inner.networks.claim(id, &request.name)?;
+    let spec = decide(request, &*driver, id, &claim)?;
 
     let share = Share {
         resources: spec.resources(),
@@ -45,22 +53,35 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
         })?;
     // From here on the image and the kernel are in use: if they are there now, they stay.
     let image = inner.images.root_disk(&spec.image)?;
-    inner.kernels.files(&spec.kernel)?;
+    let format = inner.kernels.files(&spec.kernel)?.format;
+    if !driver.boots(format) {
+        return Err(Unsupported {
+            feature: format!("booting a {format} (kernel {})", spec.kernel),
+            driver: driver.kind(),
+        }
+        .into());
+    }
     let ports = inner.ports.claim(&spec.name, &forwards)?;
 
+    inner.networks.save().await?;
     let record = Record::new(spec, forwards);
     let dir = inner.layout.vm(&record.spec.name);
+    fault::point("create.reserved");
     let draft = DraftDir::begin(&inner.layout.vms())?;
+    fault::point("create.begun");
     disk::make(
         &image,
         &layout::disk_in(draft.path()),
         record.spec.disk_size_mb,
     )
     .await?;
+    fault::point("create.disk-made");
     let place = dir.path().to_owned();
     let record = crate::blocking::run(move || {
         record.save(draft.path())?;
+        fault::point("create.recorded");
         draft.appear_as(&place)?;
+        fault::point("create.appeared");
         Ok::<_, files::StorageError>(record)
     })
     .await?;
@@ -69,15 +90,29 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     let view = slot.view();
     reservation.settle(slot);
     ports.keep();
+    claim.keep();
     Ok(view)
+}
+
+/// What will run the VM: what the request asks for, where the host was left to choose and it works;
+/// else what the host has chosen.
+fn choose_driver(inner: &Inner, request: &CreateVm) -> Result<Arc<dyn Driver>, NoDriver> {
+    match request.driver {
+        Some(wanted) if inner.config.driver == DriverChoice::Auto => {
+            inner.driver_of(wanted).or_else(|_| inner.driver())
+        }
+        _ => inner.driver(),
+    }
 }
 
 /// Refuses what the driver cannot do, before anything is touched.
 fn check_supported(
+    inner: &Inner,
     request: &CreateVm,
-    driver: DriverKind,
-    can: Capabilities,
+    driver: &dyn Driver,
 ) -> Result<(), Unsupported> {
+    let can = inner.capabilities(driver);
+    let driver = driver.kind();
     let unsupported = |feature: &str| Unsupported {
         feature: feature.to_owned(),
         driver,
@@ -86,7 +121,9 @@ fn check_supported(
         return Err(unsupported(&format!("driver {wanted}")));
     }
     if !request.mounts.is_empty() && !can.mounts {
-        return Err(unsupported("sharing directories (mounts)"));
+        return Err(unsupported(
+            "sharing directories (mounts), which needs QEMU, virtiofsd and root,",
+        ));
     }
     if !request.port_forwards.is_empty() && !can.port_forwards {
         return Err(unsupported("forwarding ports (port_forwards)"));
@@ -95,9 +132,19 @@ fn check_supported(
 }
 
 /// Fills in everything that the request left open.
-fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
+fn decide(
+    request: CreateVm,
+    driver: &dyn Driver,
+    id: VmId,
+    claim: &Claim,
+) -> Result<Spec, CreateError> {
+    let Home {
+        network,
+        address,
+        mac,
+    } = claim.home.clone();
     Ok(Spec {
-        id: VmId::generate(),
+        id,
         cpus: request.cpus,
         memory_mb: request.memory_mb,
         disk_size_mb: request.disk_size_mb,
@@ -108,11 +155,17 @@ fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
             .kernel
             .unwrap_or_else(|| ItemName::literal(DEFAULT_KERNEL)),
         driver: driver.kind(),
-        ip_address: initrd::GUEST_ADDRESS,
-        mac_address: MacAddress::generate(),
+        network,
+        ip_address: address,
+        mac_address: mac,
         ssh_public_key: request.ssh_public_key.map(|key| key.parse()).transpose()?,
         dns_servers: request.dns_servers,
+        mounts: request.mounts,
         auto_start: request.auto_start,
+        restart: RestartRule {
+            policy: request.restart_policy,
+            limit: request.restart_limit,
+        },
         created_at: Timestamp::now(),
         hostname: request.hostname.unwrap_or_else(|| request.name.clone()),
         name: request.name,
@@ -133,12 +186,15 @@ pub(super) async fn delete(
             return Err(DeleteError::Running { name });
         }
         power::kill(slot).await?;
+        fault::point("delete.killed");
     }
     let place = slot.dir.path().to_owned();
     crate::blocking::run(move || files::remove_dir_atomic(&place)).await?;
+    fault::point("delete.removed");
     *presence = Presence::Deleted;
     inner.ports.release(&name);
     inner.registry.remove(&name);
+    inner.networks.leave(record.spec.id).await;
     let mut last = slot.view();
     debug_assert_ne!(last.state, VmState::Running);
     last.port_forwards.clear();

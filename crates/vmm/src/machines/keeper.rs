@@ -12,12 +12,15 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use crate::blocking;
 use crate::console;
 use crate::driver::{Event, GuestEndpoint, Link};
+use crate::fault;
 use crate::guest::{Guest, GuestError};
 use crate::lifecycle::Ending;
+use crate::network::Networks;
 use crate::process::Watched;
 use crate::slot::{Attachment, Slot};
 
@@ -28,7 +31,12 @@ const CONSOLE_ROUND: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Connects a VM to its living process and appoints its keeper.
-pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<dyn Link>>) {
+pub(super) async fn attach(
+    slot: &Arc<Slot>,
+    networks: Arc<Networks>,
+    watched: Watched,
+    link: Option<Box<dyn Link>>,
+) {
     let watched = Arc::new(watched);
     let link: Option<Arc<dyn Link>> = link.map(Arc::from);
     let guest = match slot.record().phase.live() {
@@ -38,12 +46,14 @@ pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<
     let (keeping, kept) = watch::channel(());
     let keeper = Keeper {
         slot: Arc::downgrade(slot),
+        networks,
         watched: watched.clone(),
         link: link.clone(),
         guest: guest.clone(),
         _keeping: keeping,
     };
-    let keeper = Arc::new(AbortOnDropHandle::new(tokio::spawn(keeper.keep())));
+    let keeping = keeper.keep().instrument(slot.span());
+    let keeper = Arc::new(AbortOnDropHandle::new(tokio::spawn(keeping)));
     slot.attach(Attachment {
         watched,
         link,
@@ -66,6 +76,7 @@ async fn connect_guest(endpoint: &GuestEndpoint) -> Option<Arc<Guest>> {
 struct Keeper {
     /// Weak, because the slot owns the keeper.
     slot: Weak<Slot>,
+    networks: Arc<Networks>,
     watched: Arc<Watched>,
     link: Option<Arc<dyn Link>>,
     guest: Option<Arc<Guest>>,
@@ -87,8 +98,8 @@ impl Keeper {
                 // What happened before the end is heard before the end.
                 biased;
                 event = next_event(self.link.as_deref()), if listening => match event {
-                    Some(Event::Paused { reason }) => self.note(|p| p.paused(reason)).await,
-                    Some(Event::Resumed) => self.note(|p| p.resumed()).await,
+                    Some(Event::Paused { reason }) => self.note(|p| p.stuck(reason)).await,
+                    Some(Event::Resumed) => self.note(|p| p.unstuck()).await,
                     Some(Event::Ending(ending)) => announced = Some(ending),
                     None => listening = false,
                 },
@@ -124,6 +135,7 @@ impl Keeper {
         match answer {
             Ok(_version) => {
                 let now = Timestamp::now();
+                tracing::info!("the guest is up");
                 self.note(|phase| phase.ready(now)).await;
             }
             Err(error) => tracing::warn!(%error, "a guest stopped answering"),
@@ -155,9 +167,13 @@ impl Keeper {
             reason: "the VM's process was killed or crashed; start the VM again".to_owned(),
         });
         let now = Timestamp::now();
-        slot.note(|record| record.phase.ended(ending, now)).await;
+        tracing::info!(?ending, "the VM's process has ended");
+        fault::point("ended.unrecorded");
+        slot.note(|record| record.ended(ending, now)).await;
+        self.networks.unplug(slot.record().spec.id).await;
         super::remove_traces(&slot.dir);
         slot.detach();
+        slot.ring();
     }
 }
 
@@ -177,14 +193,17 @@ async fn greeting(guest: Option<&Guest>) -> Result<u32, GuestError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
 
     use super::*;
-    use crate::driver::LinkError;
+    use crate::driver::{LinkError, SaveError};
     use crate::layout::Layout;
+    use crate::lifecycle::Condition;
     use crate::model::{PortForward, VmState};
     use crate::process::{Birth, Process};
     use crate::record::tests::record;
@@ -220,7 +239,19 @@ mod tests {
             unreachable!("a keeper only listens")
         }
 
-        async fn standstill(&self) -> Result<Option<String>, LinkError> {
+        async fn pause(&self) -> Result<(), LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn condition(&self) -> Result<Condition, LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn memory_form(&self) -> Result<BTreeMap<String, String>, LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn save(&self, _: &Path) -> Result<(), SaveError> {
             unreachable!("a keeper only listens")
         }
     }
@@ -253,7 +284,8 @@ mod tests {
             watched: watch(),
             said: AtomicBool::new(false),
         };
-        attach(&slot, watch(), Some(Box::new(link))).await;
+        let networks = Arc::new(Networks::user_mode());
+        attach(&slot, networks, watch(), Some(Box::new(link))).await;
 
         let attachment = slot.attachment().unwrap();
         child.kill().unwrap();

@@ -1,33 +1,38 @@
 //! Opening a data directory: what an earlier daemon left is found, understood and taken over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
 use futures::future::join_all;
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use tracing::Instrument;
 
-use super::{Inner, Machines, OWNER, keeper, remove_traces};
-use crate::config::{Config, DriverChoice};
-use crate::driver::qemu::{Qemu, probe};
-use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
-use crate::errors::NoDriver;
+use super::drivers::Drivers;
+use super::{Inner, Machines, keeper, remove_traces, restart};
+use crate::config::{Config, NetworkChoice};
+use crate::driver::{Driver, GuestEndpoint, Link, LinkError, qemu};
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
-use crate::lifecycle::{Ending, Phase};
+use crate::leaks::Holds;
+use crate::lifecycle::{Condition, Ending, Phase};
 use crate::model::{DriverKind, PortForward};
-use crate::process::{Birth, Process, Watched};
+use crate::mounts::{self, MountError};
+use crate::name::VmName;
+use crate::network::{NetworkError, Networks};
+use crate::process::{Process, Watched};
+use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
-use crate::status::DriverStatus;
+use crate::snapshots::Snapshots;
 use crate::{DEFAULT_KERNEL, ItemName};
 
 /// A data directory could not be opened.
@@ -40,27 +45,32 @@ pub enum OpenError {
         data_dir.display()
     )]
     InUse { data_dir: PathBuf },
-    /// A driver was asked for that this program does not have.
-    #[error("driver {0} is not part of this version; use driver auto or qemu")]
-    Driver(DriverKind),
+    /// A driver was asked for that does not work here.
+    #[error("driver {driver} does not work on this host: {reason}; mend that, or use driver auto")]
+    Driver { driver: DriverKind, reason: String },
+    /// A directory that VMs may share cannot be used.
+    #[error("--mount-allow is wrong: {0}")]
+    MountAllow(#[from] MountError),
+    /// The chosen network is not possible here.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
 pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
-    if config.driver == DriverChoice::Firecracker {
-        return Err(OpenError::Driver(DriverKind::Firecracker));
-    }
     let data_dir = config.data_dir.clone();
     files::make_private_dir(&data_dir)?;
     // Absolute and without links: VMs' processes and sockets are named after it.
     config.data_dir = fs::canonicalize(&data_dir).context("find", &data_dir)?;
     config.cache_dir = std::path::absolute(&config.cache_dir).context("find", &config.cache_dir)?;
+    config.mount_allow = mounts::real_directories(&config.mount_allow)?;
     let layout = Layout::new(config.data_dir.clone());
     let lock = take_lock(&layout)?;
 
     files::make_private_dir(&layout.vms())?;
     files::sweep_drafts(&layout.vms())?;
+    sweep_vms(&layout);
     let registry = Arc::default();
     let kernels = Kernels::open(layout.kernels(), Arc::clone(&registry))?;
     let cache = config.cache_dir.clone();
@@ -71,26 +81,36 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
         kernels.clone(),
         Arc::clone(&registry),
     )?;
-    let (driver, drivers) = choose_driver(&config).await;
+    let drivers = Drivers::choose(&config, &layout).await?;
     let (records, damaged) = load_records(&layout)?;
+    let unreadable: BTreeSet<VmName> = damaged.keys().filter_map(|n| n.parse().ok()).collect();
+    let networks = Networks::open(&config, &layout.network(), &records, &unreadable).await?;
 
     let inner = Arc::new(Inner {
         config,
         layout,
         registry,
         ports: Arc::default(),
+        networks: Arc::new(networks),
         images,
         kernels,
-        driver,
         drivers,
         damaged,
+        restarter: OnceLock::new(),
         _lock: lock,
     });
     let machines = Machines { inner };
     machines.take_over(records).await;
+    machines.sweep_processes().await;
+    qemu::shares::sweep(&machines.inner.layout.vms());
+    machines.take_over_network(&unreadable).await;
     machines.sweep_sockets();
+    machines.sweep_jails();
     machines.read_ahead();
     machines.start_those_that_want().await;
+    let restarter = restart::watch(&machines.inner);
+    // Nobody else sets it.
+    let _ = machines.inner.restarter.set(restarter);
     Ok(machines)
 }
 
@@ -114,35 +134,17 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
     Ok(file)
 }
 
-async fn choose_driver(config: &Config) -> (Result<Arc<dyn Driver>, NoDriver>, Vec<DriverStatus>) {
-    let firecracker = DriverStatus {
-        kind: DriverKind::Firecracker,
-        selected: false,
-        version: None,
-        reason: "not part of this version".to_owned(),
-        capabilities: None,
-    };
-    let mut status = DriverStatus {
-        kind: DriverKind::Qemu,
-        ..firecracker.clone()
-    };
-    let driver = match probe::probe(&config.qemu_binary).await {
-        Ok(found) => {
-            status.selected = true;
-            status.version = Some(found.version.clone());
-            status.reason = found.reason.clone();
-            let driver = Qemu::new(found);
-            status.capabilities = Some(driver.capabilities());
-            Ok(Arc::new(driver) as Arc<dyn Driver>)
+/// Removes what was being written in VMs' directories when an earlier daemon died. What cannot be
+/// removed shows as a leak, and costs no VM.
+fn sweep_vms(layout: &Layout) {
+    let entries = fs::read_dir(layout.vms()).into_iter().flatten();
+    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if directory.is_dir()
+            && let Err(error) = files::sweep_drafts(&directory)
+        {
+            tracing::warn!(%error, "a leftover stays");
         }
-        Err(error) => {
-            status.reason = error.to_string();
-            Err(NoDriver {
-                reason: error.to_string(),
-            })
-        }
-    };
-    (driver, vec![status, firecracker])
+    }
 }
 
 /// Why the records of VMs could not be read, by the VMs' names.
@@ -174,35 +176,91 @@ impl Machines {
             inner.ports.enter(&record.spec.name, &record.port_forwards);
             let slot = Arc::new(Slot::new(inner.layout.vm(&record.spec.name), record));
             inner.registry.enter(slot.clone());
+            take_over_files(inner, &slot);
             slot
         });
         let slots: Vec<_> = slots.collect();
-        join_all(
-            slots
-                .iter()
-                .map(|slot| take_over(slot, inner.driver.as_deref().ok())),
-        )
+        let found = self.processes().await;
+        let found = found.as_slice();
+        join_all(slots.iter().map(|slot| {
+            let driver = inner.driver_of(slot.record().spec.driver).ok();
+            let networks = &inner.networks;
+            let taking = async move { take_over(slot, networks, driver.as_deref(), found).await };
+            taking.instrument(slot.span())
+        }))
         .await;
+    }
+
+    /// Finds the network of the VMs that run, and removes what belongs to none. A failure costs
+    /// what depends on it, and is no reason to leave VMs without a daemon.
+    async fn take_over_network(&self, unreadable: &BTreeSet<VmName>) {
+        let registry = &self.inner.registry;
+        let running = || {
+            let records = registry.all().into_iter().map(|slot| slot.record());
+            records
+                .filter(|record| record.phase.live().is_some())
+                .collect()
+        };
+        if let Err(error) = self.inner.networks.adopt(running, unreadable).await {
+            tracing::error!(%error, "the VMs' network is not what it should be");
+        }
+    }
+
+    /// The processes on this host that run VMs of this data directory.
+    async fn processes(&self) -> Vec<VmProcess> {
+        let vms = self.inner.layout.vms();
+        crate::blocking::run(move || processes::of(&vms)).await
+    }
+
+    /// Ends the processes that run VMs which are gone, or which another process runs.
+    async fn sweep_processes(&self) {
+        let inner = &self.inner;
+        let owners = self.owners();
+        for stray in self.processes().await {
+            let owned = match owners.by_id(stray.id).map(|owner| &owner.holds) {
+                Some(Holds::Process(birth)) => *birth == stray.birth,
+                Some(Holds::Anything) => true,
+                Some(Holds::Nothing) | None => inner.damaged.contains_key(&stray.name),
+            };
+            if owned {
+                continue;
+            }
+            let VmProcess { pid, id, .. } = stray;
+            tracing::warn!(pid, %id, "ending a process that runs a VM and belongs to none");
+            if let Ok(Some(watched)) = Watched::open(&stray.birth)
+                && watched.signal(Signal::KILL).is_ok()
+            {
+                watched.ended().await;
+            }
+        }
     }
 
     /// Removes directories of sockets whose VM is gone. (Most VMs have theirs in their own
     /// directory, and those go with it.)
     fn sweep_sockets(&self) {
         let vms = self.inner.layout.vms();
-        let Ok(entries) = fs::read_dir(crate::layout::runtime_dir()) else {
-            return;
-        };
-        for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let Ok(owner) = fs::read_link(directory.join(OWNER)) else {
-                continue;
-            };
-            let is_ours = directory
-                .file_name()
-                .is_some_and(|name| name.as_encoded_bytes().starts_with(b"hostler-"));
-            if is_ours && owner.parent() == Some(vms.as_path()) && !owner.exists() {
+        for (directory, owner) in crate::layout::socket_dirs_of(&vms) {
+            if !owner.exists() {
                 tracing::info!(path = %directory.display(), "removing sockets without a VM");
                 let _ = fs::remove_dir_all(&directory);
             }
+        }
+    }
+
+    /// Removes jails and control groups whose VM is gone, or has no process.
+    fn sweep_jails(&self) {
+        let Some(jailer) = self.inner.drivers.jailer() else {
+            return;
+        };
+        let records: Vec<_> = self.inner.registry.all();
+        let records: Vec<_> = records.iter().map(|slot| slot.record()).collect();
+        let known = records.iter().map(|record| record.spec.id).collect();
+        let alive = records
+            .iter()
+            .filter(|record| record.phase.live().is_some());
+        // A VM whose record is damaged may run all the same, and nobody knows its id.
+        if self.inner.damaged.is_empty() {
+            jailer.sweep(&known, &alive.map(|record| record.spec.id).collect());
         }
     }
 
@@ -210,8 +268,7 @@ impl Machines {
     fn read_ahead(&self) {
         let inner = &self.inner;
         let mut paths = inner
-            .driver
-            .as_ref()
+            .driver()
             .map(|driver| driver.files())
             .unwrap_or_default();
         let kernel = inner.kernels.files(&ItemName::literal(DEFAULT_KERNEL));
@@ -249,17 +306,38 @@ impl Machines {
     }
 }
 
+/// Sweeps a VM's snapshots, and counts what they take.
+fn take_over_files(inner: &Inner, slot: &Slot) {
+    let name = slot.record().spec.name;
+    let snapshots = Snapshots::of(&name, &slot.dir);
+    let counted = snapshots.sweep().and_then(|()| snapshots.size_mb());
+    match counted {
+        Ok(size_mb) => inner.registry.note_snapshots(&name, size_mb),
+        Err(error) => tracing::warn!(vm = %name, %error, "a VM's snapshots were not counted"),
+    }
+}
+
 /// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
+async fn take_over(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) {
     let record = slot.record();
     match record.phase.live() {
-        Some(live) => take_over_live(slot, driver, &live.process).await,
-        None => take_over_unrecorded(slot, driver).await,
+        Some(live) => take_over_live(slot, networks, driver, &live.process).await,
+        None => take_over_unrecorded(slot, networks, driver, found).await,
     }
 }
 
 /// A VM that was running: it still does, or it ended unwatched.
-async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: &Process) {
+async fn take_over_live(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    process: &Process,
+) {
     let Record { spec, .. } = slot.record();
     let watched = match Watched::open(&process.birth) {
         Ok(Some(watched)) => watched,
@@ -267,7 +345,7 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
             if let Err(error) = gone {
                 tracing::error!(vm = %spec.name, %error, "a VM's process cannot be watched");
             }
-            slot.note(|record| record.phase.ended(Ending::Unwatched, Timestamp::now()))
+            slot.note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
                 .await;
             remove_traces(&slot.dir);
             return;
@@ -283,21 +361,27 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
     match link {
         Ok(link) => {
             reconcile(slot, &*link).await;
-            keeper::attach(slot, watched, Some(link)).await;
+            keeper::attach(slot, networks.clone(), watched, Some(link)).await;
             tracing::info!(vm = %spec.name, "a VM that was left running is ours again");
         }
         Err(reason) => {
             tracing::error!(vm = %spec.name, reason, "a VM runs and does not answer");
             slot.note(|record| record.phase.unresponsive(reason)).await;
-            keeper::attach(slot, watched, None).await;
+            keeper::attach(slot, networks.clone(), watched, None).await;
         }
     }
 }
 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
-/// and writing that down, its process is there, and its pid file leads to it.
-async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
-    let Some((process, watched)) = find_unrecorded(slot, driver) else {
+/// and writing that down, its process is there, perhaps without anything yet that could be spoken
+/// to.
+async fn take_over_unrecorded(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) {
+    let Some((process, watched)) = find_unrecorded(slot, driver, found) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
         }
@@ -309,8 +393,12 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
         Some(driver) => driver.reconnect(spec.id, &process).await.ok(),
         None => None,
     };
-    let Some(link) = link else {
-        // Half launched and silent: ended, as a failed start is.
+    let loading = match &link {
+        Some(link) => matches!(link.condition().await, Ok(Condition::Loading)),
+        None => false,
+    };
+    let Some(link) = link.filter(|_| !loading) else {
+        // Half launched or half restored: ended, as a failed start is.
         tracing::warn!(vm = %spec.name, "ending a process whose start was interrupted");
         let _ = watched.signal(Signal::KILL);
         watched.ended().await;
@@ -325,27 +413,21 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>) {
     })
     .await;
     reconcile(slot, &*link).await;
-    keeper::attach(slot, watched, Some(link)).await;
+    keeper::attach(slot, networks.clone(), watched, Some(link)).await;
 }
 
-/// The process that a VM's pid file names, if it is the VM's: pids are used again, so the VM's id
-/// has to be among its arguments.
-fn find_unrecorded(slot: &Slot, driver: Option<&dyn Driver>) -> Option<(Process, Watched)> {
-    let pid: i32 = fs::read_to_string(slot.dir.pid_file())
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    let birth = Birth::of(pid)?;
+/// The process of a VM that nobody wrote down.
+fn find_unrecorded(
+    slot: &Slot,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) -> Option<(Process, Watched)> {
+    let id = slot.record().spec.id;
+    let birth = match found.iter().find(|process| process.id == id) {
+        Some(process) => process.birth.clone(),
+        None => processes::named_in(&slot.dir.pid_file(), id)?,
+    };
     let watched = Watched::open(&birth).ok().flatten()?;
-    let id = slot.record().spec.id.to_string();
-    let arguments = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
-    if !arguments
-        .split(|byte| *byte == 0)
-        .any(|argument| argument == id.as_bytes())
-    {
-        return None;
-    }
     let guest = slot.dir.guest_socket();
     let process = Process {
         birth,
@@ -363,17 +445,20 @@ fn find_unrecorded(slot: &Slot, driver: Option<&dyn Driver>) -> Option<(Process,
 async fn reconcile(slot: &Slot, link: &dyn Link) {
     let record = slot.record();
     let name = record.spec.name.as_str();
-    match link.standstill().await {
-        Ok(standstill) => {
-            slot.note(|record| {
-                record.phase.adopted();
-                if let Some(reason) = standstill {
-                    record.phase.paused(reason);
-                }
-            })
-            .await;
+    match link.condition().await {
+        Ok(found) => {
+            let set_going = slot.note(|record| record.phase.adopted(found)).await;
+            if set_going && let Err(error) = link.resume().await {
+                tracing::error!(vm = name, %error, "a VM stands still and does not go on");
+                let reason = error.to_string();
+                slot.note(|record| record.phase.stuck(reason)).await;
+            }
         }
         Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
+    }
+    if record.spec.network == NetworkChoice::Bridge {
+        // Those are rules of the host, and made anew with all the others.
+        return;
     }
     if let Err(error) = reconcile_forwards(&record.port_forwards, link).await {
         tracing::warn!(vm = name, %error, "a VM's port forwards could not be checked");

@@ -1,4 +1,4 @@
-//! Starting and stopping.
+//! Starting and stopping, pausing and resuming.
 
 use std::fs;
 use std::io;
@@ -8,20 +8,25 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rustix::process::Signal;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Inner, keeper};
-use crate::driver::{Blueprint, Driver, LinkError, Network};
-use crate::errors::{StartError, StopError};
+use crate::driver::firecracker::jail;
+use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
+use crate::errors::{PauseError, StartError, StopError};
+use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
-use crate::layout::VmDir;
-use crate::lifecycle::{Mode, StartStep, StopStep};
+use crate::kernels::KernelFiles;
+use crate::layout::{OWNER, VmDir};
+use crate::lifecycle::{Mode, PauseStep, ResumeStep, StartStep, StopStep};
 use crate::model::Vm;
-use crate::name::VmName;
+use crate::mounts::{MountError, Shared};
+use crate::name::{ItemName, VmName};
 use crate::process::{Process, Watched};
 use crate::record::Record;
 use crate::slot::{Attachment, Slot};
+use crate::spec::Spec;
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
 const AFTER_TERM: Duration = Duration::from_secs(5);
@@ -37,10 +42,12 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         .await?
     {
         StartStep::AlreadyRunning => {}
-        StartStep::Resume => resume(slot).await?,
+        StartStep::Resume => resume_processors(slot).await?,
         StartStep::Launch => {
-            if let Err(error) = launch(inner, slot).await {
+            fault::point("start.intended");
+            if let Err(error) = launch(inner, slot, None).await {
                 slot.note(|record| record.phase.launch_failed()).await;
+                inner.networks.unplug(slot.record().spec.id).await;
                 remove_traces(&slot.dir);
                 return Err(error);
             }
@@ -49,21 +56,67 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
     Ok(slot.view())
 }
 
-async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
+/// Starts a VM that has no process, and whose turn the caller has, with a memory that was saved to
+/// a directory.
+pub(super) async fn start_saved(
+    inner: &Inner,
+    slot: &Arc<Slot>,
+    saved: &Path,
+) -> Result<(), StartError> {
+    let step = slot
+        .commit(|record| record.phase.start(Timestamp::now()))
+        .await?;
+    debug_assert_eq!(step, StartStep::Launch);
+    let gone_on = async {
+        launch(inner, slot, Some(saved)).await?;
+        // The first time that these processors run: whoever dies before this leaves a process that
+        // the next daemon sets going.
+        fault::point("restore.recorded");
+        resume_processors(slot).await
+    };
+    let Err(error) = gone_on.await else {
+        return Ok(());
+    };
+    if slot.record().phase.live().is_some() {
+        if let Err(error) = kill(slot).await {
+            tracing::error!(%error, "a VM that could not be restored is still there");
+        }
+    } else {
+        slot.note(|record| record.phase.launch_failed()).await;
+        inner.networks.unplug(slot.record().spec.id).await;
+        remove_traces(&slot.dir);
+    }
+    Err(error)
+}
+
+async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result<(), StartError> {
     // An earlier process has ended, but its keeper may still be clearing up: it must not take the
     // new one's sockets for the old one's.
     if let Some(earlier) = slot.attachment() {
         earlier.let_go().await;
     }
-    let driver = inner.driver()?;
-    let blueprint = blueprint(inner, &*driver, slot).await?;
+    let driver = inner.driver_of(slot.record().spec.driver)?;
+    let network = plug(inner, &*driver, slot).await?;
+    fault::point("start.plugged");
+    let blueprint = blueprint(inner, &*driver, slot, network).await?;
+    fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
-    let launched = driver.launch(&blueprint).await?;
+    fault::point("start.sockets-prepared");
+    let begun = Instant::now();
+    let launched = match saved {
+        None => driver.launch(&blueprint).await?,
+        Some(saved) => driver.launch_saved(&blueprint, saved).await?,
+    };
+    let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(vmm_ms, "the VM's process is up");
+    fault::point("start.launched");
     let process = launched.process;
     let attached = adopt_newborn(slot, process).await;
     match attached {
         Ok(Some(watched)) => {
-            keeper::attach(slot, watched, Some(launched.link)).await;
+            fault::point("start.recorded");
+            let networks = inner.networks.clone();
+            keeper::attach(slot, networks, watched, Some(launched.link)).await;
             Ok(())
         }
         // It has ended already; what it said last is in its log.
@@ -74,6 +127,24 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
         .into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Puts a VM on the network that the host has its VMs on now.
+async fn plug(inner: &Inner, driver: &dyn Driver, slot: &Slot) -> Result<Network, StartError> {
+    let home = inner.networks.home(&slot.record().spec).await?;
+    slot.commit(|record| {
+        record.spec.network = home.network;
+        record.spec.ip_address = home.address;
+        record.spec.mac_address = home.mac;
+    })
+    .await?;
+    let Record {
+        spec,
+        port_forwards,
+        ..
+    } = slot.record();
+    let owner = driver.tap_owner(spec.id);
+    Ok(inner.networks.plug(&spec, port_forwards, owner).await?)
 }
 
 /// Takes hold of a process that was just made and writes it down. A process that cannot be held or
@@ -98,7 +169,8 @@ async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>,
     Ok(Some(watched))
 }
 
-async fn resume(slot: &Slot) -> Result<(), StartError> {
+/// Lets the processors of a VM run whose turn the caller has.
+async fn resume_processors(slot: &Slot) -> Result<(), StartError> {
     // Without a link the VM would be unresponsive, not paused.
     if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
         link.resume().await?;
@@ -107,26 +179,88 @@ async fn resume(slot: &Slot) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Pauses a VM whose turn the caller has.
+pub(super) async fn pause(slot: &Slot) -> Result<Vm, PauseError> {
+    match slot.record().phase.pause() {
+        PauseStep::AlreadyPaused => return Ok(slot.view()),
+        PauseStep::Impossible => return Err(not_running(slot)),
+        PauseStep::Halt => {}
+    }
+    let Some(link) = slot.attachment().and_then(|attachment| attachment.link) else {
+        return Err(not_running(slot));
+    };
+    link.pause().await?;
+    match slot.commit(|record| record.phase.paused()).await {
+        Ok(true) => Ok(slot.view()),
+        // It has ended in this moment.
+        Ok(false) => Err(not_running(slot)),
+        Err(error) => {
+            // The next daemon would set it going: what is not written down was not done.
+            if let Err(error) = link.resume().await {
+                tracing::warn!(%error, "a pause that was given up is still there");
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Resumes a VM whose turn the caller has.
+pub(super) async fn resume(slot: &Slot) -> Result<Vm, PauseError> {
+    match slot.record().phase.resume() {
+        ResumeStep::AlreadyRunning => return Ok(slot.view()),
+        ResumeStep::Impossible => return Err(not_running(slot)),
+        ResumeStep::Resume => {}
+    }
+    if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
+        link.resume().await?;
+        slot.note(|record| record.phase.resumed()).await;
+    }
+    Ok(slot.view())
+}
+
+fn not_running(slot: &Slot) -> PauseError {
+    let record = slot.record();
+    PauseError::NotRunning {
+        name: record.spec.name,
+        state: record.phase.state(),
+    }
+}
+
 /// What the driver needs to know, with the initial RAM disk written.
 pub(super) async fn blueprint(
     inner: &Inner,
     driver: &dyn Driver,
     slot: &Slot,
+    network: Network,
 ) -> Result<Blueprint, StartError> {
-    let Record {
-        spec,
-        port_forwards,
-        ..
-    } = slot.record();
+    let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
-    let dir = slot.dir.clone();
-    let program = inner.images.stand_in(&spec.image);
-    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), program);
-    let modules = kernel.modules_archive.clone();
-    let initrd = dir.initrd();
-    crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
+    check_kernel(driver, &spec.kernel, &kernel)?;
+    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
+    let config = config
+        .with_mounts(&spec.mounts, &kernel.mount_modules)
+        .with_program(inner.images.stand_in(&spec.image));
+    let mut archives = vec![kernel.modules_archive.clone()];
+    if !spec.mounts.is_empty() {
+        archives.extend(kernel.mount_modules_archive.clone());
+    }
+    let initrd = slot.dir.initrd();
+    crate::blocking::run(move || initrd::write(&initrd, &archives, &config)).await?;
+    describe(inner, slot, network)
+}
+
+/// What the driver needs to know of a VM that is on this network.
+pub(super) fn describe(
+    inner: &Inner,
+    slot: &Slot,
+    network: Network,
+) -> Result<Blueprint, StartError> {
+    let spec = slot.record().spec;
+    let kernel = inner.kernels.files(&spec.kernel)?;
+    let dir = &slot.dir;
     Ok(Blueprint {
         id: spec.id,
+        directory: dir.path().to_owned(),
         name: spec.name.to_string(),
         cpus: spec.cpus,
         memory_mb: spec.memory_mb,
@@ -138,18 +272,55 @@ pub(super) async fn blueprint(
         pid_file: dir.pid_file(),
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
-        network: Network::User { port_forwards },
+        network,
+        shares: shares(inner, &spec, dir)?,
     })
+}
+
+/// Refuses a kernel that this driver cannot boot, or whose modules are for other machines.
+fn check_kernel(
+    driver: &dyn Driver,
+    name: &ItemName,
+    kernel: &KernelFiles,
+) -> Result<(), LaunchError> {
+    let kind = driver.kind();
+    if !driver.boots(kernel.format) {
+        let format = kernel.format;
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} is a {format}, which driver {kind} does not boot; import a kernel in \
+             another form (for Firecracker an ELF vmlinux)"
+        )));
+    }
+    if !kernel.knows(driver.bus()) {
+        return Err(LaunchError::Kernel(format!(
+            "kernel {name} came without the modules for driver {kind}; delete it and pull the \
+             default image again"
+        )));
+    }
+    Ok(())
+}
+
+/// Gets hold of the directories that a VM shares: allowed once is not allowed for ever.
+fn shares(inner: &Inner, spec: &Spec, dir: &VmDir) -> Result<Vec<Shared>, MountError> {
+    let shares = spec.mounts.iter().enumerate().map(|(index, mount)| {
+        Ok(Shared {
+            tag: mount.guest_tag.clone(),
+            read_only: mount.read_only,
+            directory: Arc::new(inner.hold(mount)?),
+            socket: dir.share_socket(index),
+        })
+    });
+    shares.collect()
 }
 
 /// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there
 /// whose it is, so that a sweep can tell.
-fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
+pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
     if dir.has_own_sockets() {
         return Ok(());
     }
     files::make_private_dir(dir.sockets())?;
-    let mark = dir.sockets().join(super::OWNER);
+    let mark = dir.sockets().join(OWNER);
     match std::os::unix::fs::symlink(dir.path(), &mark) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).context("create", &mark)
@@ -161,19 +332,28 @@ fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
 /// Stops a VM whose turn the caller has: its guest is asked, then its process, then nobody.
 pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopError> {
     let before = slot.record();
-    let answers = before
-        .phase
-        .live()
-        .is_some_and(|live| live.mode == Mode::Running);
+    let answers = match before.phase.live().map(|live| &live.mode) {
+        Some(Mode::Running) => true,
+        // To shut down, a guest has to run. One that stands still for another reason could not.
+        Some(Mode::Paused { reason: None }) if !patience.is_zero() => {
+            resume_processors(slot).await.is_ok()
+        }
+        _ => false,
+    };
     // Noted, not committed: a full disk must not keep anybody from stopping a VM.
     let step = slot
-        .note(|record| record.phase.stop(Timestamp::now()))
+        .note(|record| {
+            record.restarts.forget();
+            record.phase.stop(Timestamp::now())
+        })
         .await;
     if let StopStep::End(_) = step
         && let Some(attachment) = slot.attachment()
     {
         let patience = if answers { patience } else { Duration::ZERO };
+        fault::point("stop.intended");
         end(&before.spec.name, attachment, patience).await?;
+        fault::point("stop.ended");
     }
     Ok(slot.view())
 }
@@ -189,7 +369,7 @@ async fn end(name: &VmName, at: Attachment, patience: Duration) -> Result<(), St
         asked
     };
     let gone = timeout(patience, asked_and_gone).await == Ok(true)
-        || ends_after(watched, Signal::TERM, AFTER_TERM).await
+        || (watched.heeds_term() && ends_after(watched, Signal::TERM, AFTER_TERM).await)
         || ends_after(watched, Signal::KILL, AFTER_KILL).await;
     if !gone {
         return Err(StopError::Stubborn { name: name.clone() });
@@ -233,8 +413,9 @@ pub(super) fn remove_traces(dir: &VmDir) {
     for path in [dir.control_socket(), dir.guest_socket(), dir.pid_file()] {
         remove_trace(&path);
     }
+    jail::clear(dir.path());
     if !dir.has_own_sockets() {
-        remove_trace(&dir.sockets().join(super::OWNER));
+        remove_trace(&dir.sockets().join(OWNER));
         let _ = fs::remove_dir(dir.sockets());
     }
 }

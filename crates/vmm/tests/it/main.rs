@@ -1,8 +1,17 @@
 //! What the desk promises, with real guests: each test has a data directory of its own and shares
 //! only the cache of packages.
 
+mod firecracker;
+mod firecracker_api;
+mod firecracker_faults;
+mod firecracker_snapshots;
 mod images;
+mod jail;
 mod life;
+mod misbehaviour;
+mod mounts;
+mod network;
 mod refusals;
 mod restart;
+mod snapshots;
 mod support;

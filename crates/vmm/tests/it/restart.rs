@@ -3,7 +3,9 @@
 use std::fs;
 use std::time::Duration;
 
-use hostler_vmm::{Config, CreateVm, DeleteError, Health, Machines, OpenError, VmState};
+use hostler_vmm::{
+    Config, CreateVm, DeleteError, Health, Machines, OpenError, RestartPolicy, Vm, VmState,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Host, PATIENCE, forward, free_port, page, processes_of, small};
@@ -165,6 +167,103 @@ async fn a_damaged_record_costs_its_vm_and_not_the_others() {
     let error = host.machines.delete("bad", true).await.unwrap_err();
     assert!(matches!(error, DeleteError::Damaged { .. }), "{error}");
     assert!(record.exists());
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_record_costs_its_vm_and_blocks_nobody() {
+    let host = Host::new().await;
+    host.machines.create(small("good")).await.unwrap();
+    host.machines.create(small("bad")).await.unwrap();
+    let record = host.data_dir().join("vms/bad/vm.json");
+    let restarting = host.restart_after(|| {
+        fs::remove_file(&record).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&record).status();
+        assert!(made.unwrap().success());
+    });
+    let host = tokio::time::timeout(PATIENCE, restarting).await.unwrap();
+    assert_eq!(host.machines.list().await.len(), 1);
+    let Health::Degraded { reasons } = host.machines.health() else {
+        panic!("it says all is well")
+    };
+    assert!(reasons[0].contains("not a regular file"), "{reasons:?}");
+    assert!(host.machines.leaks().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_vm_that_is_killed_comes_back_if_it_should_and_is_given_up_after_its_limit() {
+    let host = Host::new().await;
+    let request = CreateVm {
+        restart_policy: RestartPolicy::OnFailure,
+        restart_limit: 1,
+        ..small("web-1")
+    };
+    host.machines.create(request).await.unwrap();
+    let first = host.machines.start("web-1").await.unwrap();
+    kill_all(&processes_of(&host.data_dir()));
+    let again = |vm: &Vm| vm.state == VmState::Running && vm.started_at != first.started_at;
+    let back = host.until("web-1", again).await;
+    assert_eq!((back.restarts, back.next_restart_at), (1, None));
+    // The keepers do not see the end; the next daemon decides by the same rule.
+    let processes = processes_of(&host.data_dir());
+    let host = host.restart_after(|| kill_all(&processes)).await;
+    let given_up = host.until("web-1", |vm| vm.state == VmState::Error).await;
+    let reason = given_up.state_reason.unwrap();
+    assert!(reason.contains("given up"), "{reason}");
+    // Whoever starts it by hand begins anew.
+    let started = host.machines.start("web-1").await.unwrap();
+    assert_eq!((started.state, started.restarts), (VmState::Running, 0));
+    host.machines.stop("web-1", Duration::ZERO).await.unwrap();
+    assert!(host.machines.leaks().await.is_empty());
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_restart_that_was_decided_outlives_its_daemon_and_a_stop_takes_it_back() {
+    let host = Host::new().await;
+    for name in ["comes", "stays"] {
+        let request = CreateVm {
+            restart_policy: RestartPolicy::Always,
+            ..small(name)
+        };
+        host.machines.create(request).await.unwrap();
+        host.machines.start(name).await.unwrap();
+    }
+    kill_all(&processes_of(&host.data_dir()));
+    for name in ["comes", "stays"] {
+        host.until(name, |vm| vm.next_restart_at.is_some() || vm.restarts > 0)
+            .await;
+    }
+    host.machines.stop("stays", Duration::ZERO).await.unwrap();
+    let host = host.restart().await;
+    host.until("comes", |vm| vm.state == VmState::Running).await;
+    let stays = host.machines.get("stays").await.unwrap();
+    assert_eq!(
+        (stays.state, stays.next_restart_at),
+        (VmState::Stopped, None)
+    );
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_process_whose_vm_is_gone_is_a_leak_and_ended_by_the_next_daemon() {
+    let host = Host::new().await;
+    host.machines.create(small("web-1")).await.unwrap();
+    host.machines.start("web-1").await.unwrap();
+    let process = processes_of(&host.data_dir());
+    let place = host.data_dir().join("vms/web-1");
+    // As if the directory had been removed by hand while no daemon was there.
+    let aside = host.data_dir().join("aside");
+    let host = host
+        .restart_after(|| fs::rename(&place, &aside).unwrap())
+        .await;
+    assert!(host.machines.list().await.is_empty());
+    let gone = || processes_of(&host.data_dir()).is_empty();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !gone() {
+        assert!(std::time::Instant::now() < deadline, "{process:?} runs on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(host.machines.leaks().await.is_empty());
 }
 
 #[tokio::test]

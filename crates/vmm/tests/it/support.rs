@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{Config, CreateVm, Machines, PortForward, Protocol, Vm, VmState};
+use hostler_vmm::{Config, CreateVm, Machines, NetworkChoice, PortForward, Protocol, Vm, VmState};
 
 /// How long anything may take. Guests are emulated, and the machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -16,7 +16,7 @@ pub(crate) struct Host {
 }
 
 /// The directory, which goes away with every process that belongs to it.
-struct Site {
+pub(crate) struct Site {
     data_dir: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -30,8 +30,14 @@ impl Host {
     /// The same, with its data in this place of a temporary directory.
     pub(crate) async fn in_directory(place: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let data_dir = dir.path().join(place);
-        let machines = Machines::open(Config::new(&data_dir)).await.unwrap();
+        let config = Config::new(dir.path().join(place));
+        Self::with(dir, config).await
+    }
+
+    /// A host as it is configured, with its data somewhere in this directory.
+    pub(crate) async fn with(dir: tempfile::TempDir, config: Config) -> Self {
+        let data_dir = config.data_dir.clone();
+        let machines = Machines::open(config).await.unwrap();
         Self {
             machines,
             site: Site {
@@ -39,6 +45,25 @@ impl Host {
                 _dir: dir,
             },
         }
+    }
+
+    /// A host that is configured in another way than usual.
+    pub(crate) async fn configured(configure: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path().join("data"));
+        configure(&mut config);
+        Self::with(dir, config).await
+    }
+
+    /// A host with the default image and kernel whose VMs are on a bridge of this range.
+    pub(crate) async fn bridged(range: &str) -> Self {
+        let host = Self::configured(|config| {
+            config.network = NetworkChoice::Bridge;
+            config.bridge_range = range.parse().unwrap();
+        });
+        let host = host.await;
+        host.machines.images().pull(&|_| {}).await.unwrap();
+        host
     }
 
     /// A host with the default image and kernel.
@@ -57,12 +82,32 @@ impl Host {
         self.restart_after(|| {}).await
     }
 
+    /// The same, with another configuration for the same data.
+    pub(crate) async fn restart_as(self, config: Config) -> Self {
+        let Self { machines, site } = self;
+        drop(machines);
+        let machines = Machines::open(config).await.unwrap();
+        Self { machines, site }
+    }
+
     /// The same, and something happens while no daemon is there.
     pub(crate) async fn restart_after(self, meanwhile: impl FnOnce()) -> Self {
         let Self { machines, site } = self;
         let config = machines.config().clone();
         drop(machines);
         meanwhile();
+        let machines = Machines::open(config).await.unwrap();
+        Self { machines, site }
+    }
+
+    /// Closes the host and keeps its directory.
+    pub(crate) fn close(self) -> (Site, Config) {
+        let Self { machines, site } = self;
+        (site, machines.config().clone())
+    }
+
+    /// Opens a host again that was closed.
+    pub(crate) async fn reopen(site: Site, config: Config) -> Self {
         let machines = Machines::open(config).await.unwrap();
         Self { machines, site }
     }

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use hostler_identity::{BundleDocument, SvidChain, TrustBundles, TrustDomain, parse_spiffe_id};
+use hostler_identity::{BundleDocument, SpiffeId, SvidChain, TrustBundles, TrustDomain};
 use jiff::Timestamp;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::certificate::describe;
+use super::token;
 use crate::commands::{Column, show_fields};
 use crate::failure::{Doing, Failure};
 use crate::output::{self, Format, Printing, cell, moment};
@@ -54,31 +55,60 @@ pub(super) fn show(file: &Path, printing: Printing) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn verify(
-    file: &Path,
-    bundle: &Path,
-    expected: Option<&str>,
-    printing: Printing,
-) -> Result<(), Failure> {
-    let not_valid = || format!("{} is not valid", file.display());
-    let chain = SvidChain::from_pem(&read(file)?).doing(not_valid)?;
-    if let Some(text) = expected {
-        let expected = parse_spiffe_id(text).doing(|| format!("{text:?} is no SPIFFE ID"))?;
-        if chain.id() != &expected {
-            let reason = format!("{}: it is of {}, not {expected}", not_valid(), chain.id());
+/// What an SVID is verified by.
+pub(super) struct By<'a> {
+    pub(super) bundle: &'a Path,
+    /// Whom a token must be for.
+    pub(super) audience: Option<&'a str>,
+    /// Whose it must be.
+    pub(super) id: Option<SpiffeId>,
+}
+
+pub(super) fn verify(file: &Path, by: &By<'_>, printing: Printing) -> Result<(), Failure> {
+    let text = read(file)?;
+    let verdict = match token::looks_like_one(&text) {
+        true => token::verify(text.trim(), file, by)?,
+        false if by.audience.is_some() => {
+            let reason = format!(
+                "{} is no JWT-SVID, and nothing else has an audience",
+                file.display()
+            );
             return Err(Failure::new(reason));
         }
-    }
-    let bundles = roots(bundle, chain.id().trust_domain())?;
+        false => verify_chain(&text, file, by)?,
+    };
+    show_fields(printing, &verdict);
+    Ok(())
+}
+
+fn verify_chain(text: &str, file: &Path, by: &By<'_>) -> Result<Value, Failure> {
+    let not_valid = || not_valid(file);
+    let chain = SvidChain::from_pem(text).doing(not_valid)?;
+    by.must_be_of(chain.id(), file)?;
+    let bundles = roots(by.bundle, chain.id().trust_domain())?;
     chain.verify(&bundles, Timestamp::now()).doing(not_valid)?;
-    let verdict = json!({
+    Ok(json!({
         "valid": true,
         "id": chain.id().to_string(),
         "not_before": chain.not_before().to_string(),
         "not_after": chain.not_after().to_string(),
-    });
-    show_fields(printing, &verdict);
-    Ok(())
+    }))
+}
+
+impl By<'_> {
+    pub(super) fn must_be_of(&self, id: &SpiffeId, file: &Path) -> Result<(), Failure> {
+        match &self.id {
+            Some(expected) if id != expected => Err(Failure::new(format!(
+                "{}: it is of {id}, not {expected}",
+                not_valid(file)
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+pub(super) fn not_valid(file: &Path) -> String {
+    format!("{} is not valid", file.display())
 }
 
 /// The roots of one trust domain. A file does not say whose they are; whoever gives it does.
@@ -104,6 +134,11 @@ fn roots(file: &Path, trust_domain: &TrustDomain) -> Result<TrustBundles, Failur
     }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).doing(|| format!("cannot read {}", file.display()))
+/// A file's text, or that of the standard input for `-`.
+pub(super) fn read(file: &Path) -> Result<String, Failure> {
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    text.doing(|| format!("cannot read {}", file.display()))
 }

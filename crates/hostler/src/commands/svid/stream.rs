@@ -12,18 +12,23 @@ use crate::failure::{Doing, Failure};
 use crate::output::{self, Format, Printing};
 
 pub(super) async fn fetch(from: &From, printing: Printing) -> Result<(), Failure> {
-    let given = from
-        .open()
-        .await?
-        .current()
-        .doing(|| "no usable identity")?;
-    let mut answer = certificate::identity(&given.svid);
+    let stream = from.open().await?;
+    let given = stream.current().doing(|| "no usable identity")?;
+    let mut answer = identity(&given);
     let roots: BTreeMap<_, _> = given
         .bundles
         .iter()
         .map(|(domain, roots)| (domain.to_string(), roots.len()))
         .collect();
     answer["roots"] = json!(roots);
+    let others = stream.given();
+    let others = others
+        .iter()
+        .filter(|name| &name.id != given.svid.id() || name.hint != given.hint);
+    let others: Vec<_> = others.map(ToString::to_string).collect();
+    if !others.is_empty() {
+        answer["others"] = json!(others);
+    }
     show_fields(printing, &answer);
     Ok(())
 }
@@ -36,11 +41,20 @@ pub(super) async fn watch(from: &From, printing: Printing) -> Result<(), Failure
     }
 }
 
+/// An identity as an object: who, until when, and what it is for.
+fn identity(given: &WorkloadSvid) -> Value {
+    let mut identity = certificate::identity(&given.svid);
+    if let Some(hint) = &given.hint {
+        identity["hint"] = json!(hint);
+    }
+    identity
+}
+
 /// A change as an object.
 fn event(given: Result<WorkloadSvid, MaterialError>) -> Value {
     let mut event = match given {
         Ok(given) => {
-            let mut event = certificate::identity(&given.svid);
+            let mut event = identity(&given);
             event["event"] = json!("issued");
             event
         }

@@ -1,9 +1,10 @@
 //! `hostler svid write`: an identity in files, for programs like nginx.
 //!
-//! Three files are kept: `svid.pem` (the chain, leaf first), `svid.key` (its key, mode 0600) and
-//! `bundle.pem` (the roots of our trust domain). Each is replaced whole; the command to reload runs
-//! once all three belong together again. What the Workload API takes back, or nobody renews in
-//! time, is removed, so that a program that is started later does not present it.
+//! Four files are kept: `svid.pem` (the chain, leaf first), `svid.key` (its key, mode 0600),
+//! `svid-and-key.pem` (both in one, mode 0600) and `bundle.pem` (the roots of our trust domain).
+//! They are replaced together (see [`generations`]), and then the command to reload runs. What the
+//! Workload API takes back, or nobody renews in time, is removed, so that a program that is started
+//! later does not present it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,16 +12,20 @@ use std::process::Stdio;
 use clap::Args;
 use hostler_identity::{WorkloadSvid, certificates_pem, wait_until};
 use jiff::Timestamp;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
-use super::From;
+use super::{From, generations};
 use crate::failure::{Doing, Failure};
-use crate::files;
 use crate::output;
+
+const CHAIN: &str = "svid.pem";
+const KEY: &str = "svid.key";
+const BOTH: &str = "svid-and-key.pem";
+const BUNDLE: &str = "bundle.pem";
 
 #[derive(Args)]
 pub(crate) struct Write {
-    /// The directory of svid.pem, svid.key and bundle.pem; it is made if need be
+    /// The directory of svid.pem, svid.key, svid-and-key.pem and bundle.pem; it is made if need be
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Write once and end
@@ -70,35 +75,25 @@ pub(super) async fn run(options: Write) -> Result<(), Failure> {
     }
 }
 
-/// Roots first: whoever reads in between recognises more than it needs, not less.
 fn put(dir: &Path, given: &WorkloadSvid) -> Result<(), Failure> {
     let roots = given.bundles.get(given.svid.id().trust_domain());
     let roots = certificates_pem(roots.unwrap_or_default());
     let chain = certificates_pem(given.svid.chain());
     let key = given.key_pem.expose_secret();
-    for (name, content, mode) in [
-        ("bundle.pem", roots.as_str(), 0o644),
-        ("svid.key", key, 0o600),
-        ("svid.pem", &chain, 0o644),
-    ] {
-        let path = dir.join(name);
-        files::replace(&path, content.as_bytes(), mode)
-            .doing(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    // Wiped when it is dropped, and made in one piece: a half of it would be left behind.
+    let both = SecretString::from([&*chain, key].concat());
+    let these = [
+        (BUNDLE, &*roots, 0o644),
+        (CHAIN, &chain, 0o644),
+        (KEY, key, 0o600),
+        (BOTH, both.expose_secret(), 0o600),
+    ];
+    generations::replace(dir, &these).doing(|| format!("cannot write to {}", dir.display()))
 }
 
 fn take_away(dir: &Path) -> Result<(), Failure> {
-    for name in ["svid.key", "svid.pem"] {
-        let path = dir.join(name);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(error).doing(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+    generations::take_away(dir, &[BUNDLE, CHAIN, KEY, BOTH], BUNDLE)
+        .doing(|| format!("cannot remove the identity from {}", dir.display()))
 }
 
 /// Runs the command. That it failed is said and is no reason to end: the files are right, and the

@@ -80,10 +80,18 @@ impl Machine {
     /// The kind of a virtio device on this machine, and what else it needs to be told.
     pub(crate) fn device(self, kind: &str) -> String {
         match (self.bus(), kind) {
-            (Bus::Mmio, kind) => format!("virtio-{kind}-device"),
+            (Bus::Mmio | Bus::MmioVsock, kind) => format!("virtio-{kind}-device"),
             // Without its option ROM, which only a boot from the network would use.
             (Bus::Pci, "net") => "virtio-net-pci,romfile=".to_owned(),
             (Bus::Pci, kind) => format!("virtio-{kind}-pci"),
+        }
+    }
+
+    /// The kind of a device that shares a directory.
+    pub(crate) fn shared_directory(self) -> &'static str {
+        match self.bus() {
+            Bus::Mmio | Bus::MmioVsock => "vhost-user-fs-device",
+            Bus::Pci => "vhost-user-fs-pci",
         }
     }
 

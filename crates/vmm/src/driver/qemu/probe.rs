@@ -44,7 +44,7 @@ pub(crate) async fn probe(program: &Path) -> Result<Found, NotFound> {
     if env::consts::ARCH != "x86_64" {
         return Err(NotFound::Architecture(env::consts::ARCH));
     }
-    let program = find(program).ok_or_else(|| NotFound::Missing(program.to_owned()))?;
+    let program = tool::find(program).ok_or_else(|| NotFound::Missing(program.to_owned()))?;
     let version = version(&program).await?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let kvm = kvm_works(&program, &cpuinfo).await;
@@ -76,17 +76,6 @@ fn explain(machine: Machine, no_kvm: Option<String>) -> String {
              frequency is not known exactly"
         ),
     }
-}
-
-/// Resolves the name of a program as a shell would.
-fn find(program: &Path) -> Option<PathBuf> {
-    if program.components().count() > 1 {
-        return program.is_file().then(|| program.to_owned());
-    }
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|directory| directory.join(program))
-        .find(|path| path.is_file())
 }
 
 async fn version(program: &Path) -> Result<String, NotFound> {

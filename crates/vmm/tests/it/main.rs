@@ -6,6 +6,7 @@ mod firecracker_api;
 mod firecracker_faults;
 mod firecracker_snapshots;
 mod guest;
+mod images;
 mod jail;
 mod life;
 mod misbehaviour;

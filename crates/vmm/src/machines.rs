@@ -8,6 +8,7 @@ mod drivers;
 mod forward;
 mod keeper;
 mod open;
+mod pause;
 mod power;
 mod restart;
 mod restore;
@@ -198,7 +199,7 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::pause(&slot).await
+            pause::pause(&slot).await
         })
         .await
     }
@@ -212,7 +213,7 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::resume(&slot).await
+            pause::resume(&slot).await
         })
         .await
     }

@@ -410,6 +410,28 @@ impl Drop for Filesystem {
     }
 }
 
+#[tokio::test]
+async fn a_vm_has_no_more_snapshots_than_it_may_and_takes_all_of_them_with_it() {
+    let host = Host::new().await;
+    let machines = &host.machines;
+    machines.create(small("web-1")).await.unwrap();
+    for _ in 0..32 {
+        machines.snapshot("web-1", None).await.unwrap();
+    }
+    let error = machines.snapshot("web-1", None).await.unwrap_err();
+    assert!(matches!(error, SnapshotError::TooMany { .. }), "{error}");
+    let snapshots = machines.snapshots("web-1").await.unwrap();
+    assert_eq!(snapshots.len(), 32);
+    assert!(snapshots.is_sorted_by_key(|snapshot| snapshot.created_at));
+    let oldest = snapshots[0].name.as_str();
+    machines.delete_snapshot("web-1", oldest).await.unwrap();
+    let name = "again".parse().unwrap();
+    machines.snapshot("web-1", Some(name)).await.unwrap();
+    machines.delete("web-1", false).await.unwrap();
+    assert_eq!(machines.status().await.unwrap().used.disk_mb, 0);
+    host.clear().await;
+}
+
 const DIRECTORY: &str = "HOSTLER_TEST_DIRECTORY";
 const WORK: &str = "HOSTLER_TEST_WORK";
 

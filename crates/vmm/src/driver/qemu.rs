@@ -1,9 +1,10 @@
 //! QEMU: runs VMs everywhere, fast where KVM works and emulated elsewhere.
 //!
 //! A VM is one QEMU process in a session of its own, so that neither the daemon's death nor a
-//! closed terminal ends it. It is spoken to over QMP ([`link`], [`qmp`]), boots the machine that suits the
-//! host ([`machine`]), can be written to a file and read back ([`memory`]), and has a network of its own in user mode, which needs no privilege and
-//! no interface on the host ([`hostfwd`]).
+//! closed terminal ends it. It is spoken to over QMP ([`link`], [`qmp`]), boots the machine that
+//! suits the host ([`machine`]), can be written to a file and read back ([`memory`]), and has a
+//! network of its own in user mode, which needs no privilege and no interface on the host
+//! ([`hostfwd`]), or is on the host's bridge. Directories of the host come in by [`shares`].
 
 mod command;
 mod hostfwd;
@@ -12,6 +13,7 @@ mod machine;
 mod memory;
 pub(crate) mod probe;
 mod qmp;
+pub(crate) mod shares;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -30,6 +32,7 @@ use self::machine::Accelerator;
 pub(crate) use self::machine::has_virtualization;
 use self::probe::Found;
 use self::qmp::Qmp;
+use self::shares::Servers;
 use super::{
     Blueprint, Bus, Capabilities, Driver, GuestEndpoint, LaunchError, Launched, Link, LinkError,
     SaveError, cpuinfo,
@@ -61,10 +64,12 @@ struct Born {
     qmp: Qmp,
     process: Process,
     log: PathBuf,
+    servers: Servers,
 }
 
 impl Born {
     fn launched(self) -> Launched {
+        self.servers.let_go();
         Launched {
             link: Box::new(QemuLink::new(self.qmp, &self.process)),
             process: self.process,
@@ -112,6 +117,8 @@ impl Qemu {
         let log = vm.pid_file.with_extension("log");
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
+        let workplace = log.parent().unwrap_or(Path::new("/"));
+        let servers = Servers::start(&vm.shares, workplace)?;
         let mut child = self.spawn(vm, begin, log_file)?;
         fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
@@ -120,6 +127,7 @@ impl Qemu {
                 qmp,
                 process,
                 log,
+                servers,
             }),
             Err(error) => {
                 // It may have ended already; what counts is that it has when we return.
@@ -220,7 +228,7 @@ impl Driver for Qemu {
         Capabilities {
             user_network: true,
             port_forwards: true,
-            mounts: false,
+            mounts: shares::program().is_some(),
             snapshots: true,
             hardware_acceleration: self.found.machine.accelerator() == Accelerator::Kvm,
         }

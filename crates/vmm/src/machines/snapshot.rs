@@ -80,9 +80,17 @@ fn link_to_save(
         None => return Err(not_now()),
     }
     let driver = inner.driver_of(record.spec.driver)?;
-    if !driver.capabilities().snapshots {
+    // Whoever serves a directory knows what the guest has open there, and is in no snapshot.
+    let feature = match driver.capabilities().snapshots {
+        false => Some("a snapshot of a VM that runs"),
+        true if !record.spec.mounts.is_empty() => {
+            Some("a snapshot of a VM that runs and shares directories (mounts)")
+        }
+        true => None,
+    };
+    if let Some(feature) = feature {
         return Err(Unsupported {
-            feature: "a snapshot of a VM that runs".to_owned(),
+            feature: feature.to_owned(),
             driver: driver.kind(),
         }
         .into());

@@ -80,20 +80,18 @@ fn link_to_save(
         None => return Err(not_now()),
     }
     let driver = inner.driver_of(record.spec.driver)?;
-    // Whoever serves a directory knows what the guest has open there, and is in no snapshot.
-    let feature = match driver.capabilities().snapshots {
-        false => Some("a snapshot of a VM that runs"),
-        true if !record.spec.mounts.is_empty() => {
-            Some("a snapshot of a VM that runs and shares directories (mounts)")
-        }
-        true => None,
-    };
-    if let Some(feature) = feature {
+    if !driver.capabilities().snapshots {
         return Err(Unsupported {
-            feature: feature.to_owned(),
+            feature: "a snapshot of a VM that runs".to_owned(),
             driver: driver.kind(),
         }
         .into());
+    }
+    // Whoever serves a directory knows what the guest has open there, and is in no snapshot.
+    if !record.spec.mounts.is_empty() {
+        return Err(SnapshotError::SharesDirectories {
+            name: record.spec.name.clone(),
+        });
     }
     let link = slot.attachment().and_then(|attachment| attachment.link);
     link.map(Some).ok_or_else(not_now)

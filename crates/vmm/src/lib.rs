@@ -74,6 +74,7 @@ mod tool;
 
 pub use capacity::{InsufficientCapacity, Resource, Resources};
 pub use config::{Config, DriverChoice, JailConfig, NetworkChoice};
+pub use console::Reading as ConsoleReading;
 pub use dialogue::Broken;
 pub use driver::{Bus, Capabilities, LaunchError, LinkError, SaveError};
 pub use errors::{
@@ -82,6 +83,10 @@ pub use errors::{
     UnknownKernel, Unsupported,
 };
 pub use files::StorageError;
+pub use guest::{
+    Command, CommandEnding, ExecEvent, ExecId, Execution, FilePiece, FilePlace, FileWrite,
+    Finished, GuestError, GuestProblem, PIECE_BYTES, RunCommand, TerminalSize,
+};
 pub use images::{
     BuildError, Ext4Error, Image, Images, ImportImage, ImportImageError, PackageError, Progress,
     ProgressSink, Pulled,

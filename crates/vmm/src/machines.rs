@@ -6,6 +6,7 @@
 mod create;
 mod drivers;
 mod forward;
+mod guest;
 mod keeper;
 mod open;
 mod pause;

@@ -29,6 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
@@ -43,6 +44,7 @@ use super::{
     LinkError, SaveError, cpuinfo,
 };
 use crate::dialogue::Broken;
+use crate::fault;
 use crate::files::{self, Context as _};
 use crate::guest::protocol::VSOCK_PORT;
 use crate::kernel_file::KernelFormat;
@@ -94,15 +96,13 @@ impl Firecracker {
             })
     }
 
-    /// Waits until the API answers, or the process has ended; then makes it the VM: a new one that
-    /// runs, or one that was saved and stands still.
-    async fn boot(
+    /// Waits until the API answers, or the process has ended.
+    async fn come_up(
         &self,
         vm: &Blueprint,
         seat: &Seat,
-        saved: Option<&str>,
         child: &mut Child,
-    ) -> Result<(Api, Process), LaunchError> {
+    ) -> Result<(Api, Birth, Watched), LaunchError> {
         let deadline = Instant::now() + COME_UP;
         let pid = self.settle(vm, seat, child, deadline).await?;
         let birth = pid.and_then(Birth::of);
@@ -118,21 +118,51 @@ impl Firecracker {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        match saved {
-            None => {
-                for request in seat.machine.requests() {
-                    self.demand(&api, ANSWER, request).await?;
-                }
-                self.demand(&api, ANSWER, machine::start()).await?;
-            }
-            Some(saved) => self.demand(&api, saved::LONG, saved::load(saved)).await?,
+        match Watched::open(&birth) {
+            Ok(Some(watched)) => Ok((api, birth, watched)),
+            _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
         }
-        let process = Process {
-            birth,
-            control_socket: vm.control_socket.clone(),
-            guest: self.guest(vm.guest_socket.clone()),
+    }
+
+    /// Makes a process that is the VM's machine and does not run: a new one, or one that was saved
+    /// to a directory. On an error there is none.
+    async fn set_up(&self, vm: &Blueprint, saved: Option<&Path>) -> Result<Ready, LaunchError> {
+        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
+        let mut child = self.spawn(vm, &seat)?;
+        let outcome = async {
+            let (api, birth, watched) = self.come_up(vm, &seat, &mut child).await?;
+            match saved {
+                None => {
+                    for request in seat.machine.requests() {
+                        self.demand(&api, ANSWER, request).await?;
+                    }
+                }
+                Some(saved) => {
+                    let seen = seat.lend_saved(saved)?;
+                    self.demand(&api, saved::LONG, saved::load(&seen)).await?;
+                }
+            }
+            Ok((api, birth, watched))
         };
-        Ok((api, process))
+        match outcome.await {
+            Ok((api, birth, watched)) => {
+                let process = Process {
+                    birth,
+                    control_socket: vm.control_socket.clone(),
+                    guest: self.guest(vm.guest_socket.clone()),
+                };
+                let child = seat.pid_file.is_none().then_some(child);
+                let link = FirecrackerLink::new(api, watched, seat::log(vm), child);
+                Ok(Ready { process, link })
+            }
+            Err(error) => {
+                // It may have ended already; what counts is that it has when we return.
+                let _ = child.kill().await;
+                seat.end_what_is_left(vm.id).await;
+                jail::clear(&vm.directory);
+                Err(error)
+            }
+        }
     }
 
     /// The process that will be the VM: the child, or the one that the jailer made before it ended.
@@ -153,37 +183,6 @@ impl Firecracker {
                 .ok()
                 .and_then(|pid| pid.trim().parse().ok())),
             Ok(status) => Err(self.refusal(vm, status.ok())),
-        }
-    }
-
-    /// Makes the process in its seat, and the VM in the process.
-    async fn launch_from(
-        &self,
-        vm: &Blueprint,
-        seat: Seat,
-        saved: Option<&str>,
-    ) -> Result<Launched, LaunchError> {
-        let mut child = self.spawn(vm, &seat)?;
-        let booted = match self.boot(vm, &seat, saved, &mut child).await {
-            Ok((api, process)) => match Watched::open(&process.birth) {
-                Ok(Some(watched)) => Ok((api, process, watched)),
-                _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
-            },
-            Err(error) => Err(error),
-        };
-        match booted {
-            Ok((api, process, watched)) => {
-                let child = seat.pid_file.is_none().then_some(child);
-                let link = self.link(api, watched, seat::log(vm), child);
-                Ok(Launched { process, link })
-            }
-            Err(error) => {
-                // It may have ended already; what counts is that it has when we return.
-                let _ = child.kill().await;
-                seat.end_what_is_left(vm.id).await;
-                jail::clear(&vm.directory);
-                Err(error)
-            }
         }
     }
 
@@ -232,21 +231,27 @@ impl Firecracker {
             message,
         }
     }
+}
 
-    fn link(
-        &self,
-        api: Api,
-        watched: Watched,
-        log: PathBuf,
-        child: Option<Child>,
-    ) -> Box<dyn Link> {
-        Box::new(FirecrackerLink {
-            api,
-            watched,
-            log,
-            child: Mutex::new(child),
-            told: AtomicBool::new(false),
-        })
+/// A machine that does not run yet.
+struct Ready {
+    process: Process,
+    link: FirecrackerLink,
+}
+
+impl Ready {
+    fn launched(self) -> Launched {
+        Launched {
+            process: self.process,
+            link: Box::new(self.link),
+        }
+    }
+
+    /// Ends the process.
+    async fn give_up(self, vm: &Blueprint) {
+        let _ = self.link.watched.signal(Signal::KILL);
+        self.link.watched.ended().await;
+        jail::clear(&vm.directory);
     }
 }
 
@@ -347,8 +352,15 @@ impl Driver for Firecracker {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
-        self.launch_from(vm, seat, None).await
+        let ready = self.set_up(vm, None).await?;
+        fault::point("start.spawned");
+        match self.demand(&ready.link.api, ANSWER, machine::start()).await {
+            Ok(()) => Ok(ready.launched()),
+            Err(error) => {
+                ready.give_up(vm).await;
+                Err(error)
+            }
+        }
     }
 
     fn memory_form(&self, vm: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError> {
@@ -358,9 +370,7 @@ impl Driver for Firecracker {
     }
 
     async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
-        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
-        let seen = seat.lend_saved(saved)?;
-        self.launch_from(vm, seat, Some(&seen)).await
+        Ok(self.set_up(vm, Some(saved)).await?.launched())
     }
 
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError> {
@@ -379,7 +389,12 @@ impl Driver for Firecracker {
         }
         let watched = Watched::open(&process.birth).ok().flatten();
         let watched = watched.ok_or_else(|| unknown("the process has ended"))?;
-        Ok(self.link(api, watched, log_of(process), None))
+        Ok(Box::new(FirecrackerLink::new(
+            api,
+            watched,
+            log_of(process),
+            None,
+        )))
     }
 }
 
@@ -395,6 +410,16 @@ struct FirecrackerLink {
 }
 
 impl FirecrackerLink {
+    fn new(api: Api, watched: Watched, log: PathBuf, child: Option<Child>) -> Self {
+        Self {
+            api,
+            watched,
+            log,
+            child: Mutex::new(child),
+            told: AtomicBool::new(false),
+        }
+    }
+
     /// Has a snapshot made. There is nothing to say about one that was.
     async fn create(&self, create: api::Ask) -> Result<(), LinkError> {
         let command = create.command;

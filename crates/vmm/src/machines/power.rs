@@ -175,6 +175,7 @@ pub(super) async fn resume_processors(slot: &Slot) -> Result<(), LinkError> {
     if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
         link.resume().await?;
         slot.note(|record| record.phase.resumed()).await;
+        slot.keep_time();
     }
     Ok(())
 }

@@ -176,6 +176,7 @@ async fn freeze(slot: &Slot, link: &dyn Link, directory: &Path) -> Result<(), Sn
         })
         .await;
         resumed?;
+        slot.keep_time();
     }
     // A disk that is full says so more clearly than who else could not write to it.
     copied?;

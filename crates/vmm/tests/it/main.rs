@@ -5,6 +5,7 @@ mod firecracker;
 mod firecracker_api;
 mod firecracker_faults;
 mod firecracker_snapshots;
+mod guest;
 mod jail;
 mod life;
 mod misbehaviour;

@@ -92,6 +92,7 @@ pub(crate) async fn open_machines(
     make_passable_dir(data_dir)?;
     let mut config = Config::new(data_dir);
     config.cpu_overcommit = settings.cpu_overcommit.unwrap_or(config.cpu_overcommit);
+    settings.firecracker.apply(&mut config)?;
     config.driver = match &*settings.driver {
         "auto" => DriverChoice::Auto,
         "qemu" => DriverChoice::Qemu,

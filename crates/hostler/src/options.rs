@@ -13,6 +13,7 @@ macro_rules! over {
 }
 
 mod agent;
+mod firecracker;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use url::Url;
 use crate::failure::{Doing, Failure};
 use crate::workload::SocketPlace;
 
+use self::firecracker::FirecrackerSettings;
 pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, MachineSettings, Trust};
 
 /// Reads a file of options.
@@ -286,6 +288,9 @@ pub(crate) struct UpOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
+    /// The Firecracker to run: a path, or a name to look up in PATH [default: firecracker]
+    #[arg(long, env = "HOSTLER_FIRECRACKER_BIN", value_name = "PROGRAM")]
+    firecracker_bin: Option<PathBuf>,
     /// Leave running VMs running when this command ends
     #[arg(long, env = "HOSTLER_KEEP_VMS", num_args = 0..=1, default_missing_value = "true")]
     keep_vms: Option<bool>,
@@ -319,6 +324,7 @@ impl UpOptions {
             host_listen,
             workload_socket,
             driver,
+            firecracker_bin,
             keep_vms,
             config,
         );
@@ -332,6 +338,10 @@ impl UpOptions {
             machines: MachineSettings {
                 driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
                 cpu_overcommit: None,
+                firecracker: FirecrackerSettings {
+                    program: all.firecracker_bin,
+                    ..FirecrackerSettings::default()
+                },
             },
             keep_vms: all.keep_vms.unwrap_or(false),
         })

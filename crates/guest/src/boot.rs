@@ -33,6 +33,12 @@ pub(crate) fn run() -> Result<()> {
         eprintln!("hostler-guest: {error}");
     }
     config.apply_to(Path::new(NEW_ROOT))?;
+    for (tag, read_only) in &config.mounts {
+        // A guest without its mounts can still be asked what is wrong.
+        if let Err(error) = mount_shared(NEW_ROOT, tag, *read_only) {
+            eprintln!("hostler-guest: {error}");
+        }
+    }
     spawn_agent()?;
     mount_kernel_file_systems(NEW_ROOT)?;
     mount_scratch(NEW_ROOT)?;
@@ -93,6 +99,19 @@ fn mount_root_disk() -> Result<()> {
     fs::create_dir_all(NEW_ROOT).context(|| format!("make {NEW_ROOT}"))?;
     mount(ROOT_DISK, NEW_ROOT, "ext4", MountFlags::empty(), None)
         .context(|| format!("mount {ROOT_DISK} as ext4"))
+}
+
+/// Mounts a directory of the host at `/mnt/TAG`. Programs in there get no privilege by being there:
+/// whoever writes on the host is not who is root here.
+fn mount_shared(root: &str, tag: &str, read_only: bool) -> Result<()> {
+    let place = format!("{root}/mnt/{tag}");
+    fs::create_dir_all(&place).context(|| format!("make {place}"))?;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if read_only {
+        flags |= MountFlags::RDONLY;
+    }
+    mount(tag, &place, "virtiofs", flags, None)
+        .context(|| format!("mount the host's directory {tag} on {place}"))
 }
 
 /// Waits for a device. Loading its driver mostly finds it at once; a driver may also look for

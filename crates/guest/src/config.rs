@@ -24,6 +24,10 @@ pub(crate) struct Config {
     /// The guest's own address and the length of its network's prefix, as in `10.0.2.15/24`.
     pub(crate) address: Option<(Ipv4Addr, u8)>,
     pub(crate) gateway: Option<Ipv4Addr>,
+    /// The largest packet that the way out takes, in bytes.
+    pub(crate) mtu: Option<u32>,
+    /// Directories of the host to mount, by their tags, and whether they may only be read.
+    pub(crate) mounts: Vec<(String, bool)>,
     /// The content of `/etc/resolv.conf`.
     resolv_conf: Option<String>,
     /// A line for root's `authorized_keys`.
@@ -53,6 +57,13 @@ impl Config {
                 .map(|text| parse_address(&text))
                 .transpose()?,
             gateway: line("gateway")?.map(|text| parse_ip(&text)).transpose()?,
+            mtu: line("mtu")?.map(|text| parse_mtu(&text)).transpose()?,
+            mounts: value("mounts")?
+                .unwrap_or_default()
+                .lines()
+                .filter_map(|line| line.split_once(' '))
+                .map(|(tag, mode)| (tag.to_owned(), mode == "ro"))
+                .collect(),
             resolv_conf: value("resolv.conf")?,
             authorized_key: line("authorized_key")?,
         })
@@ -138,6 +149,12 @@ fn parse_address(text: &str) -> Result<(Ipv4Addr, u8)> {
     parsed
         .ok_or(io::ErrorKind::InvalidData)
         .context(|| format!("understand address {text:?}"))
+}
+
+fn parse_mtu(text: &str) -> Result<u32> {
+    text.parse()
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
+        .context(|| format!("understand MTU {text:?}"))
 }
 
 fn parse_ip(text: &str) -> Result<Ipv4Addr> {

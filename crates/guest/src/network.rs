@@ -27,6 +27,7 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_CREATE: u16 = 0x400;
+const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_OIF: u16 = 4;
@@ -46,6 +47,10 @@ pub(crate) fn configure(config: &Config) -> Result<()> {
         return Ok(());
     };
     let index = link_up(&socket, INTERFACE)?;
+    if let Some(mtu) = config.mtu {
+        request(&socket, RTM_NEWLINK, &mtu_body(index, mtu))
+            .context(|| format!("limit packets of {INTERFACE} to {mtu} bytes"))?;
+    }
     request(&socket, RTM_NEWADDR, &address_body(index, address, prefix))
         .context(|| format!("give {INTERFACE} the address {address}/{prefix}"))?;
     if let Some(gateway) = config.gateway {
@@ -75,6 +80,16 @@ fn link_body(index: u32) -> Vec<u8> {
     for word in [index, IFF_UP, IFF_UP] {
         body.extend(word.to_ne_bytes());
     }
+    body
+}
+
+/// `struct ifinfomsg` that changes no flag, with the MTU.
+fn mtu_body(index: u32, mtu: u32) -> Vec<u8> {
+    let mut body = vec![0, 0, 0, 0];
+    for word in [index, 0, 0] {
+        body.extend(word.to_ne_bytes());
+    }
+    attribute(&mut body, IFLA_MTU, mtu.to_ne_bytes());
     body
 }
 

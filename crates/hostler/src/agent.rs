@@ -15,14 +15,14 @@ use hostler_host::Host;
 use hostler_host::agent::{Agent, AgentConfig, Ended, ServerTrust, StartError};
 use hostler_identity::{Certificates, HealthListener, server_config};
 use hostler_operations::{Identity, Registry};
-use hostler_vmm::{Config, DriverChoice, Machines};
+use hostler_vmm::Machines;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::failure::{Doing, Failure};
-use crate::options::{AgentMode, AgentSettings, Enrolment, MachineSettings, Trust};
-use crate::workload::{SocketPlace, WorkloadSocket, make_passable_dir};
+use crate::options::{AgentMode, AgentSettings, Enrolment, Trust};
+use crate::workload::{SocketPlace, WorkloadSocket};
 use crate::{output, process};
 use standalone::StandaloneRoom;
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
         AgentMode::Standalone(files) => {
             // Before anything is done: files that are wrong are the commonest mistake.
             let certificates = Certificates::files(files).await?;
-            let machines = open_machines(&settings.data_dir, &settings.machines).await?;
+            let machines = settings.machines.open(&settings.data_dir).await?;
             let room = StandaloneRoom::open(&certificates, machines, settings.listen).await?;
             output::line(format!("ready: host at {}", room.local_addr()));
             room.serve(stop).await;
@@ -51,7 +51,7 @@ pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
         }
         AgentMode::Enrolled(enrolment) => {
             let config = enrolment.agent_config(&settings.data_dir)?;
-            let machines = open_machines(&settings.data_dir, &settings.machines).await?;
+            let machines = settings.machines.open(&settings.data_dir).await?;
             let socket = &enrolment.workload_socket;
             let room = HostRoom::open(config, machines, settings.listen, socket, None).await?;
             output::line(format!(
@@ -82,30 +82,6 @@ impl Enrolment {
         config.register.clone_from(&self.register);
         Ok(config)
     }
-}
-
-/// Opens what runs VMs: adopts those that run, sweeps what nobody owns.
-pub(crate) async fn open_machines(
-    data_dir: &Path,
-    settings: &MachineSettings,
-) -> Result<Machines, Failure> {
-    make_passable_dir(data_dir)?;
-    let mut config = Config::new(data_dir);
-    config.cpu_overcommit = settings.cpu_overcommit.unwrap_or(config.cpu_overcommit);
-    settings.firecracker.apply(&mut config)?;
-    config.driver = match &*settings.driver {
-        "auto" => DriverChoice::Auto,
-        "qemu" => DriverChoice::Qemu,
-        "firecracker" => DriverChoice::Firecracker,
-        other => {
-            return Err(Failure::new(format!(
-                "there is no driver {other:?}; give auto, qemu or firecracker"
-            )));
-        }
-    };
-    Machines::open(config)
-        .await
-        .doing(|| "cannot open the host's data")
 }
 
 /// What a host's door answers.

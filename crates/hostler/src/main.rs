@@ -11,6 +11,7 @@ mod client;
 mod commands;
 mod failure;
 mod files;
+mod machines;
 mod options;
 mod output;
 mod process;

@@ -26,10 +26,11 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::failure::{Doing, Failure};
+use crate::machines::MachineSettings;
 use crate::workload::SocketPlace;
 
-use self::firecracker::FirecrackerSettings;
-pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, MachineSettings, Trust};
+pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
+pub(crate) use firecracker::FirecrackerSettings;
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
@@ -291,6 +292,22 @@ pub(crate) struct UpOptions {
     /// The Firecracker to run: a path, or a name to look up in PATH [default: firecracker]
     #[arg(long, env = "HOSTLER_FIRECRACKER_BIN", value_name = "PROGRAM")]
     firecracker_bin: Option<PathBuf>,
+    /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
+    /// (each has an address on a bridge of this host; needs root) [default: user]
+    #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
+    network: Option<String>,
+    /// Where the bridge takes its subnet from: one /24 of it, chosen once [default: 10.77.0.0/16]
+    #[arg(long, env = "HOSTLER_BRIDGE_RANGE", value_name = "CIDR")]
+    bridge_range: Option<String>,
+    /// A directory of which VMs may mount what is in it. May be given again; in the variable,
+    /// separate by colons [default: none]
+    #[arg(
+        long,
+        env = "HOSTLER_MOUNT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    mount_allow: Option<Vec<PathBuf>>,
     /// Leave running VMs running when this command ends
     #[arg(long, env = "HOSTLER_KEEP_VMS", num_args = 0..=1, default_missing_value = "true")]
     keep_vms: Option<bool>,
@@ -325,6 +342,9 @@ impl UpOptions {
             workload_socket,
             driver,
             firecracker_bin,
+            network,
+            bridge_range,
+            mount_allow,
             keep_vms,
             config,
         );
@@ -336,12 +356,15 @@ impl UpOptions {
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
             machines: MachineSettings {
-                driver: all.driver.unwrap_or_else(|| "auto".to_owned()),
                 cpu_overcommit: None,
                 firecracker: FirecrackerSettings {
                     program: all.firecracker_bin,
                     ..FirecrackerSettings::default()
                 },
+                driver: all.driver,
+                network: all.network,
+                bridge_range: all.bridge_range,
+                mount_allow: all.mount_allow.unwrap_or_default(),
             },
             keep_vms: all.keep_vms.unwrap_or(false),
         })

@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::agent::{HostRoom, open_machines};
+use crate::agent::HostRoom;
 use crate::client::write_private;
 use crate::failure::{Doing, Failure};
 use crate::options::{ServerSettings, UpSettings};
@@ -63,7 +63,7 @@ async fn run_host(
     stop: CancellationToken,
 ) -> Result<(), Failure> {
     let data_dir = settings.data_dir.join("agent");
-    let machines = open_machines(&data_dir, &settings.machines).await?;
+    let machines = settings.machines.open(&data_dir).await?;
     let server_url = Url::parse(server).doing(|| "the people's door has no URL")?;
     let address = settings.host_listen.to_string();
     let mut config = AgentConfig::new(server_url, ServerTrust::CaPem(ca), address, data_dir);

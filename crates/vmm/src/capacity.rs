@@ -117,6 +117,8 @@ pub enum Resource {
     Memory,
     /// Disk in MiB.
     Disk,
+    /// Addresses on the host's bridge.
+    Addresses,
 }
 
 impl fmt::Display for Resource {
@@ -125,6 +127,7 @@ impl fmt::Display for Resource {
             Self::Cpus => "virtual CPUs",
             Self::Memory => "MiB of memory",
             Self::Disk => "MiB of disk",
+            Self::Addresses => "addresses on its bridge",
         })
     }
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub network: NetworkChoice,
     /// Where the bridge takes its subnet from, a /24 of it, when it is first made.
     pub bridge_range: Subnet,
+    /// Directories of which VMs may mount what is in them; none unless said.
+    pub mount_allow: Vec<PathBuf>,
 }
 
 /// How Firecracker is confined by its jailer.
@@ -110,6 +112,7 @@ impl Config {
             cpu_overcommit: 4,
             network: NetworkChoice::User,
             bridge_range: Subnet::around(Ipv4Addr::new(10, 77, 0, 0), 16),
+            mount_allow: Vec::new(),
         }
     }
 }

@@ -25,6 +25,7 @@ use crate::files::StorageError;
 use crate::kernel_file::KernelFormat;
 use crate::lifecycle::{Condition, Ending};
 use crate::model::{DriverKind, PortForward, VmId};
+use crate::mounts::Shared;
 use crate::ports::PortError;
 use crate::process::Process;
 
@@ -46,6 +47,8 @@ pub(crate) struct Blueprint {
     pub(crate) control_socket: PathBuf,
     pub(crate) guest_socket: PathBuf,
     pub(crate) network: Network,
+    /// Directories of the host that the guest shares.
+    pub(crate) shares: Vec<Shared>,
 }
 
 /// What a VM's network device is tied to. The guest learns its address from its initial RAM file

@@ -4,7 +4,9 @@ use crate::capacity::InsufficientCapacity;
 use crate::driver::{LaunchError, LinkError, SaveError};
 use crate::files::StorageError;
 use crate::model::{DriverKind, VmState};
+use crate::mounts::MountError;
 use crate::name::{ItemName, SnapshotName, VmName};
+use crate::network::NetworkError;
 use crate::ports::PortError;
 use crate::snapshots::{Damaged, FindError, Incompatible, MAX_SNAPSHOTS, NoSuchSnapshot};
 use crate::spec::InvalidField;
@@ -88,6 +90,8 @@ pub enum CreateError {
     #[error(transparent)]
     Capacity(#[from] InsufficientCapacity),
     #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
     Port(#[from] PortError),
     #[error(transparent)]
     Unsupported(#[from] Unsupported),
@@ -111,6 +115,11 @@ pub enum StartError {
     UnknownKernel(#[from] UnknownKernel),
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// It cannot be put on the host's network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// It was paused and does not go on.
     #[error(transparent)]
     Resume(#[from] LinkError),
@@ -162,6 +171,9 @@ pub enum PortForwardError {
     Port(#[from] PortError),
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The rules of the host's network could not be changed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

@@ -10,16 +10,18 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cpio::Archive;
+use crate::driver::Network;
 use crate::files::{Context as _, StorageError};
+use crate::model::Mount;
 use crate::spec::Spec;
 
 /// The program for the guest, built for it by this crate's build script.
 const GUEST_PROGRAM: &[u8] = include_bytes!(env!("HOSTLER_GUEST_PROGRAM"));
 
-/// The guest's address. Each VM has a network of its own, so all can have the same.
+/// The guest's address in user mode. Each VM has a network of its own, so all can have the same.
 pub(crate) const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 const PREFIX_LENGTH: u8 = 24;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -31,18 +33,35 @@ const GATEWAY_DNS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 pub(crate) struct GuestConfig {
     hostname: String,
     modules: Vec<String>,
+    address: (Ipv4Addr, u8),
+    gateway: Ipv4Addr,
+    /// Tags of the directories to mount, and `ro` or `rw`.
+    mounts: Vec<(String, &'static str)>,
+    mtu: Option<u16>,
     dns_servers: Vec<IpAddr>,
     authorized_key: Option<String>,
 }
 
 impl GuestConfig {
-    /// The configuration of this VM; `modules` are file names in load order.
-    pub(crate) fn of(spec: &Spec, modules: &[String]) -> Self {
+    /// The configuration of this VM on this network; `modules` are file names in load order.
+    pub(crate) fn of(spec: &Spec, modules: &[String], network: &Network) -> Self {
+        let (address, gateway, name_server, mtu) = match network {
+            Network::User { .. } => {
+                let address = (GUEST_ADDRESS, PREFIX_LENGTH);
+                (address, GATEWAY, GATEWAY_DNS, None)
+            }
+            // The host leads questions on from its own address.
+            Network::Tap(tap) => ((tap.address, tap.prefix), tap.gateway, tap.gateway, tap.mtu),
+        };
         Self {
             hostname: spec.hostname.to_string(),
             modules: modules.to_vec(),
+            address,
+            gateway,
+            mounts: Vec::new(),
+            mtu,
             dns_servers: match spec.dns_servers.as_slice() {
-                [] => vec![GATEWAY_DNS.into()],
+                [] => vec![name_server.into()],
                 servers => servers.to_vec(),
             },
             authorized_key: spec
@@ -50,6 +69,19 @@ impl GuestConfig {
                 .as_ref()
                 .map(|key| key.as_str().to_owned()),
         }
+    }
+
+    /// With directories to mount, and the modules that takes.
+    pub(crate) fn with_mounts(mut self, mounts: &[Mount], modules: &[String]) -> Self {
+        let mode = |mount: &Mount| if mount.read_only { "ro" } else { "rw" };
+        let tagged = mounts
+            .iter()
+            .map(|mount| (mount.guest_tag.clone(), mode(mount)));
+        self.mounts = tagged.collect();
+        if !mounts.is_empty() {
+            self.modules.extend_from_slice(modules);
+        }
+        self
     }
 
     fn archive(&self) -> Vec<u8> {
@@ -62,9 +94,20 @@ impl GuestConfig {
             archive.file(&format!("config/{name}"), 0o600, content.as_bytes());
         };
         value("hostname", format!("{}\n", self.hostname));
-        value("address", format!("{GUEST_ADDRESS}/{PREFIX_LENGTH}\n"));
-        value("gateway", format!("{GATEWAY}\n"));
+        let (address, prefix) = self.address;
+        value("address", format!("{address}/{prefix}\n"));
+        value("gateway", format!("{}\n", self.gateway));
+        if let Some(mtu) = self.mtu {
+            value("mtu", format!("{mtu}\n"));
+        }
         value("modules", lines(&mut self.modules.iter().cloned()));
+        if !self.mounts.is_empty() {
+            let mounts = self
+                .mounts
+                .iter()
+                .map(|(tag, mode)| format!("{tag} {mode}"));
+            value("mounts", lines(&mut mounts.into_iter()));
+        }
         let servers = self
             .dns_servers
             .iter()
@@ -81,7 +124,7 @@ impl GuestConfig {
 /// on how whole an old one is.
 pub(crate) fn write(
     path: &Path,
-    modules_archive: &Path,
+    modules_archives: &[PathBuf],
     config: &GuestConfig,
 ) -> Result<(), StorageError> {
     match fs::remove_file(path) {
@@ -90,11 +133,17 @@ pub(crate) fn write(
         }
         _ => {}
     }
-    let mut modules = File::open(modules_archive).context("read", modules_archive)?;
+    let open = |path: &PathBuf| File::open(path).context("read", path);
+    let modules: Vec<_> = modules_archives
+        .iter()
+        .map(open)
+        .collect::<Result<_, _>>()?;
     let mut file = crate::files::create_private(path)?;
-    let mut write = || {
+    let write = || {
         file.write_all(&program_archive())?;
-        io::copy(&mut modules, &mut file)?;
+        for mut modules in modules {
+            io::copy(&mut modules, &mut file)?;
+        }
         file.write_all(&config.archive())
     };
     write().context("write", path)
@@ -135,16 +184,23 @@ mod tests {
         let config = GuestConfig {
             hostname: "web-1".into(),
             modules: vec!["virtio.ko".into(), "virtio_blk.ko".into()],
+            address: (Ipv4Addr::new(10, 77, 3, 2), 24),
+            gateway: Ipv4Addr::new(10, 77, 3, 1),
+            mounts: vec![("work".into(), "ro")],
+            mtu: Some(1420),
             dns_servers: vec!["9.9.9.9".parse().unwrap()],
             authorized_key: None,
         };
         let path = dir.path().join("initrd");
+        let modules = [modules];
         write(&path, &modules, &config).unwrap();
         write(&path, &modules, &config).unwrap();
         let bytes = fs::read(&path).unwrap();
         let text = String::from_utf8_lossy(&bytes[GUEST_PROGRAM.len()..]);
         assert!(text.contains("nameserver 9.9.9.9\n"));
         assert!(text.contains("virtio.ko\nvirtio_blk.ko\n"));
+        assert!(text.contains("work ro\n"));
+        assert!(text.contains("10.77.3.2/24\n") && text.contains("1420\n"));
         assert!(!text.contains("authorized_key"));
         assert_eq!(text.matches("TRAILER!!!").count(), 3);
     }

@@ -25,6 +25,7 @@ use crate::shelf::{self, Item, RemoveError, Shelf};
 
 pub(crate) const KERNEL_FILE: &str = "kernel";
 pub(crate) const MODULES_FILE: &str = "modules.cpio";
+pub(crate) const MOUNT_MODULES_FILE: &str = "mount-modules.cpio";
 
 /// A kernel on this host.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -45,6 +46,9 @@ pub struct Kernel {
     pub created_at: Timestamp,
     /// The files of the modules to load, in order, by what the guest finds its devices on.
     pub modules: BTreeMap<Bus, Vec<String>>,
+    /// The same, for a guest that shares directories of its host.
+    #[serde(default)]
+    pub mount_modules: Vec<String>,
 }
 
 impl Item for Kernel {
@@ -102,6 +106,9 @@ pub struct Kernels {
 pub(crate) struct KernelFiles {
     pub(crate) kernel: PathBuf,
     pub(crate) modules_archive: PathBuf,
+    /// Absent when they are built in, or unknown.
+    pub(crate) mount_modules_archive: Option<PathBuf>,
+    pub(crate) mount_modules: Vec<String>,
     pub(crate) format: KernelFormat,
     modules: BTreeMap<Bus, Vec<String>>,
 }
@@ -181,6 +188,9 @@ impl Kernels {
         Ok(KernelFiles {
             kernel: directory.join(KERNEL_FILE),
             modules_archive: directory.join(MODULES_FILE),
+            mount_modules_archive: (!kernel.mount_modules.is_empty())
+                .then(|| directory.join(MOUNT_MODULES_FILE)),
+            mount_modules: kernel.mount_modules,
             format: kernel.format,
             modules: kernel.modules,
         })
@@ -215,6 +225,7 @@ fn import(shelf: &Shelf<Kernel>, request: ImportKernel) -> Result<Kernel, Import
         source: source.display().to_string(),
         created_at: Timestamp::now(),
         modules: BTreeMap::new(),
+        mount_modules: Vec::new(),
     };
     match shelf.put(draft, &kernel) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {

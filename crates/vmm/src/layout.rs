@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DATA/lock                    held by the daemon that uses the directory
+//! DATA/network.json            the bridge's subnet, and which VM has which address of it
 //! DATA/vms/NAME/vm.json        what is known of the VM
 //!               disk.ext4      its root disk, sparse
 //!               initrd         what its kernel starts with: guest program, modules, configuration
@@ -51,6 +52,10 @@ impl Layout {
 
     pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub(crate) fn network(&self) -> PathBuf {
+        self.root.join("network.json")
     }
 
     pub(crate) fn vms(&self) -> PathBuf {
@@ -150,6 +155,11 @@ impl VmDir {
 
     pub(crate) fn control_socket(&self) -> PathBuf {
         self.sockets.join("control.sock")
+    }
+
+    /// Where a VM's process meets the one that serves its directory of this number.
+    pub(crate) fn share_socket(&self, index: usize) -> PathBuf {
+        self.sockets.join(format!("share{index}.sock"))
     }
 
     pub(crate) fn guest_socket(&self) -> PathBuf {

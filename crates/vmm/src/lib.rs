@@ -10,6 +10,7 @@
 //!    │          └─ keeper      watches the process and the guest
 //!    ├─ registry, capacity, ports     what is taken, and by whom
 //!    ├─ driver ── Firecracker, QEMU   processes, and the conversation with them
+//!    ├─ network                       user mode, or a bridge with leases, taps and rules
 //!    ├─ guest                         the conversation with our program inside the VM
 //!    ├─ images, kernels, disk         what VMs start from
 //!    └─ snapshots                     what VMs were, and can be again
@@ -55,6 +56,7 @@ mod lz4;
 mod machines;
 mod metrics;
 mod model;
+mod mounts;
 mod name;
 mod network;
 mod ports;
@@ -90,8 +92,9 @@ pub use leaks::{Leak, LeakKind};
 pub use machines::{Machines, OpenError};
 pub use metrics::{HostMetrics, VmMetrics};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
+pub use mounts::MountError;
 pub use name::{InvalidName, ItemName, SnapshotName, VmName};
-pub use network::{InvalidSubnet, Subnet};
+pub use network::{BridgeStatus, InvalidSubnet, NetworkError, NetworkStatus, Subnet};
 pub use ports::PortError;
 pub use restart::RestartPolicy;
 pub use shelf::RemoveError;

@@ -16,6 +16,7 @@ mod snapshot;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use tracing::Instrument;
 use crate::blocking::finish;
 use crate::capacity::Capacity;
 use crate::config::{Config, NetworkChoice};
-use crate::driver::{Capabilities, Driver};
+use crate::driver::{Capabilities, Driver, Network};
 use crate::errors::{
     CreateError, DeleteError, DeleteSnapshotError, ListSnapshotsError, NoDriver, NotFound,
     PauseError, PortForwardError, RestoreError, SnapshotError, StartError, StopError,
@@ -38,8 +39,10 @@ use crate::layout::Layout;
 use crate::leaks::{self, Holds, Leak, Owner, Owners};
 use crate::lifecycle::Phase;
 use crate::metrics::{self, HostMetrics, Subject};
-use crate::model::{CreateVm, DriverKind, PortForward, Vm, VmState};
+use crate::model::{CreateVm, DriverKind, Mount, PortForward, Vm, VmState};
+use crate::mounts::{self, MountError};
 use crate::name::SnapshotName;
+use crate::network::Networks;
 use crate::ports::PortBook;
 use crate::registry::Registry;
 use crate::slot::{Presence, Slot};
@@ -61,6 +64,7 @@ struct Inner {
     layout: Layout,
     registry: Arc<Registry>,
     ports: Arc<PortBook>,
+    networks: Arc<Networks>,
     images: Images,
     kernels: Kernels,
     drivers: Drivers,
@@ -89,6 +93,11 @@ impl Inner {
         let mut can = driver.capabilities();
         can.port_forwards |= self.config.network == NetworkChoice::Bridge;
         can
+    }
+
+    /// Gets hold of a directory that a VM shares, if it may.
+    fn hold(&self, mount: &Mount) -> Result<OwnedFd, MountError> {
+        mounts::hold(mount, &self.config.mount_allow, self.layout.root())
     }
 
     fn capacity(&self) -> Result<Capacity, StorageError> {
@@ -360,6 +369,7 @@ impl Machines {
             hostname: status::hostname(),
             arch: std::env::consts::ARCH.to_owned(),
             drivers: inner.drivers.status.clone(),
+            network: inner.networks.status(),
             total: capacity.total,
             used,
             available: capacity.available(used),
@@ -373,7 +383,9 @@ impl Machines {
 
     /// What is on the host and belongs to no VM; nothing, on a healthy host.
     pub async fn leaks(&self) -> Vec<Leak> {
-        leaks::look(|| self.owners()).await
+        let mut leaks = leaks::look(|| self.owners()).await;
+        leaks.extend(self.inner.networks.leaks().await);
+        leaks
     }
 
     fn owners(&self) -> Owners {
@@ -435,8 +447,8 @@ impl Machines {
     }
 
     /// The bare command that boots a VM's disk, kernel and configuration in the foreground, without
-    /// anything of ours around it: what a start costs beyond this is our own doing. Run it only
-    /// while the VM is stopped.
+    /// anything of ours around it: what a start costs beyond this is our own doing. It has a
+    /// network in user mode. Run it only while the VM is stopped.
     ///
     /// # Errors
     /// As [`Machines::start`].
@@ -445,7 +457,10 @@ impl Machines {
         let slot = inner.slot(name)?;
         let _turn = turn(&slot, name).await?;
         let driver = inner.driver_of(slot.record().spec.driver)?;
-        let blueprint = power::blueprint(inner, &*driver, &slot).await?;
+        let network = Network::User {
+            port_forwards: slot.record().port_forwards,
+        };
+        let blueprint = power::blueprint(inner, &*driver, &slot, network).await?;
         Ok(driver.bare_command(&blueprint))
     }
 }

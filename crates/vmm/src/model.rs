@@ -177,8 +177,9 @@ pub struct Vm {
     pub kernel: ItemName,
     /// What runs it.
     pub driver: DriverKind,
-    /// The guest's address in its own private network; from outside it is reached through
-    /// `port_forwards`.
+    /// The guest's address. In user mode it is one in a network of its own; in bridge mode one on
+    /// the host's bridge, where the host itself reaches it too. From outside it is reached
+    /// through `port_forwards`.
     pub ip_address: Ipv4Addr,
     /// The guest's Ethernet address.
     pub mac_address: String,

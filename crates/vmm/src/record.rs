@@ -131,7 +131,7 @@ impl Record {
                 .as_ref()
                 .map(|key| key.as_str().to_owned()),
             dns_servers: spec.dns_servers.clone(),
-            mounts: Vec::new(),
+            mounts: spec.mounts.clone(),
             port_forwards: port_forwards.clone(),
             auto_start: spec.auto_start,
             restart_policy: spec.restart.policy,
@@ -185,6 +185,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::NetworkChoice;
     use crate::model::VmState;
     use crate::model::{DriverKind, VmId};
     use crate::restart::{RestartPolicy, RestartRule};
@@ -201,10 +202,12 @@ pub(crate) mod tests {
             image: "debian-minimal".parse().unwrap(),
             kernel: "debian-cloud".parse().unwrap(),
             driver: DriverKind::Qemu,
+            network: NetworkChoice::User,
             ip_address: "10.0.2.15".parse().unwrap(),
             mac_address: MacAddress::generate(),
             ssh_public_key: None,
             dns_servers: Vec::new(),
+            mounts: Vec::new(),
             auto_start: false,
             restart: RestartRule::default(),
             created_at: Timestamp::from_second(1).unwrap(),

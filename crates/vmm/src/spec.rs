@@ -9,11 +9,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::capacity::Resources;
-use crate::model::{CreateVm, DriverKind, PortForward, VmId};
+use crate::config::NetworkChoice;
+use crate::model::{CreateVm, DriverKind, Mount, PortForward, VmId};
+use crate::mounts;
 use crate::name::{ItemName, VmName};
 use crate::restart::RestartRule;
 
-/// Everything about a VM that stays the same for its whole life.
+/// Everything about a VM that stays the same for its whole life; its place on the network, from one
+/// start to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) name: VmName,
@@ -26,10 +29,14 @@ pub(crate) struct Spec {
     pub(crate) image: ItemName,
     pub(crate) kernel: ItemName,
     pub(crate) driver: DriverKind,
+    #[serde(default)]
+    pub(crate) network: NetworkChoice,
     pub(crate) ip_address: Ipv4Addr,
     pub(crate) mac_address: MacAddress,
     pub(crate) ssh_public_key: Option<SshPublicKey>,
     pub(crate) dns_servers: Vec<IpAddr>,
+    #[serde(default)]
+    pub(crate) mounts: Vec<Mount>,
     pub(crate) auto_start: bool,
     /// Absent in the records of earlier versions.
     #[serde(default)]
@@ -81,6 +88,7 @@ pub(crate) fn check(request: &CreateVm) -> Result<(), InvalidField> {
             "holds more than 3 addresses; name 3 at most",
         ));
     }
+    mounts::check(&request.mounts)?;
     for (index, forward) in request.port_forwards.iter().enumerate() {
         check_collisions(forward, &request.port_forwards[..index])?;
     }

@@ -10,6 +10,7 @@ use crate::capacity::{Capacity, Resources};
 use crate::driver::Capabilities;
 use crate::files::{Context as _, StorageError};
 use crate::model::DriverKind;
+use crate::network::NetworkStatus;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -22,6 +23,8 @@ pub struct HostStatus {
     pub arch: String,
     /// What can run VMs here, and why or why not.
     pub drivers: Vec<DriverStatus>,
+    /// How VMs reach others.
+    pub network: NetworkStatus,
     /// What the host has. CPUs are those that are built in.
     pub total: Resources,
     /// What VMs have reserved, running or not. CPUs are virtual ones.

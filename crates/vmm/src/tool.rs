@@ -3,9 +3,10 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 /// How long a program may take. The longest work, fetching packages over a slow line, takes
@@ -39,6 +40,8 @@ fn install(program: &str) -> String {
     let package = match program {
         "mke2fs" | "resize2fs" | "debugfs" => "e2fsprogs",
         "dpkg-deb" => "dpkg",
+        "ip" => "iproute2",
+        "nft" => "nftables",
         "apt-get" | "apt-cache" => {
             return "the default image is made from Debian's packages: use a Debian host, or \
                     import an image and a kernel"
@@ -79,6 +82,7 @@ pub(crate) fn secluded(program: impl AsRef<OsStr>) -> Command {
 pub(crate) struct Tool {
     program: String,
     command: Command,
+    input: Vec<u8>,
 }
 
 impl Tool {
@@ -97,7 +101,11 @@ impl Tool {
             .env("PATH", path())
             .stdin(Stdio::null())
             .kill_on_drop(true);
-        Self { program, command }
+        Self {
+            program,
+            command,
+            input: Vec::new(),
+        }
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -110,6 +118,13 @@ impl Tool {
         self
     }
 
+    /// What the program reads from its standard input; nothing unless this is called.
+    pub(crate) fn input(mut self, input: impl Into<Vec<u8>>) -> Self {
+        self.input = input.into();
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
     pub(crate) fn current_dir(mut self, directory: &Path) -> Self {
         self.command.current_dir(directory);
         self
@@ -118,7 +133,7 @@ impl Tool {
     /// Runs the program to its end; returns what it printed.
     pub(crate) async fn run(mut self) -> Result<String, ToolError> {
         let program = || self.program.clone();
-        let output = tokio::time::timeout(LIMIT, self.command.output())
+        let output = tokio::time::timeout(LIMIT, listen(&mut self.command, &self.input))
             .await
             .map_err(|_| ToolError::Slow { program: program() })?
             .map_err(|source| ToolError::Missing {
@@ -135,6 +150,23 @@ impl Tool {
             message,
         })
     }
+}
+
+/// Runs a program, tells it its input and hears it out.
+async fn listen(command: &mut Command, input: &[u8]) -> io::Result<Output> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let stdin = child.stdin.take();
+    let tell = async {
+        if let Some(mut stdin) = stdin {
+            // One that ends without having read everything says why by itself.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let ((), output) = tokio::join!(tell, child.wait_with_output());
+    output
 }
 
 /// The end of what a program complained about, on one line.
@@ -161,6 +193,15 @@ mod tests {
             .to_string();
         assert!(error.starts_with("ls failed (exit status: 2): "), "{error}");
         assert!(error.contains("/nowhere at all"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_reads_its_input_to_the_end() {
+        let long = "line\n".repeat(100_000);
+        let said = Tool::new("cat").input(long.clone()).run().await.unwrap();
+        assert_eq!(said.len(), long.len());
+        // And one that does not want it is not waited for.
+        Tool::new("true").input(long).run().await.unwrap();
     }
 
     #[tokio::test]

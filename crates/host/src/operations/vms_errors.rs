@@ -1,7 +1,7 @@
 //! How operations on VMs fail, in the codes of the host API.
 
 use hostler_operations::{INVALID_INPUT, NOT_FOUND, errors, internal};
-use hostler_vmm::{LaunchError, NotFound, PortError, PortForward};
+use hostler_vmm::{LaunchError, NetworkError, NotFound, PortError, PortForward};
 
 use super::codes::{
     CONFLICT, INSUFFICIENT_CAPACITY, INVALID_STATE, PORT_IN_USE, STORAGE_FULL, UNSUPPORTED,
@@ -170,6 +170,7 @@ impl From<hostler_vmm::CreateError> for CreateError {
                 Some(forward) => Self::PortInUse { forward, reason },
                 None => invalid("port_forwards", reason),
             },
+            E::Mount(_) => invalid("mounts", reason),
             E::Unsupported(_) | E::NoDriver(_) => Self::Unsupported { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
@@ -203,7 +204,13 @@ impl From<hostler_vmm::StartError> for StartError {
                 Some(forward) => Self::PortInUse { forward, reason },
                 None => Self::NotStartable { reason },
             },
-            E::UnknownKernel(_) | E::Launch(_) | E::Resume(_) => Self::NotStartable { reason },
+            E::Network(NetworkError::Port(port)) => match taken(&port) {
+                Some(forward) => Self::PortInUse { forward, reason },
+                None => Self::NotStartable { reason },
+            },
+            E::UnknownKernel(_) | E::Launch(_) | E::Resume(_) | E::Network(_) | E::Mount(_) => {
+                Self::NotStartable { reason }
+            }
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }
@@ -232,8 +239,12 @@ impl From<hostler_vmm::PortForwardError> for ForwardError {
                 Some(forward) => Self::PortInUse { forward, reason },
                 None => Self::Refused { reason },
             },
+            E::Network(NetworkError::Port(port)) => match taken(&port) {
+                Some(forward) => Self::PortInUse { forward, reason },
+                None => Self::Refused { reason },
+            },
             E::Unsupported(_) => Self::Unsupported { reason },
-            E::Link(_) => Self::NotForwardable { reason },
+            E::Link(_) | E::Network(_) => Self::NotForwardable { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }

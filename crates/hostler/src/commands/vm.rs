@@ -130,6 +130,10 @@ pub(crate) struct Create {
     /// listens on that IP, 127.0.0.1 unless said, and 0.0.0.0 for all
     #[arg(long = "port", value_name = "FORWARD")]
     ports: Vec<Forward>,
+    /// Share a directory of the host, which its agent has to allow (--mount-allow): the guest finds
+    /// it at /mnt/TAG, and with :ro can only read it. May be given again
+    #[arg(long = "mount", value_name = "HOST_DIR:TAG[:ro]")]
+    mounts: Vec<Mount>,
     /// The host to place it on [default: the least loaded]
     #[arg(long)]
     host: Option<String>,
@@ -146,6 +150,47 @@ pub(crate) struct Create {
     /// Start it now
     #[arg(long)]
     start: bool,
+}
+
+/// `/srv/data:data`, or `/srv/data:data:ro`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    host_path: String,
+    guest_tag: String,
+    read_only: bool,
+}
+
+impl FromStr for Mount {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || format!("{text:?} is not HOST_DIR:TAG, such as /srv/data:data or /srv/data:data:ro");
+        let (rest, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        let (host_path, guest_tag) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        if !host_path.starts_with('/') || guest_tag.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self {
+            host_path: host_path.to_owned(),
+            guest_tag: guest_tag.to_owned(),
+            read_only,
+        })
+    }
+}
+
+impl Mount {
+    fn to_json(&self) -> Value {
+        let Self {
+            host_path,
+            guest_tag,
+            read_only,
+        } = self;
+        json!({ "host_path": host_path, "guest_tag": guest_tag, "read_only": read_only })
+    }
 }
 
 /// `8080:80`, `0.0.0.0:8080:80` or `5353:53/udp`.
@@ -379,6 +424,11 @@ impl Create {
             "port_forwards",
             (!forwards.is_empty()).then_some(Value::Array(forwards)),
         );
+        let mounts: Vec<Value> = self.mounts.iter().map(Mount::to_json).collect();
+        set(
+            "mounts",
+            (!mounts.is_empty()).then_some(Value::Array(mounts)),
+        );
         if let Some(path) = &self.ssh_key {
             let key = std::fs::read_to_string(path)
                 .doing(|| format!("cannot read the SSH key {}", path.display()))?;
@@ -467,6 +517,27 @@ fn is_here(address: &str) -> bool {
 mod tests {
 
     use super::*;
+
+    #[test]
+    fn a_mount_is_a_directory_and_a_tag_and_perhaps_only_to_be_read() {
+        let mount = |text: &str| text.parse::<Mount>();
+        let plain = mount("/srv/my:data:work").expect("a mount");
+        assert_eq!(
+            (&*plain.host_path, &*plain.guest_tag),
+            ("/srv/my:data", "work")
+        );
+        assert!(!plain.read_only);
+        assert_eq!(mount("/srv/my:data:work:rw"), Ok(plain));
+        assert_eq!(
+            mount("/srv:work:ro").expect("a mount").to_json()["read_only"],
+            true
+        );
+        for bad in [
+            "", "/srv", "srv:work", ":work", "/srv:", "/srv:ro", "/srv::ro",
+        ] {
+            assert!(mount(bad).is_err(), "{bad:?} was taken");
+        }
+    }
 
     #[test]
     fn a_forward_is_two_ports_and_perhaps_a_protocol() {

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::firecracker::FirecrackerSettings;
 use super::{default_data_dir, read, socket_place};
 use crate::failure::{Doing, Failure};
+use crate::machines::MachineSettings;
 use crate::workload::SocketPlace;
 
 #[derive(Args, Clone, Deserialize, Default)]
@@ -67,6 +68,22 @@ pub(crate) struct AgentOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     pub(super) driver: Option<String>,
+    /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
+    /// (each has an address on a bridge of this host; needs root) [default: user]
+    #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
+    pub(super) network: Option<String>,
+    /// Where the bridge takes its subnet from: one /24 of it, chosen once [default: 10.77.0.0/16]
+    #[arg(long, env = "HOSTLER_BRIDGE_RANGE", value_name = "CIDR")]
+    pub(super) bridge_range: Option<String>,
+    /// A directory of which VMs may mount what is in it. May be given again; in the variable,
+    /// separate by colons [default: none]
+    #[arg(
+        long,
+        env = "HOSTLER_MOUNT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    pub(super) mount_allow: Option<Vec<PathBuf>>,
     /// How many virtual CPUs VMs may reserve for each CPU of this host [default: 4]
     #[arg(long, env = "HOSTLER_CPU_OVERCOMMIT", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -109,14 +126,6 @@ pub(crate) struct AgentSettings {
     pub(crate) machines: MachineSettings,
 }
 
-/// How VMs are run.
-pub(crate) struct MachineSettings {
-    pub(crate) driver: String,
-    /// `None`: as many as is usual.
-    pub(crate) cpu_overcommit: Option<u32>,
-    pub(crate) firecracker: FirecrackerSettings,
-}
-
 /// Whose host it is.
 pub(crate) enum AgentMode {
     /// A control plane's.
@@ -150,7 +159,10 @@ impl AgentOptions {
             listen: all.listen.unwrap_or((ip, 9443).into()),
             health_listen: all.health_listen,
             machines: MachineSettings {
-                driver: all.driver.clone().unwrap_or_else(|| "auto".to_owned()),
+                driver: all.driver.clone(),
+                network: all.network.clone(),
+                bridge_range: all.bridge_range.clone(),
+                mount_allow: all.mount_allow.clone().unwrap_or_default(),
                 cpu_overcommit: all.cpu_overcommit.filter(|n| *n > 0),
                 firecracker: FirecrackerSettings {
                     program: all.firecracker_bin.clone(),
@@ -188,6 +200,9 @@ impl AgentOptions {
             data_dir,
             workload_socket,
             driver,
+            network,
+            bridge_range,
+            mount_allow,
             cpu_overcommit,
             firecracker_bin,
             jailer,

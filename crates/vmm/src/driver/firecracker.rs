@@ -428,6 +428,18 @@ impl FirecrackerLink {
         }
     }
 
+    /// Has a snapshot made. There is nothing to say about one that was.
+    async fn create(&self, create: api::Ask) -> Result<(), LinkError> {
+        let command = create.command;
+        match self.api.ask_within(saved::LONG, create).await? {
+            serde_json::Value::Null => Ok(()),
+            other => Err(LinkError::Unknown {
+                command,
+                answer: other.to_string().chars().take(200).collect(),
+            }),
+        }
+    }
+
     async fn exit_code(&self) -> Option<i32> {
         let mut child = self.child.lock().await;
         let status = timeout(EXIT_CODE, child.as_mut()?.wait()).await;
@@ -487,14 +499,11 @@ impl Link for FirecrackerLink {
             let text = directory.to_str().ok_or_else(|| LinkError::Unspeakable {
                 path: directory.to_owned(),
             })?;
-            self.api
-                .ask_within(saved::LONG, saved::create(text))
-                .await?;
+            self.create(saved::create_in(text)).await?;
             return Ok(saved::own(directory)?);
         };
-        let created = self.api.ask_within(saved::LONG, saved::create("")).await;
-        let taken = match created {
-            Ok(_) => saved::take_out(&jail, directory).map_err(SaveError::from),
+        let taken = match self.create(saved::create_in_jail()).await {
+            Ok(()) => saved::take_out(&jail, directory).map_err(SaveError::from),
             Err(error) => Err(error.into()),
         };
         saved::clear(&jail);

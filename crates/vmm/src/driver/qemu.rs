@@ -11,6 +11,7 @@ mod machine;
 mod memory;
 pub(crate) mod probe;
 mod qmp;
+pub(crate) mod shares;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ use self::machine::Accelerator;
 pub(crate) use self::machine::has_virtualization;
 use self::probe::Found;
 use self::qmp::{Qmp, QmpEvent};
+use self::shares::Servers;
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
     LinkError, SaveError, cpuinfo,
@@ -60,10 +62,12 @@ struct Born {
     qmp: Qmp,
     process: Process,
     log: PathBuf,
+    servers: Servers,
 }
 
 impl Born {
     fn launched(self) -> Launched {
+        self.servers.let_go();
         Launched {
             link: Box::new(QemuLink::new(self.qmp, &self.process)),
             process: self.process,
@@ -111,6 +115,8 @@ impl Qemu {
         let log = vm.pid_file.with_extension("log");
         let _ = fs::remove_file(&log);
         let log_file = files::create_private(&log)?;
+        let workplace = log.parent().unwrap_or(Path::new("/"));
+        let servers = Servers::start(&vm.shares, workplace)?;
         let mut child = self.spawn(vm, begin, log_file)?;
         fault::point("start.spawned");
         match self.come_up(vm, &mut child, &log).await {
@@ -119,6 +125,7 @@ impl Qemu {
                 qmp,
                 process,
                 log,
+                servers,
             }),
             Err(error) => {
                 // It may have ended already; what counts is that it has when we return.
@@ -219,7 +226,7 @@ impl Driver for Qemu {
         Capabilities {
             user_network: true,
             port_forwards: true,
-            mounts: false,
+            mounts: shares::program().is_some(),
             snapshots: true,
             hardware_acceleration: self.found.machine.accelerator() == Accelerator::Kvm,
         }

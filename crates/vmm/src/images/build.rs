@@ -20,7 +20,7 @@ use super::{Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4, kernel};
 use crate::driver::Bus;
 use crate::files::{self, Context as _, DraftDir, StorageError};
 use crate::kernel_file::{KernelFormat, NotBootable};
-use crate::kernels::{KERNEL_FILE, Kernel, Kernels, MODULES_FILE};
+use crate::kernels::{KERNEL_FILE, Kernel, Kernels, MODULES_FILE, MOUNT_MODULES_FILE};
 use crate::name::ItemName;
 use crate::shelf::{Shelf, sha256};
 use crate::tool::{Tool, ToolError};
@@ -72,6 +72,7 @@ struct Build {
     kernel_source: String,
     kernel_format: KernelFormat,
     modules: BTreeMap<Bus, Vec<String>>,
+    mount_modules: Vec<String>,
 }
 
 const BUILD: &str = "build.json";
@@ -247,14 +248,14 @@ async fn build(
         .unwrap_or_default();
     let made = blocking::run(move || {
         let package = unpacked.join(&kernel_package);
-        let (kernel_format, modules) = kernel::make(&package, &target, kernel_package)?;
+        let kernel = kernel::make(&package, &target, kernel_package)?;
         // Large: removed here, not on a thread that others wait for.
         drop(work);
         let image_sha256 = sha256(&target.join(ROOT_DISK))?;
         let kernel_sha256 = sha256(&target.join(KERNEL_FILE))?;
-        Ok::<_, BuildError>((kernel_format, modules, image_sha256, kernel_sha256))
+        Ok::<_, BuildError>((kernel, image_sha256, kernel_sha256))
     });
-    let (kernel_format, modules, image_sha256, kernel_sha256) = made.await?;
+    let (made, image_sha256, kernel_sha256) = made.await?;
 
     let source = |packages: &[Package]| {
         let named = packages
@@ -268,8 +269,9 @@ async fn build(
         image_source: source(userland),
         kernel_sha256,
         kernel_source: source(kernel),
-        kernel_format,
-        modules,
+        kernel_format: made.format,
+        modules: made.modules,
+        mount_modules: made.mount_modules,
     };
     let bytes = serde_json::to_vec_pretty(&build)
         .map_err(io::Error::from)
@@ -307,7 +309,9 @@ fn put_kernel(
     let draft = kernels.shelf().draft()?;
     let path = draft.path().join(KERNEL_FILE);
     disk::place(&place.join(KERNEL_FILE), path.clone())?;
-    disk::place(&place.join(MODULES_FILE), draft.path().join(MODULES_FILE))?;
+    for file in [MODULES_FILE, MOUNT_MODULES_FILE] {
+        disk::place(&place.join(file), draft.path().join(file))?;
+    }
     let kernel = Kernel {
         name,
         format: build.kernel_format,
@@ -317,6 +321,7 @@ fn put_kernel(
         source: build.kernel_source.clone(),
         created_at: Timestamp::now(),
         modules: build.modules.clone(),
+        mount_modules: build.mount_modules.clone(),
     };
     kernels.shelf().put(draft, &kernel).map(|()| kernel)
 }

@@ -9,16 +9,19 @@ use super::build::BuildError;
 use super::recipe;
 use crate::cpio::Archive;
 use crate::driver::Bus;
-use crate::files::Context as _;
+use crate::files::{Context as _, StorageError};
 use crate::kernel_file::{self, KernelFormat};
-use crate::kernels::{KERNEL_FILE, MODULES_FILE, write_flushed};
+use crate::kernels::{KERNEL_FILE, MODULES_FILE, MOUNT_MODULES_FILE, write_flushed};
+
+/// A kernel that was taken out of its package.
+pub(super) struct Made {
+    pub(super) format: KernelFormat,
+    pub(super) modules: BTreeMap<Bus, Vec<String>>,
+    pub(super) mount_modules: Vec<String>,
+}
 
 /// Puts the kernel and its modules into `target`.
-pub(super) fn make(
-    unpacked: &Path,
-    target: &Path,
-    package: String,
-) -> Result<(KernelFormat, BTreeMap<Bus, Vec<String>>), BuildError> {
+pub(super) fn make(unpacked: &Path, target: &Path, package: String) -> Result<Made, BuildError> {
     let boot = unpacked.join("boot");
     let entries = fs::read_dir(&boot).context("read", &boot)?;
     let image = entries
@@ -35,32 +38,56 @@ pub(super) fn make(
         kernel_file::prepare(&bytes).map_err(|problem| BuildError::Kernel { package, problem })?;
     write_flushed(&target.join(KERNEL_FILE), &bootable.bytes)?;
 
-    let mut archive = Archive::default();
-    archive.directory("modules");
-    let mut packed = Vec::new();
+    let mut modules = Packed::default();
     let mut lists = BTreeMap::new();
     for bus in [Bus::Mmio, Bus::MmioVsock, Bus::Pci] {
+        lists.insert(bus, modules.pack(unpacked, &recipe::modules(bus))?);
+    }
+    modules.write(&target.join(MODULES_FILE))?;
+    let mut for_mounts = Packed::default();
+    let mounts = for_mounts.pack(unpacked, recipe::MOUNT_MODULES)?;
+    for_mounts.write(&target.join(MOUNT_MODULES_FILE))?;
+    Ok(Made {
+        format: bootable.format,
+        modules: lists,
+        mount_modules: mounts,
+    })
+}
+
+/// An archive of modules in the making.
+#[derive(Default)]
+struct Packed {
+    archive: Archive,
+    files: Vec<String>,
+}
+
+impl Packed {
+    /// Packs modules that are not in there yet; returns the files of all of them.
+    fn pack(&mut self, unpacked: &Path, modules: &[&str]) -> Result<Vec<String>, BuildError> {
         let mut list = Vec::new();
-        for module in recipe::modules(bus) {
+        for module in modules {
             let Some(path) = find_module(unpacked, module)? else {
                 continue;
             };
-            let file = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if !packed.contains(&file) {
+            let name = path.file_name().unwrap_or_default();
+            let file = name.to_string_lossy().into_owned();
+            if self.files.is_empty() {
+                self.archive.directory("modules");
+            }
+            if !self.files.contains(&file) {
                 let content = fs::read(&path).context("read", &path)?;
-                archive.file(&format!("modules/{file}"), 0o644, &content);
-                packed.push(file.clone());
+                let place = format!("modules/{file}");
+                self.archive.file(&place, 0o644, &content);
+                self.files.push(file.clone());
             }
             list.push(file);
         }
-        lists.insert(bus, list);
+        Ok(list)
     }
-    write_flushed(&target.join(MODULES_FILE), &archive.finish())?;
-    Ok((bootable.format, lists))
+
+    fn write(self, path: &Path) -> Result<(), StorageError> {
+        write_flushed(path, &self.archive.finish())
+    }
 }
 
 /// Finds a module, packed or not; `None` when it is built into the kernel.

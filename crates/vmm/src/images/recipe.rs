@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::driver::Bus;
 
 /// Raised with every change of this file that changes the result.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// The package that depends on the current kernel.
 pub(crate) const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -75,6 +75,9 @@ pub(crate) fn modules(bus: Bus) -> Vec<&'static str> {
     };
     [&["virtio_ring", "virtio"], transport, &devices, channel].concat()
 }
+
+/// The modules that a guest needs besides to share directories of its host, in such an order.
+pub(crate) const MOUNT_MODULES: &[&str] = &["fuse", "virtiofs"];
 
 const DIRECTORIES: &[&str] = &[
     "bin",

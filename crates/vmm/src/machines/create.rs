@@ -17,19 +17,25 @@ use crate::files::{self, DraftDir};
 use crate::layout;
 use crate::model::{CreateVm, Vm, VmId, VmState};
 use crate::name::ItemName;
+use crate::network::{Claim, Home};
 use crate::record::Record;
 use crate::registry::{ReserveError, Share};
 use crate::restart::RestartRule;
 use crate::slot::{Presence, Slot};
-use crate::spec::{self, MacAddress, Spec};
-use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, fault, initrd};
+use crate::spec::{self, Spec};
+use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, fault};
 
 pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
     spec::check(&request)?;
     let driver = choose_driver(inner, &request)?;
     check_supported(inner, &request, &*driver)?;
+    for mount in &request.mounts {
+        inner.hold(mount)?;
+    }
     let forwards = request.port_forwards.clone();
-    let spec = decide(request, &*driver)?;
+    let id = VmId::generate();
+    let claim = inner.networks.claim(id, &request.name)?;
+    let spec = decide(request, &*driver, id, &claim)?;
 
     let share = Share {
         resources: spec.resources(),
@@ -57,6 +63,7 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     }
     let ports = inner.ports.claim(&spec.name, &forwards)?;
 
+    inner.networks.save().await?;
     let record = Record::new(spec, forwards);
     let dir = inner.layout.vm(&record.spec.name);
     fault::point("create.reserved");
@@ -83,6 +90,7 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     let view = slot.view();
     reservation.settle(slot);
     ports.keep();
+    claim.keep();
     Ok(view)
 }
 
@@ -113,7 +121,9 @@ fn check_supported(
         return Err(unsupported(&format!("driver {wanted}")));
     }
     if !request.mounts.is_empty() && !can.mounts {
-        return Err(unsupported("sharing directories (mounts)"));
+        return Err(unsupported(
+            "sharing directories (mounts), which needs QEMU, virtiofsd and root,",
+        ));
     }
     if !request.port_forwards.is_empty() && !can.port_forwards {
         return Err(unsupported("forwarding ports (port_forwards)"));
@@ -122,9 +132,19 @@ fn check_supported(
 }
 
 /// Fills in everything that the request left open.
-fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
+fn decide(
+    request: CreateVm,
+    driver: &dyn Driver,
+    id: VmId,
+    claim: &Claim,
+) -> Result<Spec, CreateError> {
+    let Home {
+        network,
+        address,
+        mac,
+    } = claim.home.clone();
     Ok(Spec {
-        id: VmId::generate(),
+        id,
         cpus: request.cpus,
         memory_mb: request.memory_mb,
         disk_size_mb: request.disk_size_mb,
@@ -135,10 +155,12 @@ fn decide(request: CreateVm, driver: &dyn Driver) -> Result<Spec, CreateError> {
             .kernel
             .unwrap_or_else(|| ItemName::literal(DEFAULT_KERNEL)),
         driver: driver.kind(),
-        ip_address: initrd::GUEST_ADDRESS,
-        mac_address: MacAddress::generate(),
+        network,
+        ip_address: address,
+        mac_address: mac,
         ssh_public_key: request.ssh_public_key.map(|key| key.parse()).transpose()?,
         dns_servers: request.dns_servers,
+        mounts: request.mounts,
         auto_start: request.auto_start,
         restart: RestartRule {
             policy: request.restart_policy,
@@ -172,6 +194,7 @@ pub(super) async fn delete(
     *presence = Presence::Deleted;
     inner.ports.release(&name);
     inner.registry.remove(&name);
+    inner.networks.leave(record.spec.id).await;
     let mut last = slot.view();
     debug_assert_ne!(last.state, VmState::Running);
     last.port_forwards.clear();

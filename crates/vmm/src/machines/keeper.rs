@@ -20,6 +20,7 @@ use crate::driver::{Event, GuestEndpoint, Link};
 use crate::fault;
 use crate::guest::{Guest, GuestError};
 use crate::lifecycle::Ending;
+use crate::network::Networks;
 use crate::process::Watched;
 use crate::slot::{Attachment, Slot};
 
@@ -30,7 +31,12 @@ const CONSOLE_ROUND: Duration = Duration::from_secs(5);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Connects a VM to its living process and appoints its keeper.
-pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<dyn Link>>) {
+pub(super) async fn attach(
+    slot: &Arc<Slot>,
+    networks: Arc<Networks>,
+    watched: Watched,
+    link: Option<Box<dyn Link>>,
+) {
     let watched = Arc::new(watched);
     let link: Option<Arc<dyn Link>> = link.map(Arc::from);
     let guest = match slot.record().phase.live() {
@@ -40,6 +46,7 @@ pub(super) async fn attach(slot: &Arc<Slot>, watched: Watched, link: Option<Box<
     let (keeping, kept) = watch::channel(());
     let keeper = Keeper {
         slot: Arc::downgrade(slot),
+        networks,
         watched: watched.clone(),
         link: link.clone(),
         guest: guest.clone(),
@@ -69,6 +76,7 @@ async fn connect_guest(endpoint: &GuestEndpoint) -> Option<Arc<Guest>> {
 struct Keeper {
     /// Weak, because the slot owns the keeper.
     slot: Weak<Slot>,
+    networks: Arc<Networks>,
     watched: Arc<Watched>,
     link: Option<Arc<dyn Link>>,
     guest: Option<Arc<Guest>>,
@@ -162,6 +170,7 @@ impl Keeper {
         tracing::info!(?ending, "the VM's process has ended");
         fault::point("ended.unrecorded");
         slot.note(|record| record.ended(ending, now)).await;
+        self.networks.unplug(slot.record().spec.id).await;
         super::remove_traces(&slot.dir);
         slot.detach();
         slot.ring();
@@ -275,7 +284,8 @@ mod tests {
             watched: watch(),
             said: AtomicBool::new(false),
         };
-        attach(&slot, watch(), Some(Box::new(link))).await;
+        let networks = Arc::new(Networks::user_mode());
+        attach(&slot, networks, watch(), Some(Box::new(link))).await;
 
         let attachment = slot.attachment().unwrap();
         child.kill().unwrap();

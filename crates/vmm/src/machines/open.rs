@@ -1,6 +1,6 @@
 //! Opening a data directory: what an earlier daemon left is found, understood and taken over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,8 +16,8 @@ use tracing::Instrument;
 
 use super::drivers::Drivers;
 use super::{Inner, Machines, keeper, remove_traces, restart};
-use crate::config::Config;
-use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
+use crate::config::{Config, NetworkChoice};
+use crate::driver::{Driver, GuestEndpoint, Link, LinkError, qemu};
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
@@ -25,6 +25,9 @@ use crate::layout::Layout;
 use crate::leaks::Holds;
 use crate::lifecycle::{Condition, Ending, Phase};
 use crate::model::{DriverKind, PortForward};
+use crate::mounts::{self, MountError};
+use crate::name::VmName;
+use crate::network::{NetworkError, Networks};
 use crate::process::{Process, Watched};
 use crate::processes::{self, VmProcess};
 use crate::record::Record;
@@ -45,6 +48,12 @@ pub enum OpenError {
     /// A driver was asked for that does not work here.
     #[error("driver {driver} does not work on this host: {reason}; mend that, or use driver auto")]
     Driver { driver: DriverKind, reason: String },
+    /// A directory that VMs may share cannot be used.
+    #[error("--mount-allow is wrong: {0}")]
+    MountAllow(#[from] MountError),
+    /// The chosen network is not possible here.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -55,6 +64,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     // Absolute and without links: VMs' processes and sockets are named after it.
     config.data_dir = fs::canonicalize(&data_dir).context("find", &data_dir)?;
     config.cache_dir = std::path::absolute(&config.cache_dir).context("find", &config.cache_dir)?;
+    config.mount_allow = mounts::real_directories(&config.mount_allow)?;
     let layout = Layout::new(config.data_dir.clone());
     let lock = take_lock(&layout)?;
 
@@ -72,12 +82,15 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     )?;
     let drivers = Drivers::choose(&config, &layout).await?;
     let (records, damaged) = load_records(&layout)?;
+    let unreadable: BTreeSet<VmName> = damaged.keys().filter_map(|n| n.parse().ok()).collect();
+    let networks = Networks::open(&config, &layout.network(), &records, &unreadable).await?;
 
     let inner = Arc::new(Inner {
         config,
         layout,
         registry,
         ports: Arc::default(),
+        networks: Arc::new(networks),
         images,
         kernels,
         drivers,
@@ -88,6 +101,8 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     let machines = Machines { inner };
     machines.take_over(records).await;
     machines.sweep_processes().await;
+    qemu::shares::sweep(&machines.inner.layout.vms());
+    machines.take_over_network(&unreadable).await;
     machines.sweep_sockets();
     machines.sweep_jails();
     machines.read_ahead();
@@ -168,10 +183,26 @@ impl Machines {
         let found = found.as_slice();
         join_all(slots.iter().map(|slot| {
             let driver = inner.driver_of(slot.record().spec.driver).ok();
-            let taking = async move { take_over(slot, driver.as_deref(), found).await };
+            let networks = &inner.networks;
+            let taking = async move { take_over(slot, networks, driver.as_deref(), found).await };
             taking.instrument(slot.span())
         }))
         .await;
+    }
+
+    /// Finds the network of the VMs that run, and removes what belongs to none. A failure costs
+    /// what depends on it, and is no reason to leave VMs without a daemon.
+    async fn take_over_network(&self, unreadable: &BTreeSet<VmName>) {
+        let registry = &self.inner.registry;
+        let running = || {
+            let records = registry.all().into_iter().map(|slot| slot.record());
+            records
+                .filter(|record| record.phase.live().is_some())
+                .collect()
+        };
+        if let Err(error) = self.inner.networks.adopt(running, unreadable).await {
+            tracing::error!(%error, "the VMs' network is not what it should be");
+        }
     }
 
     /// The processes on this host that run VMs of this data directory.
@@ -286,16 +317,26 @@ fn take_over_files(inner: &Inner, slot: &Slot) {
 }
 
 /// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
+async fn take_over(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) {
     let record = slot.record();
     match record.phase.live() {
-        Some(live) => take_over_live(slot, driver, &live.process).await,
-        None => take_over_unrecorded(slot, driver, found).await,
+        Some(live) => take_over_live(slot, networks, driver, &live.process).await,
+        None => take_over_unrecorded(slot, networks, driver, found).await,
     }
 }
 
 /// A VM that was running: it still does, or it ended unwatched.
-async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: &Process) {
+async fn take_over_live(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    process: &Process,
+) {
     let Record { spec, .. } = slot.record();
     let watched = match Watched::open(&process.birth) {
         Ok(Some(watched)) => watched,
@@ -319,13 +360,13 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
     match link {
         Ok(link) => {
             reconcile(slot, &*link).await;
-            keeper::attach(slot, watched, Some(link)).await;
+            keeper::attach(slot, networks.clone(), watched, Some(link)).await;
             tracing::info!(vm = %spec.name, "a VM that was left running is ours again");
         }
         Err(reason) => {
             tracing::error!(vm = %spec.name, reason, "a VM runs and does not answer");
             slot.note(|record| record.phase.unresponsive(reason)).await;
-            keeper::attach(slot, watched, None).await;
+            keeper::attach(slot, networks.clone(), watched, None).await;
         }
     }
 }
@@ -333,7 +374,12 @@ async fn take_over_live(slot: &Arc<Slot>, driver: Option<&dyn Driver>, process: 
 /// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
 /// and writing that down, its process is there, perhaps without anything yet that could be spoken
 /// to.
-async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>, found: &[VmProcess]) {
+async fn take_over_unrecorded(
+    slot: &Arc<Slot>,
+    networks: &Arc<Networks>,
+    driver: Option<&dyn Driver>,
+    found: &[VmProcess],
+) {
     let Some((process, watched)) = find_unrecorded(slot, driver, found) else {
         if matches!(slot.record().phase, Phase::Starting { .. }) {
             slot.note(|record| record.phase.launch_failed()).await;
@@ -366,7 +412,7 @@ async fn take_over_unrecorded(slot: &Arc<Slot>, driver: Option<&dyn Driver>, fou
     })
     .await;
     reconcile(slot, &*link).await;
-    keeper::attach(slot, watched, Some(link)).await;
+    keeper::attach(slot, networks.clone(), watched, Some(link)).await;
 }
 
 /// The process of a VM that nobody wrote down.
@@ -408,6 +454,10 @@ async fn reconcile(slot: &Slot, link: &dyn Link) {
             }
         }
         Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
+    }
+    if record.spec.network == NetworkChoice::Bridge {
+        // Those are rules of the host, and made anew with all the others.
+        return;
     }
     if let Err(error) = reconcile_forwards(&record.port_forwards, link).await {
         tracing::warn!(vm = name, %error, "a VM's port forwards could not be checked");

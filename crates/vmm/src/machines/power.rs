@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::{Inner, keeper};
 use crate::driver::firecracker::jail;
 use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
-use crate::errors::{PauseError, StartError, StopError, UnknownKernel};
+use crate::errors::{PauseError, StartError, StopError};
 use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
@@ -21,10 +21,12 @@ use crate::kernels::KernelFiles;
 use crate::layout::{OWNER, VmDir};
 use crate::lifecycle::{Mode, PauseStep, ResumeStep, StartStep, StopStep};
 use crate::model::Vm;
+use crate::mounts::{MountError, Shared};
 use crate::name::{ItemName, VmName};
 use crate::process::{Process, Watched};
 use crate::record::Record;
 use crate::slot::{Attachment, Slot};
+use crate::spec::Spec;
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
 const AFTER_TERM: Duration = Duration::from_secs(5);
@@ -45,6 +47,7 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
             fault::point("start.intended");
             if let Err(error) = launch(inner, slot, None).await {
                 slot.note(|record| record.phase.launch_failed()).await;
+                inner.networks.unplug(slot.record().spec.id).await;
                 remove_traces(&slot.dir);
                 return Err(error);
             }
@@ -80,6 +83,7 @@ pub(super) async fn start_saved(
         }
     } else {
         slot.note(|record| record.phase.launch_failed()).await;
+        inner.networks.unplug(slot.record().spec.id).await;
         remove_traces(&slot.dir);
     }
     Err(error)
@@ -92,7 +96,9 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
         earlier.let_go().await;
     }
     let driver = inner.driver_of(slot.record().spec.driver)?;
-    let blueprint = blueprint(inner, &*driver, slot).await?;
+    let network = plug(inner, &*driver, slot).await?;
+    fault::point("start.plugged");
+    let blueprint = blueprint(inner, &*driver, slot, network).await?;
     fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
     fault::point("start.sockets-prepared");
@@ -109,7 +115,8 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
     match attached {
         Ok(Some(watched)) => {
             fault::point("start.recorded");
-            keeper::attach(slot, watched, Some(launched.link)).await;
+            let networks = inner.networks.clone();
+            keeper::attach(slot, networks, watched, Some(launched.link)).await;
             Ok(())
         }
         // It has ended already; what it said last is in its log.
@@ -120,6 +127,24 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
         .into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Puts a VM on the network that the host has its VMs on now.
+async fn plug(inner: &Inner, driver: &dyn Driver, slot: &Slot) -> Result<Network, StartError> {
+    let home = inner.networks.home(&slot.record().spec).await?;
+    slot.commit(|record| {
+        record.spec.network = home.network;
+        record.spec.ip_address = home.address;
+        record.spec.mac_address = home.mac;
+    })
+    .await?;
+    let Record {
+        spec,
+        port_forwards,
+        ..
+    } = slot.record();
+    let owner = driver.tap_owner(spec.id);
+    Ok(inner.networks.plug(&spec, port_forwards, owner).await?)
 }
 
 /// Takes hold of a process that was just made and writes it down. A process that cannot be held or
@@ -206,24 +231,29 @@ pub(super) async fn blueprint(
     inner: &Inner,
     driver: &dyn Driver,
     slot: &Slot,
+    network: Network,
 ) -> Result<Blueprint, StartError> {
-    let Record { spec, .. } = slot.record();
+    let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
     check_kernel(driver, &spec.kernel, &kernel)?;
-    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()));
-    let modules = kernel.modules_archive.clone();
+    let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
+    let config = config.with_mounts(&spec.mounts, &kernel.mount_modules);
+    let mut archives = vec![kernel.modules_archive.clone()];
+    if !spec.mounts.is_empty() {
+        archives.extend(kernel.mount_modules_archive.clone());
+    }
     let initrd = slot.dir.initrd();
-    crate::blocking::run(move || initrd::write(&initrd, &modules, &config)).await?;
-    Ok(describe(inner, slot)?)
+    crate::blocking::run(move || initrd::write(&initrd, &archives, &config)).await?;
+    describe(inner, slot, network)
 }
 
-/// What the driver needs to know.
-pub(super) fn describe(inner: &Inner, slot: &Slot) -> Result<Blueprint, UnknownKernel> {
-    let Record {
-        spec,
-        port_forwards,
-        ..
-    } = slot.record();
+/// What the driver needs to know of a VM that is on this network.
+pub(super) fn describe(
+    inner: &Inner,
+    slot: &Slot,
+    network: Network,
+) -> Result<Blueprint, StartError> {
+    let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
     let dir = &slot.dir;
     Ok(Blueprint {
@@ -240,7 +270,8 @@ pub(super) fn describe(inner: &Inner, slot: &Slot) -> Result<Blueprint, UnknownK
         pid_file: dir.pid_file(),
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
-        network: Network::User { port_forwards },
+        network,
+        shares: shares(inner, &spec, dir)?,
     })
 }
 
@@ -265,6 +296,19 @@ fn check_kernel(
         )));
     }
     Ok(())
+}
+
+/// Gets hold of the directories that a VM shares: allowed once is not allowed for ever.
+fn shares(inner: &Inner, spec: &Spec, dir: &VmDir) -> Result<Vec<Shared>, MountError> {
+    let shares = spec.mounts.iter().enumerate().map(|(index, mount)| {
+        Ok(Shared {
+            tag: mount.guest_tag.clone(),
+            read_only: mount.read_only,
+            directory: Arc::new(inner.hold(mount)?),
+            socket: dir.share_socket(index),
+        })
+    });
+    shares.collect()
 }
 
 /// Makes the place for the VM's sockets when it is not the VM's own directory, and marks there

@@ -15,7 +15,6 @@ use crate::model::Vm;
 use crate::record::Record;
 use crate::slot::Slot;
 use crate::snapshots::{Found, Memory, Snapshots};
-use crate::spec::Spec;
 use crate::{blocking, disk, fault};
 
 /// Restores a VM whose turn the caller has.
@@ -59,14 +58,20 @@ pub(super) async fn restore(
 
 /// What a memory would be loaded into.
 fn here(inner: &Inner, slot: &Slot) -> Result<Memory, RestoreError> {
-    let Spec { kernel, driver, .. } = slot.record().spec;
-    let driver = inner.driver_of(driver)?;
-    let blueprint = power::describe(inner, slot)?;
+    let Record {
+        spec,
+        port_forwards,
+        ..
+    } = slot.record();
+    let driver = inner.driver_of(spec.driver)?;
+    let network = inner.networks.outlook(&spec, port_forwards);
+    let blueprint = power::describe(inner, slot, network);
+    let blueprint = blueprint.map_err(|error| not_started(slot, error))?;
     let form = driver.memory_form(&blueprint);
     let form = form.map_err(|error| not_started(slot, error.into()))?;
     Ok(Memory {
         arch: std::env::consts::ARCH.to_owned(),
-        kernel_sha256: inner.kernels.known(&kernel)?.sha256,
+        kernel_sha256: inner.kernels.known(&spec.kernel)?.sha256,
         form,
     })
 }

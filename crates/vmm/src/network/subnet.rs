@@ -76,7 +76,8 @@ impl Subnet {
     pub(crate) fn hosts(self) -> std::ops::Range<u32> {
         let first = u32::from(self.network);
         let last = first | !mask(self.prefix);
-        (first + 1)..last.max(first + 1)
+        let second = first.saturating_add(1);
+        second..last.max(second)
     }
 }
 

@@ -8,6 +8,8 @@ mod firecracker_snapshots;
 mod jail;
 mod life;
 mod misbehaviour;
+mod mounts;
+mod network;
 mod refusals;
 mod restart;
 mod snapshots;

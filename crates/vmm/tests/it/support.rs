@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{Config, CreateVm, Machines, PortForward, Protocol, Vm, VmState};
+use hostler_vmm::{Config, CreateVm, Machines, NetworkChoice, PortForward, Protocol, Vm, VmState};
 
 /// How long anything may take. Guests are emulated, and the machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -45,6 +45,25 @@ impl Host {
                 _dir: dir,
             },
         }
+    }
+
+    /// A host that is configured in another way than usual.
+    pub(crate) async fn configured(configure: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::new(dir.path().join("data"));
+        configure(&mut config);
+        Self::with(dir, config).await
+    }
+
+    /// A host with the default image and kernel whose VMs are on a bridge of this range.
+    pub(crate) async fn bridged(range: &str) -> Self {
+        let host = Self::configured(|config| {
+            config.network = NetworkChoice::Bridge;
+            config.bridge_range = range.parse().unwrap();
+        });
+        let host = host.await;
+        host.machines.images().pull(&|_| {}).await.unwrap();
+        host
     }
 
     /// A host with the default image and kernel.

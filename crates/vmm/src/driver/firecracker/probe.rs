@@ -143,6 +143,7 @@ fn blueprint(place: &VmDir) -> Result<Blueprint, StorageError> {
         pid_file: place.pid_file(),
         control_socket: place.control_socket(),
         guest_socket: place.guest_socket(),
+        shares: Vec::new(),
         network: Network::User {
             port_forwards: Vec::new(),
         },

@@ -27,12 +27,25 @@ pub(super) fn pause() -> Ask {
     Ask::patch("PATCH /vm Paused", "/vm", json!({ "state": "Paused" }))
 }
 
-/// Has both files written, to paths as Firecracker sees them.
-pub(super) fn create(directory: &str) -> Ask {
+/// What the files of a new snapshot are called in a jail. What the process itself was made of may
+/// be there too, and it still reads its memory from that.
+const NEW: &str = "new-";
+
+/// Has both files written to a directory, by the path by which Firecracker sees it.
+pub(super) fn create_in(directory: &str) -> Ask {
+    create(&format!("{directory}/"))
+}
+
+/// Has both files written to the root of its jail.
+pub(super) fn create_in_jail() -> Ask {
+    create(&format!("/{NEW}"))
+}
+
+fn create(prefix: &str) -> Ask {
     let body = json!({
         "snapshot_type": "Full",
-        "snapshot_path": format!("{directory}/{STATE}"),
-        "mem_file_path": format!("{directory}/{MEMORY}"),
+        "snapshot_path": format!("{prefix}{STATE}"),
+        "mem_file_path": format!("{prefix}{MEMORY}"),
     });
     Ask::put("PUT /snapshot/create", "/snapshot/create", body)
 }
@@ -63,7 +76,7 @@ pub(super) fn version() -> Ask {
 /// Takes what a jailed process has written out of its jail: to its place, and out of its hands.
 pub(super) fn take_out(jail: &Path, directory: &Path) -> Result<(), StorageError> {
     for name in [MEMORY, STATE] {
-        let (inside, place) = (jail.join(name), directory.join(name));
+        let (inside, place) = (new_in(jail, name), directory.join(name));
         fs::rename(&inside, &place).context("move", &inside)?;
     }
     own(directory)
@@ -84,8 +97,12 @@ pub(super) fn own(directory: &Path) -> Result<(), StorageError> {
 /// Removes what a jailed process has begun to write.
 pub(super) fn clear(jail: &Path) {
     for name in [MEMORY, STATE] {
-        let _ = fs::remove_file(jail.join(name));
+        let _ = fs::remove_file(new_in(jail, name));
     }
+}
+
+fn new_in(jail: &Path, name: &str) -> PathBuf {
+    jail.join(format!("{NEW}{name}"))
 }
 
 /// What a running Firecracker says it is.

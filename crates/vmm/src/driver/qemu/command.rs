@@ -55,12 +55,39 @@ pub(super) fn control_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsStrin
     let channel = with_path("socket,id=guest,server=on,wait=off,path=", &vm.guest_socket);
     line.option("-chardev", channel);
     line.option("-device", port);
+    share_directories(&mut line, machine, vm);
     // What a guest that broke out of its VM would reach for first.
     line.option(
         "-sandbox",
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     );
     line.0
+}
+
+/// Lets programs of the host serve directories to the guest (vhost-user). They read the guest's
+/// memory, so that has to be shareable, and they know virtio only as it has been since 1.0.
+fn share_directories(line: &mut Line, machine: Machine, vm: &Blueprint) {
+    if vm.shares.is_empty() {
+        return;
+    }
+    let size = vm.memory_mb;
+    line.option(
+        "-object",
+        format!("memory-backend-memfd,id=memory,size={size}M,share=on"),
+    );
+    line.option("-machine", "memory-backend=memory");
+    line.option("-global", "virtio-mmio.force-legacy=false");
+    let device = machine.shared_directory();
+    for (index, share) in vm.shares.iter().enumerate() {
+        let channel = with_path(&format!("socket,id=share{index},path="), &share.socket);
+        line.option("-chardev", channel);
+        // Its tag cannot hold a comma.
+        let tag = &share.tag;
+        line.option(
+            "-device",
+            format!("{device},chardev=share{index},tag={tag}"),
+        );
+    }
 }
 
 fn network(vm: &Blueprint) -> String {

@@ -87,6 +87,14 @@ impl Machine {
         }
     }
 
+    /// The kind of a device that shares a directory.
+    pub(crate) fn shared_directory(self) -> &'static str {
+        match self.bus() {
+            Bus::Mmio | Bus::MmioVsock => "vhost-user-fs-device",
+            Bus::Pci => "vhost-user-fs-pci",
+        }
+    }
+
     pub(crate) fn kernel_command_line(self) -> String {
         match self {
             Self::MicrovmTcg { tsc_khz } => format!("{KERNEL} tsc_early_khz={tsc_khz}"),

@@ -4,6 +4,7 @@
 mod firecracker;
 mod firecracker_api;
 mod firecracker_faults;
+mod firecracker_network;
 mod firecracker_snapshots;
 mod guest;
 mod images;

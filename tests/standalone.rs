@@ -312,3 +312,31 @@ fn files_that_cannot_be_used_are_named_before_anything_is_done() {
     let told = complaint("--tls-ca", &leaf);
     assert!(told.contains("no certificate authority"), "{told}");
 }
+
+#[test]
+fn log_lines_about_a_vm_carry_its_name_and_its_id() {
+    let mut host = Standalone::start();
+    host.launch(&[("HOSTLER_LOG_FORMAT", "json")]);
+    host.must(200, "POST", "/v1/images/pull", "{}");
+    let body = r#"{"name":"web","memory_mb":128,"disk_size_mb":256}"#;
+    let vm = host.must(201, "POST", "/v1/vms", body).json();
+    host.must(200, "POST", "/v1/vms/web/start", "");
+    host.must(200, "POST", "/v1/vms/web/stop", r#"{"timeout_secs":0}"#);
+    host.must(200, "DELETE", "/v1/vms/web", "");
+    let log = std::fs::read_to_string(host.path("agent.log")).expect("a log");
+    let lines = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let lines: Vec<serde_json::Value> = lines.collect();
+    for message in ["the VM's process is up", "the VM's process has ended"] {
+        let line = lines
+            .iter()
+            .find(|line| line["fields"]["message"] == message);
+        let span = &line.unwrap_or_else(|| panic!("no {message:?} in {log}"))["span"];
+        assert_eq!(
+            (&span["name"], &span["id"]),
+            (&"web".into(), &vm["id"]),
+            "{span}"
+        );
+    }
+}

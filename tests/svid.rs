@@ -378,19 +378,21 @@ fn a_token_is_fetched_and_verified_by_whom_it_is_for() {
     let token = given["token"].as_str().expect("a token");
     std::fs::write(&file, format!("{token}\n")).expect("written");
     let (file, bundle) = (file.to_str().expect("text"), api.bundle());
-    let verify = |more: &[&str]| [&["svid", "verify", "--bundle", &bundle, file], more].concat();
-    let verdict = printed(&verify(&["--audience", "bank"]));
+    let verify = ["svid", "verify", "--bundle", &bundle, file];
+    let verified = |more: &[&str]| printed(&[&verify[..], more].concat());
+    let refused = |more: &[&str]| complaint(&[&verify[..], more].concat());
+    let verdict = verified(&["--audience", "bank"]);
     assert!(verdict.contains("spiffe://a.example/billing"), "{verdict}");
-    let told = complaint(&verify(&["--audience", "thief"]));
+    let told = refused(&["--audience", "thief"]);
     assert!(told.contains("audience"), "{told}");
-    let told = complaint(&verify(&["--audience", "bank", "--id", web]));
+    let told = refused(&["--audience", "bank", "--id", web]);
     assert!(told.contains("/billing"), "{told}");
-    assert!(complaint(&verify(&[])).contains("--audience"));
+    assert!(refused(&[]).contains("--audience"));
 
     let (signed, signature) = token.rsplit_once('.').expect("three parts");
     let forged: String = signature.chars().rev().collect();
     std::fs::write(file, format!("{signed}.{forged}")).expect("written");
-    let told = complaint(&verify(&["--audience", "bank"]));
+    let told = refused(&["--audience", "bank"]);
     assert!(
         told.contains("is not valid") && !told.contains(signature),
         "{told}"
@@ -466,7 +468,10 @@ struct Pairs {
 
 impl Pairs {
     fn read_from(dir: PathBuf) -> Self {
-        let (ended, keys) = (Arc::<AtomicBool>::default(), Arc::default());
+        let (ended, keys) = (
+            Arc::<AtomicBool>::default(),
+            Arc::<Mutex<BTreeSet<_>>>::default(),
+        );
         let reader = std::thread::spawn({
             let (ended, keys) = (Arc::clone(&ended), Arc::clone(&keys));
             move || {

@@ -28,7 +28,8 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
     let hosts = tags::operations(enrolment::operations(hosts::operations()));
     builder
         .service(hosts, fleet)
-        .service(vms::operations(), fleet)
+        .service(vms::snapshots::of_vms(vms::operations()), fleet)
+        .service(vms::snapshots::operations(), fleet)
         .service(relay::images(), fleet)
         .service(relay::kernels(), fleet)
         .service(relay::host(), fleet)

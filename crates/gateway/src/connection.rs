@@ -38,6 +38,25 @@ impl ConnectionInfo {
         }))
     }
 
+    /// The same from a finished handshake over QUIC.
+    pub(crate) fn over_quic(
+        (local, remote): (SocketAddr, SocketAddr),
+        connection: &quinn::Connection,
+        closing: CancellationToken,
+    ) -> Self {
+        let certificates = connection
+            .peer_identity()
+            .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let certificate = certificates.and_then(|chain| chain.into_iter().next());
+        Self(Arc::new(Inner {
+            local,
+            remote,
+            peer: PeerIdentity::from_quic_connection(connection).ok(),
+            certificate: certificate.map(Arc::new),
+            closing,
+        }))
+    }
+
     /// Where the connection was accepted: it tells the doors of a process apart.
     #[must_use]
     pub fn local(&self) -> SocketAddr {

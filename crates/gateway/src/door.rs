@@ -1,12 +1,13 @@
-//! A door: one TCP listener with TLS, behind which a router answers.
+//! A door: a TCP listener with TLS, and beside it QUIC if it is wanted, behind which a router answers.
 //!
-//! ALPN chooses between HTTP/2 and HTTP/1.1. Whatever one peer does (stalls, floods, speaks
+//! ALPN chooses between HTTP/2 and HTTP/1.1, and over QUIC says that it is HTTP/3. Whatever one peer does (stalls, floods, speaks
 //! nonsense, makes a handler panic) ends at most its own connection: each is a task of its own,
-//! with a [`Ledger`](ledger::Ledger) that says when its time is up. Doors for QUIC will end in the
-//! same router.
+//! with a [`Ledger`](ledger::Ledger) that says when its time is up.
 
 mod admission;
+mod http3;
 mod ledger;
+mod quic;
 mod serve;
 mod watched;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -30,6 +32,14 @@ use serve::Shared;
 /// How long accepting pauses after the first failure in a row, and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
+/// How long saying goodbye over QUIC may take.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What tells a client that HTTP/3 is spoken on this port too, for a day (RFC 7838).
+fn alt_svc(address: SocketAddr) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("h3=\":{}\"; ma=86400", address.port())).ok()
+}
+
 /// A listener with TLS and a router behind it.
 ///
 /// A request finds a [`ConnectionInfo`](crate::ConnectionInfo) among its extensions, and a
@@ -42,6 +52,7 @@ pub struct Door {
     router: Router,
     limits: DoorLimits,
     admission: Option<Admission>,
+    quic: Option<quinn::Endpoint>,
 }
 
 /// Why a door cannot be opened.
@@ -97,6 +108,7 @@ impl Doorway {
             router,
             limits,
             admission: None,
+            quic: None,
         }
     }
 }
@@ -123,6 +135,18 @@ impl Door {
         self
     }
 
+    /// Serves HTTP/3 too, on the UDP port of the same number, and tells those who come over TCP
+    /// (`Alt-Svc`).
+    ///
+    /// # Errors
+    /// [`DoorError`] when that port is taken.
+    pub fn with_quic(mut self) -> Result<Self, DoorError> {
+        let address = self.address;
+        let opened = quic::open(address, &self.tls, &self.limits);
+        self.quic = Some(opened.map_err(|source| DoorError { address, source })?);
+        Ok(self)
+    }
+
     /// Where it listens: the port that the system chose, when port 0 was asked for.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -142,6 +166,7 @@ impl Door {
             router: self.router,
             limits: self.limits,
             admission: self.admission,
+            alt_svc: self.quic.is_some().then(|| alt_svc(self.address)).flatten(),
             shutdown: shutdown.clone(),
             cut: cut.clone(),
             tasks: tasks.clone(),
@@ -153,12 +178,23 @@ impl Door {
                 drop(permit);
             });
         });
+        let over_quic = async {
+            match &self.quic {
+                Some(endpoint) => quic::accept(endpoint, &permits, &shared).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             never = accepting => match never {},
+            // Nobody closes the endpoint before this is over.
+            () = over_quic => {}
             () = shutdown.cancelled() => {}
         }
         // Closed now, so that a client gets a refusal instead of silence.
         drop(self.listener);
+        if let Some(endpoint) = &self.quic {
+            endpoint.set_server_config(None);
+        }
         tasks.close();
         if tokio::time::timeout(shared.limits.drain_time, tasks.wait())
             .await
@@ -167,6 +203,11 @@ impl Door {
             tracing::warn!(address = %self.address, left = tasks.len(), "cutting what is left");
             cut.cancel();
             tasks.wait().await;
+        }
+        if let Some(endpoint) = &self.quic {
+            endpoint.close(quinn::VarInt::from_u32(0), b"");
+            // So that the last packets, which say that it is over, are sent.
+            let _ = tokio::time::timeout(LAST_WORDS, endpoint.wait_idle()).await;
         }
     }
 }

@@ -11,6 +11,7 @@ mod kernels;
 mod leaks;
 mod metrics;
 mod page;
+mod snapshots;
 mod storage;
 mod vms;
 mod vms_errors;
@@ -33,7 +34,8 @@ pub(crate) const SCOPES: [Scope; 5] = [VMS_READ, VMS_WRITE, IMAGES_READ, IMAGES_
 /// Adds the operations of a host to a registry.
 pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
     builder
-        .service(vms::operations(), host)
+        .service(snapshots::of_vms(vms::operations()), host)
+        .service(snapshots::operations(), host)
         .service(images::operations(), host)
         .service(kernels::operations(), host)
         .service(host::operations(), host)

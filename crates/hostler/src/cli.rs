@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::agent::install::Install;
 use crate::commands::{
-    Common, api_key, entry, host, image, kernel, login, spiffe_id, svid, tls, vm,
+    Common, api_key, entry, host, image, kernel, login, snapshot, spiffe_id, svid, tls, vm,
 };
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
@@ -47,6 +47,9 @@ pub(crate) enum Command {
     /// MicroVMs
     #[command(subcommand)]
     Vm(vm::Vm),
+    /// Snapshots of microVMs; `hostler vm snapshot` takes them and `hostler vm restore` uses them
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
     /// Root file system images on a host
     #[command(subcommand)]
     Image(image::Image),

@@ -54,6 +54,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Up(options) => process::daemon(up::run(options.resolve()?)),
         Command::Host(host) => process::client(commands::host::run(host)),
         Command::Vm(vm) => process::client(commands::vm::run(vm)),
+        Command::Snapshot(snapshot) => process::client(commands::snapshot::run(snapshot)),
         Command::Image(image) => process::client(commands::image::run(image)),
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),

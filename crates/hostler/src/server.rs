@@ -160,8 +160,10 @@ impl Plane {
         let limits = DoorLimits::default;
         let machines = machines.door(&machines_tls, machines_router, limits());
         Ok(Self {
-            people: people.door(&people_tls, people_router, limits()),
-            machines: machines.admitting(still_enrolled(&fleet)),
+            people: people
+                .door(&people_tls, people_router, limits())
+                .with_quic()?,
+            machines: machines.with_quic()?.admitting(still_enrolled(&fleet)),
             fleet,
             registry,
             machines_url,

@@ -7,11 +7,14 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
@@ -106,19 +109,45 @@ impl<L: Language> Dialogue<L> {
         limit: Duration,
         question: impl FnOnce(u64) -> String,
     ) -> Result<L::Answer, Broken> {
-        tokio::time::timeout(limit, self.ask_patiently(question))
+        self.within(limit, self.ask_patiently(question)).await
+    }
+
+    /// The same, and hands the far side an open file with the question.
+    pub(crate) async fn ask_with_file(
+        &self,
+        limit: Duration,
+        file: BorrowedFd<'_>,
+        question: impl FnOnce(u64) -> String,
+    ) -> Result<L::Answer, Broken> {
+        self.within(limit, self.ask_and_send(Some(file), question))
             .await
-            .unwrap_or_else(|_| {
-                Err(Broken::Silent {
-                    path: self.path.clone(),
-                    limit,
-                })
+    }
+
+    async fn within(
+        &self,
+        limit: Duration,
+        asking: impl Future<Output = Result<L::Answer, Broken>>,
+    ) -> Result<L::Answer, Broken> {
+        let answer = tokio::time::timeout(limit, asking).await;
+        answer.unwrap_or_else(|_| {
+            Err(Broken::Silent {
+                path: self.path.clone(),
+                limit,
             })
+        })
     }
 
     /// Asks a question whose answer may take any time: the caller sets the limit.
     pub(crate) async fn ask_patiently(
         &self,
+        question: impl FnOnce(u64) -> String,
+    ) -> Result<L::Answer, Broken> {
+        self.ask_and_send(None, question).await
+    }
+
+    async fn ask_and_send(
+        &self,
+        file: Option<BorrowedFd<'_>>,
         question: impl FnOnce(u64) -> String,
     ) -> Result<L::Answer, Broken> {
         let closed = || Broken::Closed {
@@ -139,8 +168,15 @@ impl<L: Language> Dialogue<L> {
 
         let mut line = question(id);
         line.push('\n');
-        let written = self.writer.lock().await.write_all(line.as_bytes()).await;
-        written.map_err(|source| Broken::Socket {
+        let written = async {
+            let mut writer = self.writer.lock().await;
+            let sent = match file {
+                Some(file) => send_with_file(&writer, line.as_bytes(), file).await?,
+                None => 0,
+            };
+            writer.write_all(&line.as_bytes()[sent..]).await
+        };
+        written.await.map_err(|source| Broken::Socket {
             path: self.path.clone(),
             source,
         })?;
@@ -151,6 +187,26 @@ impl<L: Language> Dialogue<L> {
     pub(crate) async fn news(&self) -> Option<L::News> {
         self.news.lock().await.recv().await
     }
+}
+
+/// Sends the beginning of a line, and an open file with it (unix(7), `SCM_RIGHTS`). Says how much
+/// of the line was sent: all of it, unless the socket was nearly full.
+async fn send_with_file(
+    writer: &OwnedWriteHalf,
+    line: &[u8],
+    file: BorrowedFd<'_>,
+) -> io::Result<usize> {
+    let socket: &UnixStream = writer.as_ref();
+    let send = || {
+        let files = [file];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let pushed = ancillary.push(SendAncillaryMessage::ScmRights(&files));
+        debug_assert!(pushed, "there is space for one");
+        let text = [io::IoSlice::new(line)];
+        Ok(sendmsg(socket, &text, &mut ancillary, SendFlags::NOSIGNAL)?)
+    };
+    socket.async_io(Interest::WRITABLE, send).await
 }
 
 /// A question that nobody waits for any more is struck out, so that a silent far side cannot make
@@ -210,6 +266,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
     use tokio::net::UnixListener;
 
     use super::*;
@@ -267,6 +326,33 @@ mod tests {
             ("one", "two")
         );
         assert_eq!(dialogue.news().await.as_deref(), Some("hello"));
+    }
+
+    #[tokio::test]
+    async fn a_file_arrives_with_its_question() {
+        let (_dir, dialogue, far) = pair().await;
+        let given = tempfile::tempfile().unwrap();
+        let far_side = async {
+            far.readable().await.unwrap();
+            let mut line = [0; 64];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut room = [io::IoSliceMut::new(&mut line)];
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let received = recvmsg(&far, &mut room, &mut ancillary, flags).unwrap();
+            assert_eq!(&line[..received.bytes], b"take this 1\n");
+            let mut messages = ancillary.drain();
+            let Some(RecvAncillaryMessage::ScmRights(mut files)) = messages.next() else {
+                panic!("no file came")
+            };
+            let mut file = std::fs::File::from(files.next().unwrap());
+            io::Write::write_all(&mut file, b"from afar").unwrap();
+            far.try_write(b"1 thanks\n").unwrap();
+        };
+        let asked = dialogue.ask_with_file(LONG, given.as_fd(), |id| format!("take this {id}"));
+        let (answer, ()) = tokio::join!(asked, far_side);
+        assert_eq!(answer.unwrap(), "thanks");
+        assert_eq!(given.metadata().unwrap().len(), 9);
     }
 
     #[tokio::test]

@@ -62,6 +62,12 @@ pub(crate) fn copy_sparse(from: &Path, to: &Path, size: u64) -> Result<(), Stora
     copy().context("write", to)
 }
 
+/// The same, and the copy survives a loss of power.
+pub(crate) fn copy_flushed(from: &Path, to: &Path) -> Result<(), StorageError> {
+    copy_sparse(from, to, 0)?;
+    flush(to)
+}
+
 /// Copies each stretch of data to its place.
 fn copy_data(source: &File, target: &File) -> io::Result<()> {
     let mut position = 0;

@@ -9,10 +9,11 @@ mod endpoint;
 pub(crate) mod firecracker;
 pub(crate) mod qemu;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::endpoint::GuestEndpoint;
 use crate::files::StorageError;
 use crate::kernel_file::KernelFormat;
-use crate::lifecycle::Ending;
+use crate::lifecycle::{Condition, Ending};
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::mounts::Shared;
 use crate::ports::PortError;
@@ -117,8 +118,39 @@ pub(crate) trait Driver: Send + Sync {
     /// Makes the VM's process, which outlives us. On an error there is none.
     async fn launch(&self, blueprint: &Blueprint) -> Result<Launched, LaunchError>;
 
-    /// Speaks again to a process that an earlier life of ours launched.
+    /// What a memory has to be of to be loaded into this VM: see [`Link::memory_form`].
+    ///
+    /// # Errors
+    /// When it could not be launched either.
+    fn memory_form(&self, blueprint: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError>;
+
+    /// Makes the VM's process, which outlives us, and loads into it what [`Link::save`] wrote to a
+    /// directory. Its processors stand still. On an error there is no process.
+    async fn launch_saved(
+        &self,
+        blueprint: &Blueprint,
+        saved: &Path,
+    ) -> Result<Launched, LaunchError>;
+
+    /// Speaks again to a process that an earlier life of ours launched. What that life may have
+    /// left going on in there is over when this returns.
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError>;
+}
+
+/// What tells one model of processor from another, in `/proc/cpuinfo`: a guest that runs on the
+/// host's processor goes on only on one that is the same.
+fn processor(cpuinfo: &str) -> String {
+    let value = |key: &str| {
+        let line = cpuinfo.lines().find(|line| line.starts_with(key));
+        line.and_then(|line| Some(line.split_once(':')?.1.trim()))
+            .unwrap_or("unknown")
+    };
+    format!("{}, stepping {}", value("model name"), value("stepping"))
+}
+
+/// The host's `/proc/cpuinfo`.
+fn cpuinfo() -> String {
+    std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
 }
 
 /// A VM that was just launched.
@@ -139,11 +171,24 @@ pub(crate) trait Link: Send + Sync {
     /// The ports that lead into the guest.
     async fn forwards(&self) -> Result<Vec<PortForward>, LinkError>;
 
+    /// Lets the processors stand still. Once they do, everything that the guest has written to its
+    /// disk is in the disk's file.
+    async fn pause(&self) -> Result<(), LinkError>;
+
     /// Lets processors run that stand still.
     async fn resume(&self) -> Result<(), LinkError>;
 
-    /// Whether the processors stand still now, and why.
-    async fn standstill(&self) -> Result<Option<String>, LinkError>;
+    /// How the processors are.
+    async fn condition(&self) -> Result<Condition, LinkError>;
+
+    /// What has to be the same where the memory that [`Link::save`] writes is to be loaded again:
+    /// values for people, by what they are values of.
+    async fn memory_form(&self) -> Result<BTreeMap<String, String>, LinkError>;
+
+    /// Writes what is in the VM's memory and devices, the contents of its disk aside, to new files
+    /// in a directory. Its processors have to stand still, and do so afterwards, whatever comes of
+    /// it.
+    async fn save(&self, directory: &Path) -> Result<(), SaveError>;
 
     /// The next thing that happens; `None` once the conversation has ended.
     async fn event(&self) -> Option<Event>;
@@ -226,6 +271,18 @@ pub enum LaunchError {
     Link(#[from] LinkError),
 }
 
+/// A VM's memory could not be saved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SaveError {
+    /// The files could not be written.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The VM's process cannot be spoken to, or it refused.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
 /// A VM's process could not be spoken to, or did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -236,6 +293,9 @@ pub enum LinkError {
     /// It is not the process that it should be.
     #[error("the process behind {} is another VM's ({found})", socket.display())]
     Stranger { socket: PathBuf, found: String },
+    /// A path that it cannot be told.
+    #[error("{} is not text in UTF-8, which Firecracker needs; use another data directory", path.display())]
+    Unspeakable { path: PathBuf },
     /// It refused a command.
     #[error("the VM's process refused {command}: {message}")]
     Refused {

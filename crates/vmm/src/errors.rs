@@ -1,13 +1,14 @@
 //! What can go wrong with each operation: one enum per operation, for the caller who decides.
 
 use crate::capacity::InsufficientCapacity;
-use crate::driver::{LaunchError, LinkError};
+use crate::driver::{LaunchError, LinkError, SaveError};
 use crate::files::StorageError;
-use crate::model::DriverKind;
+use crate::model::{DriverKind, VmState};
 use crate::mounts::MountError;
-use crate::name::{ItemName, VmName};
+use crate::name::{ItemName, SnapshotName, VmName};
 use crate::network::NetworkError;
 use crate::ports::PortError;
+use crate::snapshots::{Damaged, FindError, Incompatible, MAX_SNAPSHOTS, NoSuchSnapshot};
 use crate::spec::InvalidField;
 use crate::tool::ToolError;
 
@@ -175,4 +176,126 @@ pub enum PortForwardError {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// A VM was neither paused nor resumed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PauseError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// It has no processors that could be told.
+    #[error(
+        "VM {name} is {state}: only a VM that runs can be paused, and only a paused one resumed"
+    )]
+    NotRunning { name: VmName, state: VmState },
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A snapshot was not taken; nothing of it is left behind, and the VM is what it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    /// The VM is in a state that nobody wants to come back to.
+    #[error("VM {name} is {state}; start, resume or stop it first, then take the snapshot")]
+    NotNow { name: VmName, state: VmState },
+    /// The VM has a snapshot of that name.
+    #[error("VM {vm} has a snapshot {name} already; choose another name, or delete that one")]
+    Exists { vm: VmName, name: SnapshotName },
+    /// The VM has as many snapshots as it may.
+    #[error("VM {vm} has {MAX_SNAPSHOTS} snapshots, the most that one may have; delete some first")]
+    TooMany { vm: VmName },
+    /// The host's disk has not enough room for it.
+    #[error(
+        "the snapshot may take {asked_mb} MiB and the host has {available_mb} MiB left; delete \
+         snapshots or VMs that are not needed"
+    )]
+    NoRoom { asked_mb: u64, available_mb: u64 },
+    #[error(transparent)]
+    Unsupported(#[from] Unsupported),
+    #[error(transparent)]
+    NoDriver(#[from] NoDriver),
+    #[error(transparent)]
+    UnknownKernel(#[from] UnknownKernel),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<SaveError> for SnapshotError {
+    fn from(error: SaveError) -> Self {
+        match error {
+            SaveError::Storage(error) => Self::Storage(error),
+            SaveError::Link(error) => Self::Link(error),
+        }
+    }
+}
+
+/// Snapshots were not listed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListSnapshotsError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A VM was not restored. Its disk is what it was; the message says so if its process was ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error(transparent)]
+    NoSuchSnapshot(#[from] NoSuchSnapshot),
+    /// It runs, and it was not said that it should be restored all the same.
+    #[error("VM {name} is {state}; stop it first, or restore it with force")]
+    Running { name: VmName, state: VmState },
+    #[error(transparent)]
+    Incompatible(#[from] Incompatible),
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    #[error(transparent)]
+    NoDriver(#[from] NoDriver),
+    #[error(transparent)]
+    UnknownKernel(#[from] UnknownKernel),
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// Everything fitted, and still its process did not come up or did not take the memory.
+    #[error("VM {name} was not restored, and does not run now; its disk is what it was: {source}")]
+    Start {
+        name: VmName,
+        source: Box<StartError>,
+    },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A snapshot was not deleted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeleteSnapshotError {
+    #[error(transparent)]
+    NotFound(#[from] NotFound),
+    #[error(transparent)]
+    NoSuchSnapshot(#[from] NoSuchSnapshot),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl From<FindError> for RestoreError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Missing(error) => Self::NoSuchSnapshot(error),
+            FindError::Damaged(error) => Self::Damaged(error),
+            FindError::Storage(error) => Self::Storage(error),
+        }
+    }
 }

@@ -237,6 +237,45 @@ pub(crate) fn remove_dir_atomic(place: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
+/// Lets two files of one directory change their names, in one step.
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), StorageError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).context("replace", other)?;
+    sync_dir(parent(other))
+}
+
+/// A file in the making, or one on its way out, beside the place of another. It is removed with
+/// this.
+#[derive(Debug)]
+pub(crate) struct DraftFile {
+    making: Making,
+}
+
+impl DraftFile {
+    /// A name for a file in `directory`; nothing is there yet.
+    pub(crate) fn begin(directory: &Path) -> Self {
+        Self {
+            making: Making::begin(draft_in(directory)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.making.path()
+    }
+}
+
+impl Drop for DraftFile {
+    fn drop(&mut self) {
+        match fs::remove_file(self.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = self.path().display();
+                tracing::warn!(%path, %error, "a leftover stays until the next start");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Removes what interrupted work left in a directory: everything whose name starts with a dot.
 pub(crate) fn sweep_drafts(directory: &Path) -> Result<(), StorageError> {
     for entry in fs::read_dir(directory).context("read", directory)? {
@@ -375,6 +414,20 @@ mod tests {
         remove_dir_atomic(&place).unwrap();
         remove_dir_atomic(&place).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn two_files_change_places_and_a_draft_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("disk");
+        fs::write(&place, "old").unwrap();
+        let draft = DraftFile::begin(dir.path());
+        fs::write(draft.path(), "new").unwrap();
+        exchange(draft.path(), &place).unwrap();
+        assert_eq!(fs::read(&place).unwrap(), b"new");
+        assert_eq!(fs::read(draft.path()).unwrap(), b"old");
+        drop(draft);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

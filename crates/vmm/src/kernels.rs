@@ -169,16 +169,21 @@ impl Kernels {
         &self.shelf
     }
 
-    /// The files that a start with this kernel needs.
-    pub(crate) fn files(&self, name: &ItemName) -> Result<KernelFiles, UnknownKernel> {
-        let Some(kernel) = self.shelf.get(name) else {
+    /// The kernel of this name.
+    pub(crate) fn known(&self, name: &ItemName) -> Result<Kernel, UnknownKernel> {
+        self.shelf.get(name).ok_or_else(|| {
             let known = self.shelf.list().unwrap_or_default();
             let known = known.into_iter().map(|kernel| kernel.name).collect();
-            return Err(UnknownKernel {
+            UnknownKernel {
                 name: name.to_string(),
                 known,
-            });
-        };
+            }
+        })
+    }
+
+    /// The files that a start with this kernel needs.
+    pub(crate) fn files(&self, name: &ItemName) -> Result<KernelFiles, UnknownKernel> {
+        let kernel = self.known(name)?;
         let directory = self.shelf.directory(name);
         Ok(KernelFiles {
             kernel: directory.join(KERNEL_FILE),

@@ -10,6 +10,7 @@
 //!               vmm.pid        the process id, written by the driver's process
 //!               vmm.log        what the driver's process said of itself
 //!               *.sock         to the driver (control) and to the guest
+//!               snapshots/SNAPSHOT/  snapshot.json, disk.ext4, and the driver's files of memory
 //!               jail, cgroup   links to what a jailed VM has elsewhere
 //! DATA/jail/                   the roots of jailed VMs
 //! DATA/jail-users.json         which user each of them has
@@ -134,6 +135,10 @@ impl VmDir {
 
     pub(crate) fn disk(&self) -> PathBuf {
         disk_in(&self.path)
+    }
+
+    pub(crate) fn snapshots(&self) -> PathBuf {
+        self.path.join("snapshots")
     }
 
     pub(crate) fn initrd(&self) -> PathBuf {

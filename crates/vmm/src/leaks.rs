@@ -200,7 +200,8 @@ impl LeakFinder for VmFiles {
 
 fn in_directory(owner: &Owner, leaks: &mut Vec<Leak>) {
     let dir = &owner.dir;
-    let drafts = entries(dir.path()).into_iter();
+    let snapshots = entries(&dir.snapshots());
+    let drafts = entries(dir.path()).into_iter().chain(snapshots);
     let drafts = drafts.filter(|path| is_hidden(path) && !files::is_in_the_making(path));
     leaks.extend(drafts.map(|path| {
         let reason = "nobody writes it any more; restart the daemon, which removes it";

@@ -12,7 +12,8 @@
 //!    ├─ driver ── Firecracker, QEMU   processes, and the conversation with them
 //!    ├─ network                       user mode, or a bridge with leases, taps and rules
 //!    ├─ guest                         the conversation with our program inside the VM
-//!    └─ images, kernels, disk         what VMs start from
+//!    ├─ images, kernels, disk         what VMs start from
+//!    └─ snapshots                     what VMs were, and can be again
 //! ```
 //!
 //! VMs outlive the daemon: each is a process of its own, and [`Machines::open`] finds those again
@@ -66,6 +67,7 @@ mod registry;
 mod restart;
 mod shelf;
 mod slot;
+mod snapshots;
 mod spec;
 mod status;
 mod tool;
@@ -73,10 +75,11 @@ mod tool;
 pub use capacity::{InsufficientCapacity, Resource, Resources};
 pub use config::{Config, DriverChoice, JailConfig, NetworkChoice};
 pub use dialogue::Broken;
-pub use driver::{Bus, Capabilities, LaunchError, LinkError};
+pub use driver::{Bus, Capabilities, LaunchError, LinkError, SaveError};
 pub use errors::{
-    CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
-    UnknownImage, UnknownKernel, Unsupported,
+    CreateError, DeleteError, DeleteSnapshotError, ListSnapshotsError, NoDriver, NotFound,
+    PauseError, PortForwardError, RestoreError, SnapshotError, StartError, StopError, UnknownImage,
+    UnknownKernel, Unsupported,
 };
 pub use files::StorageError;
 pub use images::{
@@ -90,11 +93,12 @@ pub use machines::{Machines, OpenError};
 pub use metrics::{HostMetrics, VmMetrics};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
 pub use mounts::MountError;
-pub use name::{InvalidName, ItemName, VmName};
+pub use name::{InvalidName, ItemName, SnapshotName, VmName};
 pub use network::{BridgeStatus, InvalidSubnet, NetworkError, NetworkStatus, Subnet};
 pub use ports::PortError;
 pub use restart::RestartPolicy;
 pub use shelf::RemoveError;
+pub use snapshots::{Damaged, Incompatible, NoSuchSnapshot, Snapshot};
 pub use spec::InvalidField;
 pub use status::{DriverStatus, Health, HostStatus};
 pub use tool::ToolError;

@@ -3,14 +3,14 @@
 //! ```text
 //!               start                launched
 //!   Idle ────────────────▶ Starting ──────────▶ Live ◀───────────┐ paused, resumed,
-//!   (created, stopped, ◀────────────┐            │  └────────────┘ guest ready, stopping
+//!   (created, stopped, ◀────────────┐            │  └────────────┘ saving, guest ready, stopping
 //!    failed)   ▲        launch failed            │
 //!              └─────────────────────────────────┘ process ended
 //! ```
 //!
 //! A [`Live`] VM has a process and an idle one cannot have any: the types leave no room for it.
-//! Who drives this core asks it what a command means now ([`Phase::start`], [`Phase::stop`]) and
-//! tells it what happened, with the time when it happened.
+//! Who drives this core asks it what a command means now ([`Phase::start`], [`Phase::stop`],
+//! [`Phase::pause`], [`Phase::resume`]) and tells it what happened, with the time when it happened.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -58,12 +58,30 @@ pub(crate) enum Mode {
     Running,
     /// Its processors stand still.
     Paused {
-        reason: String,
+        /// What stopped them; absent when somebody asked for it.
+        #[serde(default)]
+        reason: Option<String>,
     },
+    /// Its processors stand still for as long as a snapshot of it is taken.
+    Saving,
     /// It was asked to end.
     Stopping,
     /// The process is there and does not answer.
     Unresponsive {
+        reason: String,
+    },
+}
+
+/// How a VM's processors are, as its process says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    Running,
+    /// They stand still because the process was told so.
+    Halted,
+    /// They have never run, because their memory is still being loaded.
+    Loading,
+    /// They stand still because something is wrong.
+    Stuck {
         reason: String,
     },
 }
@@ -92,6 +110,28 @@ pub(crate) enum StartStep {
     AlreadyRunning,
 }
 
+/// What a request to pause means now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PauseStep {
+    /// Let the processors stand still.
+    Halt,
+    /// They do already.
+    AlreadyPaused,
+    /// There are none that could, or they cannot be told.
+    Impossible,
+}
+
+/// What a request to resume means now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ResumeStep {
+    /// Let the processors run again.
+    Resume,
+    /// They do already.
+    AlreadyRunning,
+    /// There are none that could, or they cannot be told.
+    Impossible,
+}
+
 /// What a request to stop means now.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum StopStep {
@@ -101,6 +141,7 @@ pub(crate) enum StopStep {
     AlreadyStopped,
 }
 
+const SAVING: &str = "a snapshot of it is being taken";
 const NEVER_UP: &str = "the guest ended before it was up; its console log says why";
 
 impl Phase {
@@ -115,7 +156,7 @@ impl Phase {
             Self::Starting { .. } => VmState::Starting,
             Self::Live(live) => match live.mode {
                 Mode::Running => VmState::Running,
-                Mode::Paused { .. } => VmState::Paused,
+                Mode::Paused { .. } | Mode::Saving => VmState::Paused,
                 Mode::Stopping => VmState::Stopping,
                 Mode::Unresponsive { .. } => VmState::Error,
             },
@@ -126,9 +167,16 @@ impl Phase {
         match self {
             Self::Idle(Idle::Failed { reason, .. })
             | Self::Live(Live {
-                mode: Mode::Paused { reason } | Mode::Unresponsive { reason },
+                mode:
+                    Mode::Paused {
+                        reason: Some(reason),
+                    }
+                    | Mode::Unresponsive { reason },
                 ..
             }) => Some(reason),
+            Self::Live(Live {
+                mode: Mode::Saving, ..
+            }) => Some(SAVING),
             _ => None,
         }
     }
@@ -210,6 +258,24 @@ impl Phase {
         }
     }
 
+    /// A request to pause.
+    pub(crate) fn pause(&self) -> PauseStep {
+        match self.live().map(|live| &live.mode) {
+            Some(Mode::Running) => PauseStep::Halt,
+            Some(Mode::Paused { .. }) => PauseStep::AlreadyPaused,
+            _ => PauseStep::Impossible,
+        }
+    }
+
+    /// A request to resume.
+    pub(crate) fn resume(&self) -> ResumeStep {
+        match self.live().map(|live| &live.mode) {
+            Some(Mode::Paused { .. }) => ResumeStep::Resume,
+            Some(Mode::Running) => ResumeStep::AlreadyRunning,
+            _ => ResumeStep::Impossible,
+        }
+    }
+
     /// The guest answered. Only its first answer counts; true when this was it.
     pub(crate) fn ready(&mut self, now: Timestamp) -> bool {
         match self {
@@ -221,14 +287,38 @@ impl Phase {
         }
     }
 
-    /// The processors stand still. A VM that is on its way out stays on its way out.
-    pub(crate) fn paused(&mut self, reason: String) -> bool {
-        self.change_mode(Mode::Paused { reason })
+    /// The processors stand still, as somebody asked.
+    pub(crate) fn paused(&mut self) -> bool {
+        self.change_mode(Mode::Paused { reason: None })
     }
 
-    /// The processors run again, or the process answers again.
+    /// Something made the processors stand still. A VM that is on its way out stays on its way out.
+    pub(crate) fn stuck(&mut self, reason: String) -> bool {
+        self.change_mode(Mode::Paused {
+            reason: Some(reason),
+        })
+    }
+
+    /// The processors stand still for a snapshot.
+    pub(crate) fn saving(&mut self) -> bool {
+        self.change_mode(Mode::Saving)
+    }
+
+    /// The processors run again, as somebody asked.
     pub(crate) fn resumed(&mut self) -> bool {
         self.change_mode(Mode::Running)
+    }
+
+    /// The process says that its processors run again. That may be old news when it arrives, so it
+    /// only ends a standstill that the process had announced too.
+    pub(crate) fn unstuck(&mut self) -> bool {
+        match self {
+            Self::Live(Live {
+                mode: Mode::Paused { reason: Some(_) },
+                ..
+            }) => self.change_mode(Mode::Running),
+            _ => false,
+        }
     }
 
     /// The process is there and does not answer.
@@ -236,12 +326,25 @@ impl Phase {
         self.change_mode(Mode::Unresponsive { reason })
     }
 
-    /// A new daemon has found the process alive. A stop that the earlier one did not live to finish
-    /// was never answered, so it counts as never asked.
-    pub(crate) fn adopted(&mut self) {
-        if let Self::Live(live) = self {
-            live.mode = Mode::Running;
-        }
+    /// A new daemon has found the process alive, and its processors like this. What the earlier
+    /// daemon did not live to finish (a stop, a pause, a snapshot) was never answered, so it counts
+    /// as never asked. Says whether the processors have to be set going.
+    pub(crate) fn adopted(&mut self, found: Condition) -> bool {
+        let Self::Live(live) = self else { return false };
+        let was_paused = live.mode == Mode::Paused { reason: None };
+        let (mode, set_going) = match found {
+            Condition::Stuck { reason } => (
+                Mode::Paused {
+                    reason: Some(reason),
+                },
+                false,
+            ),
+            Condition::Halted if was_paused => (Mode::Paused { reason: None }, false),
+            Condition::Halted | Condition::Loading => (Mode::Running, true),
+            Condition::Running => (Mode::Running, false),
+        };
+        live.mode = mode;
+        set_going
     }
 
     fn change_mode(&mut self, mode: Mode) -> bool {

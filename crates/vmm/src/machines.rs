@@ -10,6 +10,8 @@ mod keeper;
 mod open;
 mod power;
 mod restart;
+mod restore;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,7 +29,8 @@ use crate::capacity::Capacity;
 use crate::config::{Config, NetworkChoice};
 use crate::driver::{Capabilities, Driver, Network};
 use crate::errors::{
-    CreateError, DeleteError, NoDriver, NotFound, PortForwardError, StartError, StopError,
+    CreateError, DeleteError, DeleteSnapshotError, ListSnapshotsError, NoDriver, NotFound,
+    PauseError, PortForwardError, RestoreError, SnapshotError, StartError, StopError,
 };
 use crate::files::StorageError;
 use crate::images::Images;
@@ -38,10 +41,12 @@ use crate::lifecycle::Phase;
 use crate::metrics::{self, HostMetrics, Subject};
 use crate::model::{CreateVm, DriverKind, Mount, PortForward, Vm, VmState};
 use crate::mounts::{self, MountError};
+use crate::name::SnapshotName;
 use crate::network::Networks;
 use crate::ports::PortBook;
 use crate::registry::Registry;
 use crate::slot::{Presence, Slot};
+use crate::snapshots::{Snapshot, Snapshots};
 use crate::status::{self, Health, HostStatus};
 
 use self::drivers::Drivers;
@@ -192,7 +197,108 @@ impl Machines {
         .await
     }
 
-    /// Deletes a VM with its disk; one that runs only with `force`. Returns what it was last.
+    /// Pauses a VM: its processors stand still until it is resumed, started or stopped. One that
+    /// stands still is left as it is.
+    ///
+    /// # Errors
+    /// When it does not run; nothing has changed then.
+    pub async fn pause(&self, name: &str) -> Result<Vm, PauseError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            power::pause(&slot).await
+        })
+        .await
+    }
+
+    /// Lets a paused VM go on. One that runs is left as it is.
+    ///
+    /// # Errors
+    /// When it is not there to go on; nothing has changed then.
+    pub async fn resume(&self, name: &str) -> Result<Vm, PauseError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            power::resume(&slot).await
+        })
+        .await
+    }
+
+    /// Takes a snapshot of a VM under this name, or one that says when. A VM that runs stands
+    /// still for as long as its memory and its disk are copied, and then goes on.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, there is no room, or the VM or its driver cannot; nothing
+    /// is left behind, and the VM is what it was.
+    pub async fn snapshot(
+        &self,
+        name: &str,
+        snapshot: Option<SnapshotName>,
+    ) -> Result<Snapshot, SnapshotError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            snapshot::take(&inner, &slot, snapshot).await
+        })
+        .await
+    }
+
+    /// The snapshots of a VM, by name.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, or its directory cannot be read.
+    pub async fn snapshots(&self, name: &str) -> Result<Vec<Snapshot>, ListSnapshotsError> {
+        let slot = self.inner.slot(name)?;
+        let snapshots = Snapshots::of(&slot.record().spec.name, &slot.dir);
+        Ok(crate::blocking::run(move || snapshots.list()).await?)
+    }
+
+    /// Lets a VM be what it was when a snapshot was taken: its disk, and if it ran then its memory,
+    /// and it runs on from there. One that has a process only with `force`, which ends that.
+    ///
+    /// # Errors
+    /// When the snapshot is not there, damaged, or of something else than the VM and the host are
+    /// now; nothing has changed then. When the process does not come up all the same, the VM is
+    /// stopped, with the disk that it had.
+    pub async fn restore(
+        &self,
+        name: &str,
+        snapshot: &str,
+        force: bool,
+    ) -> Result<Vm, RestoreError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        let snapshot = snapshot.to_owned();
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            restore::restore(&inner, &slot, &snapshot, force).await
+        })
+        .await
+    }
+
+    /// Deletes a snapshot, damaged or not.
+    ///
+    /// # Errors
+    /// When there is no such VM or snapshot, or the disk refuses.
+    pub async fn delete_snapshot(
+        &self,
+        name: &str,
+        snapshot: &str,
+    ) -> Result<(), DeleteSnapshotError> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        let snapshot = snapshot.to_owned();
+        finish(async move {
+            let slot = inner.slot(&name)?;
+            let _turn = turn(&slot, &name).await?;
+            snapshot::delete(&inner, &slot, &snapshot).await
+        })
+        .await
+    }
+
+    /// Deletes a VM with its disk and its snapshots; one that runs only with `force`. Returns what it was last.
     ///
     /// # Errors
     /// When there is no VM of that name, it runs, or the disk refuses.

@@ -1,6 +1,6 @@
-//! Names: what a VM, an image or a kernel may be called.
+//! Names: what a VM, an image, a kernel or a snapshot may be called.
 //!
-//! One grammar for all three: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`. It is a DNS label (RFC 1123
+//! One grammar for all of them: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`. It is a DNS label (RFC 1123
 //! section 2.1, lower case only), so a name can serve as a host name, and it holds neither a slash
 //! nor a dot, so that a name joined to a directory can never leave it.
 
@@ -111,6 +111,20 @@ name_type! {
     ItemName
 }
 
+name_type! {
+    /// What a snapshot is called; unique among those of its VM.
+    SnapshotName
+}
+
+impl SnapshotName {
+    /// A name for a snapshot that nobody named: when it was taken, to the microsecond.
+    pub(crate) fn of(moment: jiff::Timestamp) -> Self {
+        let name = moment.strftime("s-%Y%m%d-%H%M%S-%6f").to_string();
+        debug_assert!(check(&name).is_ok());
+        Self(name)
+    }
+}
+
 impl ItemName {
     /// A name that is written in this program.
     pub(crate) fn literal(name: &'static str) -> Self {
@@ -123,6 +137,15 @@ impl ItemName {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_snapshot_that_nobody_named_has_a_name_that_sorts_by_time() {
+        let at = |text: &str| SnapshotName::of(text.parse().unwrap());
+        let early = at("2026-11-25T22:00:00.000001Z");
+        assert_eq!(early.as_str(), "s-20261125-220000-000001");
+        assert!(SnapshotName::from_str(early.as_str()).is_ok());
+        assert!(early < at("2026-11-25T22:00:00.5Z"));
+    }
 
     #[test]
     fn ordinary_names_are_taken() {

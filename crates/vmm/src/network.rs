@@ -217,16 +217,27 @@ impl Networks {
         port_forwards: Vec<PortForward>,
         owner: Option<u32>,
     ) -> Result<Network, NetworkError> {
-        let lease = self.chosen().and_then(|bridged| {
-            let lease = bridged.leases().of(spec.id).cloned()?;
-            Some((bridged, lease))
-        });
-        let Some((bridged, lease)) = lease else {
+        let Some((bridged, lease)) = self.lease(spec.id) else {
             return Ok(Network::User { port_forwards });
         };
         let owner = owner.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         let tap = bridged.bridge.plug(lease, &port_forwards, owner).await?;
         Ok(Network::Tap(tap))
+    }
+
+    /// What [`Networks::plug`] would make, without making anything.
+    pub(crate) fn outlook(&self, spec: &Spec, port_forwards: Vec<PortForward>) -> Network {
+        match self.lease(spec.id) {
+            Some((bridged, lease)) => Network::Tap(bridged.bridge.outlook(&lease)),
+            None => Network::User { port_forwards },
+        }
+    }
+
+    /// A VM's place on the chosen bridge, if there is one.
+    fn lease(&self, vm: VmId) -> Option<(&Bridged, Lease)> {
+        let bridged = self.chosen()?;
+        let lease = bridged.leases().of(vm).cloned()?;
+        Some((bridged, lease))
     }
 
     /// Takes away what [`Networks::plug`] has made; nothing happens when nothing is there.

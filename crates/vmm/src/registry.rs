@@ -21,7 +21,12 @@ pub(crate) struct Registry {
 
 enum Entry {
     Reserved(Share),
-    Present { share: Share, slot: Arc<Slot> },
+    Present {
+        share: Share,
+        /// What the VM's snapshots take of the host's disk, in MiB.
+        snapshots_mb: u64,
+        slot: Arc<Slot>,
+    },
 }
 
 /// What a VM takes of the host.
@@ -49,8 +54,40 @@ impl Registry {
             image: spec.image,
             kernel: spec.kernel,
         };
-        self.write()
-            .insert(spec.name, Entry::Present { share, slot });
+        let entry = Entry::Present {
+            share,
+            snapshots_mb: 0,
+            slot,
+        };
+        self.write().insert(spec.name, entry);
+    }
+
+    /// Writes down what a VM's snapshots take of the disk now.
+    pub(crate) fn note_snapshots(&self, name: &VmName, taken_mb: u64) {
+        if let Some(Entry::Present { snapshots_mb, .. }) = self.write().get_mut(name) {
+            *snapshots_mb = taken_mb;
+        }
+    }
+
+    /// Reserves disk for one more snapshot of a VM, until [`Registry::note_snapshots`] says what
+    /// they really take.
+    pub(crate) fn reserve_snapshot(
+        &self,
+        name: &VmName,
+        disk_mb: u64,
+        capacity: Capacity,
+    ) -> Result<(), InsufficientCapacity> {
+        let mut entries = self.write();
+        let used = entries.values().map(Entry::resources).sum();
+        let asked = Resources {
+            disk_mb,
+            ..Resources::default()
+        };
+        capacity.admit(used, asked)?;
+        if let Some(Entry::Present { snapshots_mb, .. }) = entries.get_mut(name) {
+            *snapshots_mb = snapshots_mb.saturating_add(disk_mb);
+        }
+        Ok(())
     }
 
     /// Rung whenever a VM has ended.
@@ -69,7 +106,7 @@ impl Registry {
         if entries.contains_key(name) {
             return Err(ReserveError::Exists);
         }
-        let used = entries.values().map(|entry| entry.share().resources).sum();
+        let used = entries.values().map(Entry::resources).sum();
         capacity
             .admit(used, share.resources)
             .map_err(ReserveError::Capacity)?;
@@ -103,10 +140,7 @@ impl Registry {
 
     /// What all VMs have reserved.
     pub(crate) fn used(&self) -> Resources {
-        self.read()
-            .values()
-            .map(|entry| entry.share().resources)
-            .sum()
+        self.read().values().map(Entry::resources).sum()
     }
 
     /// Runs a short piece of work that no VM may interfere with which is just being created: it is
@@ -135,6 +169,14 @@ impl Entry {
         match self {
             Self::Reserved(share) | Self::Present { share, .. } => share,
         }
+    }
+
+    fn resources(&self) -> Resources {
+        let mut resources = self.share().resources;
+        if let Self::Present { snapshots_mb, .. } = self {
+            resources.disk_mb = resources.disk_mb.saturating_add(*snapshots_mb);
+        }
+        resources
     }
 }
 

@@ -5,6 +5,7 @@
 mod create;
 mod inspect;
 mod lifecycle;
+pub(super) mod snapshots;
 
 use std::time::Duration;
 

@@ -9,6 +9,7 @@ mod identity;
 mod isolation;
 mod monitor;
 mod power_cut;
+mod snapshots;
 mod standin;
 mod storage;
 mod vms;

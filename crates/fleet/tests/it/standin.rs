@@ -34,6 +34,7 @@ pub(crate) enum Mood {
 #[derive(Default)]
 pub(crate) struct Inside {
     pub(crate) vms: BTreeMap<String, Value>,
+    pub(crate) snapshots: Vec<Value>,
     pub(crate) mood: Mood,
     /// Operation, input and request id of every call.
     pub(crate) calls: Vec<(String, Value, String)>,
@@ -197,6 +198,17 @@ fn act(inside: &mut Inside, operation: &str, input: &Value) -> (StatusCode, Valu
         inside.vms.insert(name, vm.clone());
         return (StatusCode::OK, vm);
     }
+    if operation == "snapshots/list" {
+        let mut of_vm = inside.snapshots.clone();
+        of_vm.retain(|snapshot| snapshot["vm"] == json!(name));
+        return (StatusCode::OK, json!(of_vm));
+    }
+    if operation == "snapshots/delete" {
+        inside
+            .snapshots
+            .retain(|one| one["name"] != input["snapshot"]);
+        return (StatusCode::OK, input.clone());
+    }
     if operation.ends_with("/list") {
         let named = |name: &str| json!({"name": name, "of": operation});
         return (StatusCode::OK, json!([named("a"), named("b"), named("c")]));
@@ -214,6 +226,23 @@ fn act(inside: &mut Inside, operation: &str, input: &Value) -> (StatusCode, Valu
     match operation {
         "vms/start" => vm["state"] = json!("running"),
         "vms/stop" => vm["state"] = json!("stopped"),
+        "vms/pause" => vm["state"] = json!("paused"),
+        "vms/resume" => vm["state"] = json!("running"),
+        "vms/snapshot" => {
+            let snapshot = json!({
+                "name": input["snapshot"].as_str().unwrap_or("s-1"), "vm": name,
+                "created_at": "2026-01-01T00:00:00Z", "memory": vm["state"] == "running",
+                "driver": "qemu", "cpus": 1, "memory_mb": 512, "disk_size_mb": 1024,
+                "kernel": "debian-cloud", "size_mb": 70,
+            });
+            inside.snapshots.push(snapshot.clone());
+            return (StatusCode::OK, snapshot);
+        }
+        "vms/restore" if vm["state"] == "running" && input["force"] != true => {
+            let message = format!("VM {name} is running; stop it first, or restore it with force");
+            return refusal(StatusCode::CONFLICT, "CONFLICT", message);
+        }
+        "vms/restore" => vm["state"] = json!("running"),
         "vms/delete" if vm["state"] == "running" && input["force"] != true => {
             let message = format!("{name} is running; stop it first, or use force");
             return refusal(StatusCode::CONFLICT, "INVALID_STATE", message);

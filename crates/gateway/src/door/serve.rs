@@ -11,7 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use hostler_identity::{PeerIdentity, wait_until};
-use http::header::CONTENT_TYPE;
+use http::HeaderValue;
+use http::header::{ALT_SVC, CONTENT_TYPE};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -36,7 +37,7 @@ use crate::limits::DoorLimits;
 use crate::sse::EVENT_STREAM;
 
 /// How long a connection that was closed politely may take to notice.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection is closed politely so long before its peer's certificate expires, or a tenth of
 /// what is left of that certificate's life, so that the peer comes back with a newer one in time.
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) limits: DoorLimits,
     pub(super) admission: Option<Admission>,
+    /// Where the same is served over HTTP/3, as those who come over TCP are told.
+    pub(super) alt_svc: Option<HeaderValue>,
     /// Finish what is in flight.
     pub(super) shutdown: CancellationToken,
     /// Finish nothing.
@@ -95,6 +98,7 @@ impl Shared {
             router: self.router.clone(),
             connection: ConnectionInfo::new((local, remote), tls, self.shutdown.clone()),
             ledger: Arc::clone(&ledger),
+            alt_svc: self.alt_svc.clone(),
         };
         let expires_at = service.connection.expires_at();
         let withdrawn = self.withdrawn(service.connection.peer().cloned());
@@ -127,7 +131,7 @@ impl Shared {
     }
 
     /// Waits until the peer of this connection is admitted no more.
-    async fn withdrawn(&self, peer: Option<PeerIdentity>) {
+    pub(super) async fn withdrawn(&self, peer: Option<PeerIdentity>) {
         match self.admission.clone() {
             Some(admission) => admission.withdrawn(peer).await,
             None => std::future::pending().await,
@@ -223,7 +227,7 @@ impl Shared {
 }
 
 /// Waits until the peer's certificate has almost expired.
-async fn almost_expired(expires_at: Option<Timestamp>) {
+pub(super) async fn almost_expired(expires_at: Option<Timestamp>) {
     let Some(expires_at) = expires_at else {
         return std::future::pending().await;
     };
@@ -245,10 +249,39 @@ where
 }
 
 /// The router, as one connection sees it.
-struct ConnectionService {
-    router: Router,
-    connection: ConnectionInfo,
-    ledger: Arc<Ledger>,
+pub(super) struct ConnectionService {
+    pub(super) router: Router,
+    pub(super) connection: ConnectionInfo,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) alt_svc: Option<HeaderValue>,
+}
+
+impl ConnectionService {
+    /// Answers one request, whichever version of HTTP brought it.
+    pub(super) fn answer(
+        &self,
+        mut request: Request<Body>,
+    ) -> impl Future<Output = Response<WatchedBody>> + Send + use<> {
+        let exchange = Exchange::begin(&self.ledger);
+        if let Some(peer) = self.connection.peer() {
+            request.extensions_mut().insert(peer.clone());
+        }
+        request.extensions_mut().insert(self.connection.clone());
+        // A router is always ready.
+        let answering = self.router.clone().call(request);
+        let alt_svc = self.alt_svc.clone();
+        async move {
+            let Ok(mut response) = answering.await;
+            if let Some(alt_svc) = alt_svc {
+                response.headers_mut().insert(ALT_SVC, alt_svc);
+            }
+            let is_stream = response
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|kind| kind == EVENT_STREAM);
+            response.map(|body| WatchedBody::new(body, exchange, is_stream))
+        }
+    }
 }
 
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
@@ -257,21 +290,7 @@ impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let exchange = Exchange::begin(&self.ledger);
-        let mut request = request.map(Body::new);
-        if let Some(peer) = self.connection.peer() {
-            request.extensions_mut().insert(peer.clone());
-        }
-        request.extensions_mut().insert(self.connection.clone());
-        // A router is always ready.
-        let answering = self.router.clone().call(request);
-        Box::pin(async move {
-            let response = answering.await?;
-            let is_stream = response
-                .headers()
-                .get(CONTENT_TYPE)
-                .is_some_and(|kind| kind == EVENT_STREAM);
-            Ok(response.map(|body| WatchedBody::new(body, exchange, is_stream)))
-        })
+        let answering = self.answer(request.map(Body::new));
+        Box::pin(async move { Ok(answering.await) })
     }
 }

@@ -7,6 +7,7 @@ mod decoy;
 mod document;
 mod door;
 mod hostile;
+mod http3;
 mod inputs;
 mod log;
 mod mcp;

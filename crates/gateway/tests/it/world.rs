@@ -125,6 +125,7 @@ impl World {
         let door = Door::bind(address, tls, router, limits)
             .await
             .expect("a free port");
+        let door = door.with_quic().expect("the port is free over UDP too");
         let door = match admission {
             Some(admission) => door.admitting(admission),
             None => door,
@@ -170,6 +171,10 @@ impl World {
 
     pub(crate) async fn http2(&self) -> Client {
         Client::http2(self.tls(&["h2"]).await).await
+    }
+
+    pub(crate) async fn http3(&self) -> Http3 {
+        Http3::connect(self.address, self.trust.clone()).await
     }
 
     /// One request on a connection of its own.
@@ -278,6 +283,102 @@ impl Client {
 
     pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.try_send(request).await.expect("an answer")
+    }
+}
+
+/// A client's end of one connection over QUIC.
+pub(crate) struct Http3 {
+    pub(crate) connection: quinn::Connection,
+    sender: h3::client::SendRequest<h3_quinn::OpenStreams, Bytes>,
+    endpoint: quinn::Endpoint,
+    driver: JoinHandle<()>,
+}
+
+type Http3Stream = h3::client::RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
+
+impl Http3 {
+    fn endpoint(trust: RootCertStore) -> quinn::Endpoint {
+        let mut tls = anonymous(trust);
+        tls.alpn_protocols = vec![b"h3".to_vec()];
+        // It would send early data if the server let it.
+        tls.enable_early_data = true;
+        let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("a suite");
+        let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("UDP");
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+        endpoint
+    }
+
+    async fn connect(address: SocketAddr, trust: RootCertStore) -> Self {
+        Self::connect_from(Self::endpoint(trust), address).await
+    }
+
+    async fn connect_from(endpoint: quinn::Endpoint, address: SocketAddr) -> Self {
+        let connecting = endpoint.connect(address, "localhost").expect("a name");
+        let connection = soon("the handshake", connecting)
+            .await
+            .expect("a handshake");
+        let h3 = h3_quinn::Connection::new(connection.clone());
+        let (mut driver, sender) = h3::client::new(h3).await.expect("a connection");
+        let driver = tokio::spawn(async move {
+            let _ = std::future::poll_fn(|cx| driver.poll_close(cx)).await;
+        });
+        Self {
+            connection,
+            sender,
+            endpoint,
+            driver,
+        }
+    }
+
+    /// Sends a request whole; its answer is still to come.
+    pub(crate) async fn begin(&mut self, request: Request<Full<Bytes>>) -> Http3Stream {
+        let (mut head, body) = request.into_parts();
+        head.uri = format!("https://localhost{}", head.uri)
+            .parse()
+            .expect("a URI");
+        head.headers.remove("host");
+        let head = Request::from_parts(head, ());
+        let mut stream = self.sender.send_request(head).await.expect("a stream");
+        let body = body.collect().await.expect("it is here").to_bytes();
+        if !body.is_empty() {
+            // Whoever is refused beforehand may find the stream closed.
+            let _ = stream.send_data(body).await;
+        }
+        let _ = stream.finish().await;
+        stream
+    }
+
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        use bytes::Buf as _;
+        let mut stream = self.begin(request).await;
+        let head = soon("an answer", stream.recv_response())
+            .await
+            .expect("an answer");
+        let (head, ()) = head.into_parts();
+        let mut body = Vec::new();
+        while let Some(mut data) = soon("a body", stream.recv_data()).await.expect("a body") {
+            body.extend_from_slice(&data.copy_to_bytes(data.remaining()));
+        }
+        Answer {
+            status: head.status,
+            headers: head.headers,
+            body: body.into(),
+        }
+    }
+
+    /// Closes the connection and keeps what it came from, with what it learnt.
+    pub(crate) fn leave(self) -> quinn::Endpoint {
+        self.connection.close(0x100u32.into(), b"");
+        self.driver.abort();
+        self.endpoint
+    }
+
+    /// Closes the connection, politely.
+    pub(crate) async fn close(self) {
+        drop(self.sender);
+        self.connection.close(0x100u32.into(), b"");
+        self.driver.abort();
+        self.endpoint.wait_idle().await;
     }
 }
 

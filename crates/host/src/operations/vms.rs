@@ -99,7 +99,7 @@ async fn get(host: &Host, _: Call, input: Get) -> Result<Vm, GetError> {
     Ok(host.machines().get(input.name.as_str()).await?)
 }
 
-/// Deletes a VM, its disk and its port forwards, and answers what it was last.
+/// Deletes a VM, its disk, its snapshots and its port forwards, and answers what it was last.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Delete {

@@ -33,6 +33,7 @@ async fn the_rest_routes_are_those_of_the_host_api() {
             "DELETE /v1/images/{name} 200 images/delete",
             "DELETE /v1/kernels/{name} 200 kernels/delete",
             "DELETE /v1/vms/{name} 200 vms/delete",
+            "DELETE /v1/vms/{name}/snapshots/{snapshot} 200 snapshots/delete",
             "GET /v1/health 200 host/health",
             "GET /v1/host/config 200 host/config",
             "GET /v1/host/leaks 200 host/leaks",
@@ -42,11 +43,16 @@ async fn the_rest_routes_are_those_of_the_host_api() {
             "GET /v1/metrics 200 metrics/export",
             "GET /v1/vms 200 vms/list",
             "GET /v1/vms/{name} 200 vms/get",
+            "GET /v1/vms/{name}/snapshots 200 snapshots/list",
             "POST /v1/images/import 201 images/import",
             "POST /v1/images/pull 200 images/pull",
             "POST /v1/kernels/import 201 kernels/import",
             "POST /v1/vms 201 vms/create",
+            "POST /v1/vms/{name}/pause 200 vms/pause",
             "POST /v1/vms/{name}/port-forward 200 vms/port-forward",
+            "POST /v1/vms/{name}/restore 200 vms/restore",
+            "POST /v1/vms/{name}/resume 200 vms/resume",
+            "POST /v1/vms/{name}/snapshot 201 vms/snapshot",
             "POST /v1/vms/{name}/start 200 vms/start",
             "POST /v1/vms/{name}/stop 200 vms/stop",
         ]
@@ -56,7 +62,14 @@ async fn the_rest_routes_are_those_of_the_host_api() {
 #[tokio::test]
 async fn no_operation_is_open_to_strangers() {
     let desk = Desk::open().await;
-    let ours = ["vms/", "images/", "kernels/", "host/", "metrics/"];
+    let ours = [
+        "vms/",
+        "images/",
+        "kernels/",
+        "host/",
+        "metrics/",
+        "snapshots/",
+    ];
     let operations = desk
         .registry
         .external()
@@ -81,6 +94,10 @@ async fn an_unknown_vm_image_or_kernel_is_not_found() {
         "vms/delete",
         "vms/start",
         "vms/stop",
+        "vms/pause",
+        "vms/resume",
+        "vms/snapshot",
+        "snapshots/list",
         "images/delete",
         "kernels/delete",
     ] {
@@ -92,6 +109,12 @@ async fn an_unknown_vm_image_or_kernel_is_not_found() {
     }
     let forward = json!({ "name": "web-1", "host_port": free_port(), "guest_port": 80 });
     assert_eq!(desk.code("vms/port-forward", forward).await, "NOT_FOUND");
+    for operation in ["vms/restore", "snapshots/delete"] {
+        let snapshot = json!({ "name": "web-1", "snapshot": "a" });
+        assert_eq!(desk.code(operation, snapshot).await, "NOT_FOUND");
+        let elsewhere = json!({ "name": "web-1", "snapshot": "../a" });
+        assert_eq!(desk.code(operation, elsewhere).await, "INVALID_INPUT");
+    }
 }
 
 #[tokio::test]

@@ -137,6 +137,12 @@ async fn live(desk: Arc<Desk>) {
     assert_eq!(vm["port_forwards"], again["port_forwards"]);
     assert_eq!(vm["port_forwards"].as_array().unwrap().len(), 1);
 
+    let paused = desk.call("vms/pause", web.clone()).await.unwrap();
+    assert_eq!(paused["state"], "paused");
+    let resumed = desk.call("vms/resume", web.clone()).await.unwrap();
+    assert_eq!(resumed["state"], "running");
+    go_back(&desk).await;
+
     assert_eq!(desk.code("vms/delete", web.clone()).await, "CONFLICT");
     let stopped = desk.call("vms/stop", web.clone()).await.unwrap();
     assert_eq!(stopped["state"], "stopped");
@@ -211,4 +217,29 @@ async fn two_hundred_racing_creates_and_deletes_of_ten_names_agree_with_each_oth
             .await
             .unwrap();
     }
+}
+
+/// A VM `web` that runs is saved and restored.
+async fn go_back(desk: &Desk) {
+    let of_web = |snapshot: &str| json!({ "name": "web", "snapshot": snapshot });
+    let taken = desk.call("vms/snapshot", of_web("a")).await.unwrap();
+    assert_eq!((&taken["name"], &taken["vm"]), (&json!("a"), &json!("web")));
+    assert_eq!(taken["memory"], true);
+    desk.call("vms/snapshot", json!({ "name": "web" }))
+        .await
+        .unwrap();
+    assert_eq!(desk.code("vms/snapshot", of_web("a")).await, "CONFLICT");
+    let page = json!({ "name": "web", "limit": 1 });
+    let listed = desk.call("snapshots/list", page).await.unwrap();
+    assert_eq!(listed, json!([taken]));
+
+    assert_eq!(desk.code("vms/restore", of_web("a")).await, "CONFLICT");
+    assert_eq!(desk.code("vms/restore", of_web("b")).await, "NOT_FOUND");
+    let forced = json!({ "name": "web", "snapshot": "a", "force": true });
+    let restored = desk.call("vms/restore", forced).await.unwrap();
+    assert_eq!(restored["state"], "running");
+    let gone = desk.call("snapshots/delete", of_web("a")).await.unwrap();
+    assert_eq!(gone, of_web("a"));
+    let gone = desk.code("snapshots/delete", of_web("a")).await;
+    assert_eq!(gone, "NOT_FOUND");
 }

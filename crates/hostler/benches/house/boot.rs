@@ -76,7 +76,7 @@ pub(crate) fn measure(fleet: &Fleet, table: &mut Table) {
 }
 
 /// Seconds until the guest answers a request.
-fn until_answer(port: u16, begun: Instant) -> f64 {
+pub(crate) fn until_answer(port: u16, begun: Instant) -> f64 {
     loop {
         if answers(port) {
             return begun.elapsed().as_secs_f64();

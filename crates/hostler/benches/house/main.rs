@@ -11,6 +11,7 @@ mod health;
 mod host;
 mod many;
 mod memory;
+mod restore;
 mod share;
 mod table;
 
@@ -34,13 +35,16 @@ fn main() {
     let wanted = |row: &str| chosen.is_empty() || chosen.contains(&row);
 
     let mut table = Table::default();
-    if wanted("boot") || wanted("memory") {
+    if wanted("boot") || wanted("memory") || wanted("restore") {
         let fleet = fleet::Fleet::start();
         if wanted("memory") {
             memory::measure(&fleet, &mut table);
         }
         if wanted("boot") {
             boot::measure(&fleet, &mut table);
+        }
+        if wanted("restore") {
+            restore::measure(&fleet, &mut table);
         }
     }
     if wanted("share") {

@@ -104,8 +104,13 @@ fn environment(variables: &[Variable], whole: bool) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// A value in double quotes, in which systemd takes a backslash as an escape.
+/// A value of the environment file in double quotes, in which a backslash escapes what means
+/// something there.
 fn quoted(value: &str) -> Result<String, Failure> {
+    Ok(format!("\"{}\"", escaped(value, &['"', '\\', '$', '`'])?))
+}
+
+fn escaped(value: &str, special: &[char]) -> Result<String, Failure> {
     if value.contains(char::is_control) {
         let value = value.escape_debug();
         return Err(Failure::new(format!(
@@ -113,10 +118,10 @@ fn quoted(value: &str) -> Result<String, Failure> {
         )));
     }
     let escaped = value.chars().flat_map(|c| {
-        let escape = matches!(c, '"' | '\\' | '$' | '`').then_some('\\');
+        let escape = special.contains(&c).then_some('\\');
         escape.into_iter().chain([c])
     });
-    Ok(format!("\"{}\"", escaped.collect::<String>()))
+    Ok(escaped.collect())
 }
 
 /// A path as a word of a unit file, where `%` begins a specifier (systemd.unit(5)).
@@ -127,13 +132,20 @@ fn word(path: &Path) -> Result<String, Failure> {
             path.display()
         ))
     })?;
-    Ok(quoted(text)?.replace('%', "%%").replace("\\$", "$$"))
+    let text = escaped(text, &['"', '\\'])?.replace('%', "%%");
+    Ok(format!("\"{text}\""))
+}
+
+/// The same as a word of a command line, where `$` begins a variable (systemd.service(5)).
+fn argument(path: &Path) -> Result<String, Failure> {
+    Ok(word(path)?.replace('$', "$$"))
 }
 
 fn unit(program: &Path, data_dir: &Path) -> Result<String, Failure> {
     let unit = include_str!("hostler-agent.service");
     Ok(unit
-        .replace("@PROGRAM@", &word(program)?)
+        .replace("@PROGRAM@", &argument(program)?)
+        .replace("@DATA_DIR_ARGUMENT@", &argument(data_dir)?)
         .replace("@DATA_DIR@", &word(data_dir)?)
         .replace("@ENVIRONMENT@", &format!("/{ENVIRONMENT}")))
 }
@@ -149,7 +161,8 @@ mod tests {
             "\"a b\\\"c\\\\d\\$e\""
         );
         assert!(quoted("a\nHOSTLER_DRIVER=x").is_err());
-        assert_eq!(word(Path::new("/a%b")).expect("text"), "\"/a%%b\"");
+        assert_eq!(word(Path::new("/a%$b")).expect("text"), "\"/a%%$b\"");
+        assert_eq!(argument(Path::new("/a%$b")).expect("text"), "\"/a%%$$b\"");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod kernel;
 pub(crate) mod login;
+pub(crate) mod snapshot;
 pub(crate) mod spiffe_id;
 pub(crate) mod status;
 pub(crate) mod svid;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::{Column, Common, show, show_fields};
+use super::{Column, Common, show, show_fields, snapshot};
 use crate::client::{Api, LONG_PATIENCE};
 use crate::failure::{Doing, Failure};
 use crate::output::{self, cell, moment};
@@ -33,7 +33,32 @@ pub(crate) enum Vm {
         #[arg(long, value_name = "SECONDS")]
         timeout: Option<u32>,
     },
-    /// Delete a VM and its disk
+    /// Pause a VM: it stands still, memory and all, until it is resumed, started or stopped
+    #[command(after_help = "Example:\n  hostler vm pause web-1")]
+    Pause(One),
+    /// Let a paused VM go on
+    #[command(after_help = "Example:\n  hostler vm resume web-1")]
+    Resume(One),
+    /// Take a snapshot of a VM: its disk, and if it runs its memory; it stands still meanwhile
+    #[command(after_help = "Example:\n  hostler vm snapshot web-1 before-upgrade")]
+    Snapshot {
+        #[command(flatten)]
+        one: One,
+        /// What to call the snapshot [default: by the time when it is taken]
+        snapshot: Option<String>,
+    },
+    /// Let a VM be what it was when a snapshot was taken; what it has become since is lost
+    #[command(after_help = "Example:\n  hostler vm restore web-1 before-upgrade --force")]
+    Restore {
+        #[command(flatten)]
+        one: One,
+        /// The snapshot's name
+        snapshot: String,
+        /// Even when it runs
+        #[arg(long)]
+        force: bool,
+    },
+    /// Delete a VM, its disk and its snapshots
     #[command(after_help = "Example:\n  hostler vm delete web-1 --force")]
     Delete {
         #[command(flatten)]
@@ -74,9 +99,9 @@ pub(crate) enum Vm {
 #[derive(Args)]
 pub(crate) struct One {
     /// The VM's name
-    name: String,
+    pub(super) name: String,
     #[command(flatten)]
-    common: Common,
+    pub(super) common: Common,
 }
 
 #[derive(Args)]
@@ -285,14 +310,7 @@ fn ports(vm: &Value) -> String {
 pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
     match vm {
         Vm::Create(create) => create.run().await,
-        Vm::Start(one) => {
-            let api = one.common.connect.open()?;
-            let ask = api
-                .post(&["v1", "vms", &one.name, "start"])
-                .patience(LONG_PATIENCE);
-            show(one.common.printing, &ask.send().await?, COLUMNS);
-            Ok(())
-        }
+        Vm::Start(one) => change(one, "start").await,
         Vm::Stop { one, timeout } => {
             let api = one.common.connect.open()?;
             let mut ask = api
@@ -302,6 +320,18 @@ pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
                 ask = ask.body(json!({ "timeout_secs": timeout }));
             }
             show(one.common.printing, &ask.send().await?, COLUMNS);
+            Ok(())
+        }
+        Vm::Pause(one) => change(one, "pause").await,
+        Vm::Resume(one) => change(one, "resume").await,
+        Vm::Snapshot { one, snapshot } => snapshot::take(one, snapshot).await,
+        Vm::Restore {
+            one,
+            snapshot,
+            force,
+        } => {
+            let vm = snapshot::restore(&one, &snapshot, force).await?;
+            show(one.common.printing, &vm, COLUMNS);
             Ok(())
         }
         Vm::Delete { one, force } => {
@@ -337,6 +367,16 @@ pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
         }
         Vm::Ssh { one, key, command } => ssh(one, key, command).await,
     }
+}
+
+/// Has something done to a VM that needs no more words, and shows how it is then.
+async fn change(one: One, action: &str) -> Result<(), Failure> {
+    let api = one.common.connect.open()?;
+    let ask = api
+        .post(&["v1", "vms", &one.name, action])
+        .patience(LONG_PATIENCE);
+    show(one.common.printing, &ask.send().await?, COLUMNS);
+    Ok(())
 }
 
 impl Create {

@@ -5,7 +5,8 @@
 //! machine to be ([`machine`]), and then to run. What it is given, and where, depends on its seat
 //! ([`seat`]): in the open, or in a jail ([`jail`]) that holds nothing but the VM's own files.
 //! Whether it works on this host is found out by booting something ([`probe`]), and how one ended
-//! is told by its exit code or its log ([`ending`]).
+//! is told by its exit code or its log ([`ending`]). It can be written to files and read back
+//! ([`saved`]).
 
 mod api;
 mod cgroup;
@@ -13,9 +14,11 @@ mod ending;
 pub(crate) mod jail;
 mod machine;
 pub(crate) mod probe;
+mod saved;
 mod seat;
 mod users;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -26,23 +29,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::process::Signal;
 use tokio::process::Child;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use self::api::Api;
+use self::api::{ANSWER, Api};
 use self::jail::Jailer;
 use self::machine::{Instance, State};
 use self::probe::Found;
 use self::seat::Seat;
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
-    LinkError,
+    LinkError, SaveError, cpuinfo,
 };
 use crate::dialogue::Broken;
+use crate::fault;
 use crate::files::{self, Context as _};
 use crate::guest::protocol::VSOCK_PORT;
 use crate::kernel_file::KernelFormat;
+use crate::lifecycle::Condition;
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::process::{Birth, Process, Watched};
 use crate::tool;
@@ -90,13 +96,13 @@ impl Firecracker {
             })
     }
 
-    /// Waits until the API answers, or the process has ended; then makes it the VM and lets it run.
-    async fn boot(
+    /// Waits until the API answers, or the process has ended.
+    async fn come_up(
         &self,
         vm: &Blueprint,
         seat: &Seat,
         child: &mut Child,
-    ) -> Result<(Api, Process), LaunchError> {
+    ) -> Result<(Api, Birth, Watched), LaunchError> {
         let deadline = Instant::now() + COME_UP;
         let pid = self.settle(vm, seat, child, deadline).await?;
         let birth = pid.and_then(Birth::of);
@@ -112,16 +118,51 @@ impl Firecracker {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        for request in seat.machine.requests() {
-            self.demand(&api, request).await?;
+        match Watched::open(&birth) {
+            Ok(Some(watched)) => Ok((api, birth, watched)),
+            _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
         }
-        self.demand(&api, machine::start()).await?;
-        let process = Process {
-            birth,
-            control_socket: vm.control_socket.clone(),
-            guest: self.guest(vm.guest_socket.clone()),
+    }
+
+    /// Makes a process that is the VM's machine and does not run: a new one, or one that was saved
+    /// to a directory. On an error there is none.
+    async fn set_up(&self, vm: &Blueprint, saved: Option<&Path>) -> Result<Ready, LaunchError> {
+        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
+        let mut child = self.spawn(vm, &seat)?;
+        let outcome = async {
+            let (api, birth, watched) = self.come_up(vm, &seat, &mut child).await?;
+            match saved {
+                None => {
+                    for request in seat.machine.requests() {
+                        self.demand(&api, ANSWER, request).await?;
+                    }
+                }
+                Some(saved) => {
+                    let seen = seat.lend_saved(saved)?;
+                    self.demand(&api, saved::LONG, saved::load(&seen)).await?;
+                }
+            }
+            Ok((api, birth, watched))
         };
-        Ok((api, process))
+        match outcome.await {
+            Ok((api, birth, watched)) => {
+                let process = Process {
+                    birth,
+                    control_socket: vm.control_socket.clone(),
+                    guest: self.guest(vm.guest_socket.clone()),
+                };
+                let child = seat.pid_file.is_none().then_some(child);
+                let link = FirecrackerLink::new(api, watched, seat::log(vm), child);
+                Ok(Ready { process, link })
+            }
+            Err(error) => {
+                // It may have ended already; what counts is that it has when we return.
+                let _ = child.kill().await;
+                seat.end_what_is_left(vm.id).await;
+                jail::clear(&vm.directory);
+                Err(error)
+            }
+        }
     }
 
     /// The process that will be the VM: the child, or the one that the jailer made before it ended.
@@ -145,8 +186,13 @@ impl Firecracker {
         }
     }
 
-    async fn demand(&self, api: &Api, request: api::Ask) -> Result<(), LaunchError> {
-        match api.ask(request).await {
+    async fn demand(
+        &self,
+        api: &Api,
+        limit: Duration,
+        request: api::Ask,
+    ) -> Result<(), LaunchError> {
+        match api.ask_within(limit, request).await {
             Ok(_) => Ok(()),
             Err(LinkError::Refused { command, message }) => Err(LaunchError::Refused {
                 program: self.found.program.clone(),
@@ -185,21 +231,27 @@ impl Firecracker {
             message,
         }
     }
+}
 
-    fn link(
-        &self,
-        api: Api,
-        watched: Watched,
-        log: PathBuf,
-        child: Option<Child>,
-    ) -> Box<dyn Link> {
-        Box::new(FirecrackerLink {
-            api,
-            watched,
-            log,
-            child: Mutex::new(child),
-            told: AtomicBool::new(false),
-        })
+/// A machine that does not run yet.
+struct Ready {
+    process: Process,
+    link: FirecrackerLink,
+}
+
+impl Ready {
+    fn launched(self) -> Launched {
+        Launched {
+            process: self.process,
+            link: Box::new(self.link),
+        }
+    }
+
+    /// Ends the process.
+    async fn give_up(self, vm: &Blueprint) {
+        let _ = self.link.watched.signal(Signal::KILL);
+        self.link.watched.ended().await;
+        jail::clear(&vm.directory);
     }
 }
 
@@ -256,7 +308,7 @@ impl Driver for Firecracker {
             user_network: false,
             port_forwards: false,
             mounts: false,
-            snapshots: false,
+            snapshots: true,
             hardware_acceleration: true,
         }
     }
@@ -300,29 +352,25 @@ impl Driver for Firecracker {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        let seat = Seat::prepare(&self.found.program, self.jailer.as_ref(), vm)?;
-        let mut child = self.spawn(vm, &seat)?;
-        let booted = match self.boot(vm, &seat, &mut child).await {
-            Ok((api, process)) => match Watched::open(&process.birth) {
-                Ok(Some(watched)) => Ok((api, process, watched)),
-                _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
-            },
-            Err(error) => Err(error),
-        };
-        match booted {
-            Ok((api, process, watched)) => {
-                let child = seat.pid_file.is_none().then_some(child);
-                let link = self.link(api, watched, seat::log(vm), child);
-                Ok(Launched { process, link })
-            }
+        let ready = self.set_up(vm, None).await?;
+        fault::point("start.spawned");
+        match self.demand(&ready.link.api, ANSWER, machine::start()).await {
+            Ok(()) => Ok(ready.launched()),
             Err(error) => {
-                // It may have ended already; what counts is that it has when we return.
-                let _ = child.kill().await;
-                seat.end_what_is_left(vm.id).await;
-                jail::clear(&vm.directory);
+                ready.give_up(vm).await;
                 Err(error)
             }
         }
+    }
+
+    fn memory_form(&self, vm: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError> {
+        let machine = seat::machine_of(vm, self.jailer.is_some())?;
+        let version = &self.found.version;
+        Ok(saved::form_of_machine(version, &machine, &cpuinfo()))
+    }
+
+    async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
+        Ok(self.set_up(vm, Some(saved)).await?.launched())
     }
 
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError> {
@@ -341,7 +389,12 @@ impl Driver for Firecracker {
         }
         let watched = Watched::open(&process.birth).ok().flatten();
         let watched = watched.ok_or_else(|| unknown("the process has ended"))?;
-        Ok(self.link(api, watched, log_of(process), None))
+        Ok(Box::new(FirecrackerLink::new(
+            api,
+            watched,
+            log_of(process),
+            None,
+        )))
     }
 }
 
@@ -357,6 +410,28 @@ struct FirecrackerLink {
 }
 
 impl FirecrackerLink {
+    fn new(api: Api, watched: Watched, log: PathBuf, child: Option<Child>) -> Self {
+        Self {
+            api,
+            watched,
+            log,
+            child: Mutex::new(child),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// Has a snapshot made. There is nothing to say about one that was.
+    async fn create(&self, create: api::Ask) -> Result<(), LinkError> {
+        let command = create.command;
+        match self.api.ask_within(saved::LONG, create).await? {
+            serde_json::Value::Null => Ok(()),
+            other => Err(LinkError::Unknown {
+                command,
+                answer: other.to_string().chars().take(200).collect(),
+            }),
+        }
+    }
+
     async fn exit_code(&self) -> Option<i32> {
         let mut child = self.child.lock().await;
         let status = timeout(EXIT_CODE, child.as_mut()?.wait()).await;
@@ -384,17 +459,47 @@ impl Link for FirecrackerLink {
         Ok(Vec::new())
     }
 
+    async fn pause(&self) -> Result<(), LinkError> {
+        self.api.ask(saved::pause()).await.map(drop)
+    }
+
     async fn resume(&self) -> Result<(), LinkError> {
         self.api.ask(machine::resume()).await.map(drop)
     }
 
-    async fn standstill(&self) -> Result<Option<String>, LinkError> {
-        Ok(match instance(&self.api, api::ANSWER).await?.state {
-            State::Running => None,
-            State::Paused => Some("it was paused".to_owned()),
-            State::NotStarted => Some("it was never started".to_owned()),
-            State::Other(word) => Some(format!("Firecracker says {word}")),
+    async fn condition(&self) -> Result<Condition, LinkError> {
+        Ok(match instance(&self.api, ANSWER).await?.state {
+            State::Running => Condition::Running,
+            State::Paused => Condition::Halted,
+            // Nobody connects to one that was never started; see `reconnect`.
+            State::NotStarted => Condition::Loading,
+            State::Other(word) => Condition::Stuck {
+                reason: format!("Firecracker says {word}"),
+            },
         })
+    }
+
+    async fn memory_form(&self) -> Result<BTreeMap<String, String>, LinkError> {
+        let version = self.api.ask(saved::version()).await?;
+        let configuration = self.api.ask(saved::configuration()).await?;
+        saved::form_of_process(&version, &configuration, &cpuinfo())
+    }
+
+    async fn save(&self, directory: &Path) -> Result<(), SaveError> {
+        let vm = self.log.parent().unwrap_or(Path::new("/"));
+        let Some(jail) = saved::jail_of(vm) else {
+            let text = directory.to_str().ok_or_else(|| LinkError::Unspeakable {
+                path: directory.to_owned(),
+            })?;
+            self.create(saved::create_in(text)).await?;
+            return Ok(saved::own(directory)?);
+        };
+        let taken = match self.create(saved::create_in_jail()).await {
+            Ok(()) => saved::take_out(&jail, directory).map_err(SaveError::from),
+            Err(error) => Err(error.into()),
+        };
+        saved::clear(&jail);
+        taken
     }
 
     async fn event(&self) -> Option<Event> {

@@ -2,16 +2,18 @@
 //!
 //! A VM is one QEMU process in a session of its own, so that neither the daemon's death nor a
 //! closed terminal ends it. It is spoken to over QMP ([`qmp`]), boots the machine that suits the
-//! host ([`machine`]), and has a network of its own in user mode, which needs no privilege and
+//! host ([`machine`]), can be written to a file and read back ([`memory`]), and has a network of its own in user mode, which needs no privilege and
 //! no interface on the host ([`hostfwd`]).
 
 mod command;
 mod hostfwd;
 mod machine;
+mod memory;
 pub(crate) mod probe;
 mod qmp;
 pub(crate) mod shares;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,12 +32,12 @@ use self::qmp::{Qmp, QmpEvent};
 use self::shares::Servers;
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
-    LinkError,
+    LinkError, SaveError, cpuinfo,
 };
 use crate::fault;
 use crate::files;
 use crate::kernel_file::KernelFormat;
-use crate::lifecycle::Ending;
+use crate::lifecycle::{Condition, Ending};
 use crate::model::{DriverKind, PortForward, VmId};
 use crate::ports;
 use crate::process::{Birth, Process};
@@ -46,6 +48,32 @@ const COME_UP: Duration = Duration::from_secs(60);
 
 /// How long a QEMU that we knew before may take to answer again.
 const RECONNECT: Duration = Duration::from_secs(5);
+
+/// How long a QEMU that broke off the conversation may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What a QEMU begins with that is to be given its memory: it waits for it, and then for the word
+/// to go.
+const WITH_SAVED_MEMORY: &[&str] = &["-incoming", "defer", "-S"];
+
+/// A QEMU that has just come up.
+struct Born {
+    child: Child,
+    qmp: Qmp,
+    process: Process,
+    log: PathBuf,
+    servers: Servers,
+}
+
+impl Born {
+    fn launched(self) -> Launched {
+        self.servers.let_go();
+        Launched {
+            link: Box::new(QemuLink::new(self.qmp, &self.process)),
+            process: self.process,
+        }
+    }
+}
 
 /// QEMU, as it works on this host.
 pub(crate) struct Qemu {
@@ -58,12 +86,13 @@ impl Qemu {
     }
 
     /// Starts the process in a session of its own.
-    fn spawn(&self, vm: &Blueprint, log: File) -> Result<Child, LaunchError> {
+    fn spawn(&self, vm: &Blueprint, begin: &[&str], log: File) -> Result<Child, LaunchError> {
         // `setsid` becomes QEMU: the child that we spawn leads no group yet, so it need not fork.
         tool::secluded("setsid")
             .arg(&self.found.program)
             .args(command::machine_arguments(self.found.machine, vm))
             .args(command::control_arguments(self.found.machine, vm))
+            .args(begin)
             .current_dir("/")
             .stdout(Stdio::null())
             .stderr(log)
@@ -72,6 +101,57 @@ impl Qemu {
                 program: "setsid".into(),
                 source,
             })
+    }
+
+    /// Makes a process that begins in this way.
+    async fn begin(&self, vm: &Blueprint, begin: &[&str]) -> Result<Born, LaunchError> {
+        for forward in vm.network.listens_on() {
+            ports::probe(forward)?;
+        }
+        // A socket of a process that was killed is still there, and looks as if it answered.
+        for stale in [&vm.control_socket, &vm.guest_socket] {
+            let _ = fs::remove_file(stale);
+        }
+        let log = vm.pid_file.with_extension("log");
+        let _ = fs::remove_file(&log);
+        let log_file = files::create_private(&log)?;
+        let workplace = log.parent().unwrap_or(Path::new("/"));
+        let servers = Servers::start(&vm.shares, workplace)?;
+        let mut child = self.spawn(vm, begin, log_file)?;
+        fault::point("start.spawned");
+        match self.come_up(vm, &mut child, &log).await {
+            Ok((qmp, process)) => Ok(Born {
+                child,
+                qmp,
+                process,
+                log,
+                servers,
+            }),
+            Err(error) => {
+                // It may have ended already; what counts is that it has when we return.
+                let _ = child.kill().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Loads a saved memory; when QEMU ends over it, what it said is the reason.
+    async fn load(&self, vm: &Blueprint, born: &mut Born, saved: &Path) -> Result<(), LaunchError> {
+        let loaded = tokio::select! {
+            loaded = memory::load(&born.qmp, saved) => loaded,
+            _ = born.child.wait() => return Err(self.refusal(vm, &born.log)),
+        };
+        match loaded {
+            Ok(()) => Ok(()),
+            Err(SaveError::Storage(error)) => Err(error.into()),
+            // A conversation that breaks is how the end of a process is heard of first.
+            Err(SaveError::Link(error)) => {
+                match tokio::time::timeout(LAST_WORDS, born.child.wait()).await {
+                    Ok(_) => Err(self.refusal(vm, &born.log)),
+                    Err(_) => Err(error.into()),
+                }
+            }
+        }
     }
 
     /// Waits until QEMU answers, or has ended.
@@ -147,7 +227,7 @@ impl Driver for Qemu {
             user_network: true,
             port_forwards: true,
             mounts: shares::program().is_some(),
-            snapshots: false,
+            snapshots: true,
             hardware_acceleration: self.found.machine.accelerator() == Accelerator::Kvm,
         }
     }
@@ -186,31 +266,22 @@ impl Driver for Qemu {
     }
 
     async fn launch(&self, vm: &Blueprint) -> Result<Launched, LaunchError> {
-        for forward in vm.network.listens_on() {
-            ports::probe(forward)?;
-        }
-        // A socket of a process that was killed is still there, and looks as if it answered.
-        for stale in [&vm.control_socket, &vm.guest_socket] {
-            let _ = fs::remove_file(stale);
-        }
-        let log = vm.pid_file.with_extension("log");
-        let _ = fs::remove_file(&log);
-        let log_file = files::create_private(&log)?;
-        let workplace = log.parent().unwrap_or(Path::new("/"));
-        let servers = Servers::start(&vm.shares, workplace)?;
-        let mut child = self.spawn(vm, log_file)?;
-        fault::point("start.spawned");
-        match self.come_up(vm, &mut child, &log).await {
-            Ok((qmp, process)) => {
-                servers.let_go();
-                Ok(Launched {
-                    process,
-                    link: Box::new(QemuLink { qmp }),
-                })
-            }
+        Ok(self.begin(vm, &[]).await?.launched())
+    }
+
+    fn memory_form(&self, vm: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError> {
+        let mut line = command::machine_arguments(self.found.machine, vm);
+        line.extend(command::control_arguments(self.found.machine, vm));
+        let line = line.iter().map(|argument| argument.to_str().unwrap_or("?"));
+        Ok(memory::form(&self.found.version, line, &cpuinfo()))
+    }
+
+    async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
+        let mut born = self.begin(vm, WITH_SAVED_MEMORY).await?;
+        match self.load(vm, &mut born, saved).await {
+            Ok(()) => Ok(born.launched()),
             Err(error) => {
-                // It may have ended already; what counts is that it has when we return.
-                let _ = child.kill().await;
+                let _ = born.child.kill().await;
                 Err(error)
             }
         }
@@ -220,7 +291,10 @@ impl Driver for Qemu {
         let qmp = Qmp::connect(&process.control_socket, RECONNECT).await?;
         let answer = qmp.execute("query-uuid", Value::Null).await?;
         match answer.get("UUID").and_then(Value::as_str) {
-            Some(found) if found == id.to_string() => Ok(Box::new(QemuLink { qmp })),
+            Some(found) if found == id.to_string() => {
+                memory::settle(&qmp).await?;
+                Ok(Box::new(QemuLink::new(qmp, process)))
+            }
             found => Err(LinkError::Stranger {
                 socket: process.control_socket.clone(),
                 found: found.unwrap_or("unnamed").to_owned(),
@@ -232,6 +306,25 @@ impl Driver for Qemu {
 /// The conversation with one QEMU.
 struct QemuLink {
     qmp: Qmp,
+    pid: i32,
+}
+
+impl QemuLink {
+    fn new(qmp: Qmp, process: &Process) -> Self {
+        let pid = process.birth.pid();
+        Self { qmp, pid }
+    }
+}
+
+/// The release in the answer to `query-version`, as `--version` says it.
+fn release(answer: &Value) -> Option<String> {
+    let part = |name: &str| answer.pointer(&format!("/qemu/{name}"))?.as_u64();
+    Some(format!(
+        "{}.{}.{}",
+        part("major")?,
+        part("minor")?,
+        part("micro")?
+    ))
 }
 
 #[async_trait]
@@ -249,18 +342,35 @@ impl Link for QemuLink {
         hostfwd::listed(&self.qmp.human(hostfwd::list_command()).await?)
     }
 
+    async fn pause(&self) -> Result<(), LinkError> {
+        self.qmp.execute("stop", Value::Null).await.map(drop)
+    }
+
     async fn resume(&self) -> Result<(), LinkError> {
         self.qmp.execute("cont", Value::Null).await.map(drop)
     }
 
-    async fn standstill(&self) -> Result<Option<String>, LinkError> {
+    async fn condition(&self) -> Result<Condition, LinkError> {
         let answer = self.qmp.execute("query-status", Value::Null).await?;
         let status = answer.get("status").and_then(Value::as_str);
-        Ok(match status {
-            Some("running") => None,
-            Some("io-error") => Some(DISK_FULL.to_owned()),
-            status => Some(format!("QEMU says {}", status.unwrap_or("nothing"))),
-        })
+        Ok(condition(status.unwrap_or("nothing")))
+    }
+
+    async fn memory_form(&self) -> Result<BTreeMap<String, String>, LinkError> {
+        const COMMAND: &str = "query-version";
+        let answer = self.qmp.execute(COMMAND, Value::Null).await?;
+        let version = release(&answer).ok_or_else(|| LinkError::Unknown {
+            command: COMMAND,
+            answer: answer.to_string(),
+        })?;
+        // What this process is, which another version of ours may have started.
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        Ok(memory::form(&version, line.split('\0'), &cpuinfo()))
+    }
+
+    async fn save(&self, directory: &Path) -> Result<(), SaveError> {
+        memory::save(&self.qmp, directory).await
     }
 
     async fn event(&self) -> Option<Event> {
@@ -277,6 +387,21 @@ impl Link for QemuLink {
 /// guest see an error that it could not mend.
 const DISK_FULL: &str =
     "the host's disk is full; free some space, then start the VM to let it go on";
+
+/// Reads QEMU's `RunState`.
+fn condition(status: &str) -> Condition {
+    match status {
+        "running" => Condition::Running,
+        "paused" | "prelaunch" | "postmigrate" | "finish-migrate" | "save-vm" => Condition::Halted,
+        "inmigrate" => Condition::Loading,
+        "io-error" => Condition::Stuck {
+            reason: DISK_FULL.to_owned(),
+        },
+        status => Condition::Stuck {
+            reason: format!("QEMU says {status}"),
+        },
+    }
+}
 
 fn understand(QmpEvent { event, data }: &QmpEvent) -> Option<Event> {
     let reason = data.get("reason").and_then(Value::as_str);

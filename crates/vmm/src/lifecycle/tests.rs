@@ -117,20 +117,82 @@ fn only_the_guests_first_answer_counts() {
 }
 
 #[test]
-fn a_paused_vm_is_resumed_by_a_start() {
+fn a_vm_that_stands_still_for_whatever_reason_goes_on_with_a_start_or_a_resume() {
+    for stop in [
+        |phase: &mut Phase| phase.stuck("disk full".into()),
+        |phase: &mut Phase| phase.paused(),
+    ] {
+        let mut phase = running();
+        assert_eq!(phase.resume(), ResumeStep::AlreadyRunning);
+        assert!(stop(&mut phase));
+        assert_eq!(phase.state(), VmState::Paused);
+        assert_eq!(phase.pause(), PauseStep::AlreadyPaused);
+        assert_eq!(phase.resume(), ResumeStep::Resume);
+        assert_eq!(phase.start(at(3)), StartStep::Resume);
+        assert!(phase.resumed());
+        assert_eq!(phase.state(), VmState::Running);
+    }
+}
+
+#[test]
+fn only_a_vm_whose_processors_can_be_told_is_paused_or_resumed() {
+    let mut starting = Phase::NEW;
+    starting.start(at(1));
+    let mut stopping = running();
+    stopping.stop(at(3));
+    let mut silent = running();
+    silent.unresponsive("x".into());
+    for phase in [Phase::NEW, starting, stopping, silent] {
+        assert_eq!(phase.pause(), PauseStep::Impossible, "{phase:?}");
+        assert_eq!(phase.resume(), ResumeStep::Impossible, "{phase:?}");
+    }
+}
+
+#[test]
+fn old_news_do_not_end_a_pause_that_was_asked_for() {
     let mut phase = running();
-    assert!(phase.paused("disk full".into()));
-    assert_eq!(phase.state(), VmState::Paused);
-    assert_eq!(phase.start(at(3)), StartStep::Resume);
-    assert!(phase.resumed());
+    phase.paused();
+    assert!(!phase.unstuck());
+    assert_eq!((phase.state(), phase.reason()), (VmState::Paused, None));
+    phase.stuck("disk full".into());
+    assert_eq!(phase.reason(), Some("disk full"));
+    assert!(phase.unstuck());
     assert_eq!(phase.state(), VmState::Running);
+}
+
+#[test]
+fn a_pause_outlives_its_daemon_and_an_interrupted_snapshot_does_not() {
+    let mut phase = running();
+    phase.paused();
+    assert!(!phase.adopted(Condition::Halted));
+    assert_eq!(phase.state(), VmState::Paused);
+
+    phase.saving();
+    assert_eq!(
+        (phase.state(), phase.reason()),
+        (VmState::Paused, Some(SAVING))
+    );
+    assert!(phase.adopted(Condition::Halted), "it stands still for ever");
+    assert_eq!(phase.state(), VmState::Running);
+    // A pause or a restore that was not written down any more.
+    assert!(phase.adopted(Condition::Halted));
+    // A resume that was not.
+    phase.paused();
+    assert!(!phase.adopted(Condition::Running));
+    assert_eq!(phase.state(), VmState::Running);
+    // And what has gone wrong meanwhile is wrong.
+    let reason = "disk full".to_owned();
+    assert!(!phase.adopted(Condition::Stuck { reason }));
+    assert_eq!(phase.reason(), Some("disk full"));
 }
 
 #[test]
 fn nothing_turns_a_stopping_vm_back() {
     let mut phase = running();
     phase.stop(at(3));
-    assert!(!phase.paused("x".into()));
+    assert!(!phase.paused());
+    assert!(!phase.stuck("x".into()));
+    assert!(!phase.saving());
     assert!(!phase.resumed());
     assert!(!phase.unresponsive("x".into()));
     assert_eq!(phase.state(), VmState::Stopping);
@@ -140,7 +202,7 @@ fn nothing_turns_a_stopping_vm_back() {
 fn a_stop_that_died_with_its_daemon_is_forgotten() {
     let mut phase = running();
     phase.stop(at(3));
-    phase.adopted();
+    assert!(!phase.adopted(Condition::Running));
     assert_eq!(phase.state(), VmState::Running);
     phase.ready(at(4));
     phase.ended(Ending::GuestShutdown, at(5));
@@ -163,7 +225,10 @@ fn every_phase_survives_a_round_trip_through_json() {
     starting.start(at(1));
     let mut failed = running();
     failed.ended(Ending::Unexpected { reason: "x".into() }, at(3));
-    for phase in [Phase::NEW, starting, running(), failed] {
+    let (mut paused, mut stuck) = (running(), running());
+    paused.paused();
+    stuck.stuck("disk full".into());
+    for phase in [Phase::NEW, starting, running(), failed, paused, stuck] {
         let json = serde_json::to_string(&phase).unwrap();
         assert_eq!(serde_json::from_str::<Phase>(&json).unwrap(), phase);
     }

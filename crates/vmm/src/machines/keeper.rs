@@ -98,8 +98,8 @@ impl Keeper {
                 // What happened before the end is heard before the end.
                 biased;
                 event = next_event(self.link.as_deref()), if listening => match event {
-                    Some(Event::Paused { reason }) => self.note(|p| p.paused(reason)).await,
-                    Some(Event::Resumed) => self.note(|p| p.resumed()).await,
+                    Some(Event::Paused { reason }) => self.note(|p| p.stuck(reason)).await,
+                    Some(Event::Resumed) => self.note(|p| p.unstuck()).await,
                     Some(Event::Ending(ending)) => announced = Some(ending),
                     None => listening = false,
                 },
@@ -193,14 +193,17 @@ async fn greeting(guest: Option<&Guest>) -> Result<u32, GuestError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
     use std::process::{Command, Stdio};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use async_trait::async_trait;
 
     use super::*;
-    use crate::driver::LinkError;
+    use crate::driver::{LinkError, SaveError};
     use crate::layout::Layout;
+    use crate::lifecycle::Condition;
     use crate::model::{PortForward, VmState};
     use crate::process::{Birth, Process};
     use crate::record::tests::record;
@@ -236,7 +239,19 @@ mod tests {
             unreachable!("a keeper only listens")
         }
 
-        async fn standstill(&self) -> Result<Option<String>, LinkError> {
+        async fn pause(&self) -> Result<(), LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn condition(&self) -> Result<Condition, LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn memory_form(&self) -> Result<BTreeMap<String, String>, LinkError> {
+            unreachable!("a keeper only listens")
+        }
+
+        async fn save(&self, _: &Path) -> Result<(), SaveError> {
             unreachable!("a keeper only listens")
         }
     }

@@ -23,7 +23,7 @@ use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
 use crate::leaks::Holds;
-use crate::lifecycle::{Ending, Phase};
+use crate::lifecycle::{Condition, Ending, Phase};
 use crate::model::{DriverKind, PortForward};
 use crate::mounts::{self, MountError};
 use crate::name::VmName;
@@ -32,6 +32,7 @@ use crate::process::{Process, Watched};
 use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
+use crate::snapshots::Snapshots;
 use crate::{DEFAULT_KERNEL, ItemName};
 
 /// A data directory could not be opened.
@@ -174,6 +175,7 @@ impl Machines {
             inner.ports.enter(&record.spec.name, &record.port_forwards);
             let slot = Arc::new(Slot::new(inner.layout.vm(&record.spec.name), record));
             inner.registry.enter(slot.clone());
+            take_over_files(inner, &slot);
             slot
         });
         let slots: Vec<_> = slots.collect();
@@ -303,6 +305,17 @@ impl Machines {
     }
 }
 
+/// Sweeps a VM's snapshots, and counts what they take.
+fn take_over_files(inner: &Inner, slot: &Slot) {
+    let name = slot.record().spec.name;
+    let snapshots = Snapshots::of(&name, &slot.dir);
+    let counted = snapshots.sweep().and_then(|()| snapshots.size_mb());
+    match counted {
+        Ok(size_mb) => inner.registry.note_snapshots(&name, size_mb),
+        Err(error) => tracing::warn!(vm = %name, %error, "a VM's snapshots were not counted"),
+    }
+}
+
 /// Finds out what became of a VM, and connects to it if it runs.
 async fn take_over(
     slot: &Arc<Slot>,
@@ -379,8 +392,12 @@ async fn take_over_unrecorded(
         Some(driver) => driver.reconnect(spec.id, &process).await.ok(),
         None => None,
     };
-    let Some(link) = link else {
-        // Half launched and silent: ended, as a failed start is.
+    let loading = match &link {
+        Some(link) => matches!(link.condition().await, Ok(Condition::Loading)),
+        None => false,
+    };
+    let Some(link) = link.filter(|_| !loading) else {
+        // Half launched or half restored: ended, as a failed start is.
         tracing::warn!(vm = %spec.name, "ending a process whose start was interrupted");
         let _ = watched.signal(Signal::KILL);
         watched.ended().await;
@@ -427,15 +444,14 @@ fn find_unrecorded(
 async fn reconcile(slot: &Slot, link: &dyn Link) {
     let record = slot.record();
     let name = record.spec.name.as_str();
-    match link.standstill().await {
-        Ok(standstill) => {
-            slot.note(|record| {
-                record.phase.adopted();
-                if let Some(reason) = standstill {
-                    record.phase.paused(reason);
-                }
-            })
-            .await;
+    match link.condition().await {
+        Ok(found) => {
+            let set_going = slot.note(|record| record.phase.adopted(found)).await;
+            if set_going && let Err(error) = link.resume().await {
+                tracing::error!(vm = name, %error, "a VM stands still and does not go on");
+                let reason = error.to_string();
+                slot.note(|record| record.phase.stuck(reason)).await;
+            }
         }
         Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
     }

@@ -1,4 +1,4 @@
-//! Starting and stopping.
+//! Starting and stopping, pausing and resuming.
 
 use std::fs;
 use std::io;
@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 use super::{Inner, keeper};
 use crate::driver::firecracker::jail;
 use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
-use crate::errors::{StartError, StopError};
+use crate::errors::{PauseError, StartError, StopError};
 use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
 use crate::kernels::KernelFiles;
 use crate::layout::{OWNER, VmDir};
-use crate::lifecycle::{Mode, StartStep, StopStep};
+use crate::lifecycle::{Mode, PauseStep, ResumeStep, StartStep, StopStep};
 use crate::model::Vm;
 use crate::mounts::{MountError, Shared};
 use crate::name::{ItemName, VmName};
@@ -42,10 +42,10 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         .await?
     {
         StartStep::AlreadyRunning => {}
-        StartStep::Resume => resume(slot).await?,
+        StartStep::Resume => resume_processors(slot).await?,
         StartStep::Launch => {
             fault::point("start.intended");
-            if let Err(error) = launch(inner, slot).await {
+            if let Err(error) = launch(inner, slot, None).await {
                 slot.note(|record| record.phase.launch_failed()).await;
                 inner.networks.unplug(slot.record().spec.id).await;
                 remove_traces(&slot.dir);
@@ -56,7 +56,40 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
     Ok(slot.view())
 }
 
-async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
+/// Starts a VM that has no process, and whose turn the caller has, with a memory that was saved to
+/// a directory.
+pub(super) async fn start_saved(
+    inner: &Inner,
+    slot: &Arc<Slot>,
+    saved: &Path,
+) -> Result<(), StartError> {
+    let step = slot
+        .commit(|record| record.phase.start(Timestamp::now()))
+        .await?;
+    debug_assert_eq!(step, StartStep::Launch);
+    let gone_on = async {
+        launch(inner, slot, Some(saved)).await?;
+        // The first time that these processors run: whoever dies before this leaves a process that
+        // the next daemon sets going.
+        fault::point("restore.recorded");
+        resume_processors(slot).await
+    };
+    let Err(error) = gone_on.await else {
+        return Ok(());
+    };
+    if slot.record().phase.live().is_some() {
+        if let Err(error) = kill(slot).await {
+            tracing::error!(%error, "a VM that could not be restored is still there");
+        }
+    } else {
+        slot.note(|record| record.phase.launch_failed()).await;
+        inner.networks.unplug(slot.record().spec.id).await;
+        remove_traces(&slot.dir);
+    }
+    Err(error)
+}
+
+async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result<(), StartError> {
     // An earlier process has ended, but its keeper may still be clearing up: it must not take the
     // new one's sockets for the old one's.
     if let Some(earlier) = slot.attachment() {
@@ -70,7 +103,10 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     prepare_sockets(&slot.dir)?;
     fault::point("start.sockets-prepared");
     let begun = Instant::now();
-    let launched = driver.launch(&blueprint).await?;
+    let launched = match saved {
+        None => driver.launch(&blueprint).await?,
+        Some(saved) => driver.launch_saved(&blueprint, saved).await?,
+    };
     let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
     tracing::info!(vmm_ms, "the VM's process is up");
     fault::point("start.launched");
@@ -133,13 +169,61 @@ async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>,
     Ok(Some(watched))
 }
 
-async fn resume(slot: &Slot) -> Result<(), StartError> {
+/// Lets the processors of a VM run whose turn the caller has.
+async fn resume_processors(slot: &Slot) -> Result<(), StartError> {
     // Without a link the VM would be unresponsive, not paused.
     if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
         link.resume().await?;
         slot.note(|record| record.phase.resumed()).await;
     }
     Ok(())
+}
+
+/// Pauses a VM whose turn the caller has.
+pub(super) async fn pause(slot: &Slot) -> Result<Vm, PauseError> {
+    match slot.record().phase.pause() {
+        PauseStep::AlreadyPaused => return Ok(slot.view()),
+        PauseStep::Impossible => return Err(not_running(slot)),
+        PauseStep::Halt => {}
+    }
+    let Some(link) = slot.attachment().and_then(|attachment| attachment.link) else {
+        return Err(not_running(slot));
+    };
+    link.pause().await?;
+    match slot.commit(|record| record.phase.paused()).await {
+        Ok(true) => Ok(slot.view()),
+        // It has ended in this moment.
+        Ok(false) => Err(not_running(slot)),
+        Err(error) => {
+            // The next daemon would set it going: what is not written down was not done.
+            if let Err(error) = link.resume().await {
+                tracing::warn!(%error, "a pause that was given up is still there");
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Resumes a VM whose turn the caller has.
+pub(super) async fn resume(slot: &Slot) -> Result<Vm, PauseError> {
+    match slot.record().phase.resume() {
+        ResumeStep::AlreadyRunning => return Ok(slot.view()),
+        ResumeStep::Impossible => return Err(not_running(slot)),
+        ResumeStep::Resume => {}
+    }
+    if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
+        link.resume().await?;
+        slot.note(|record| record.phase.resumed()).await;
+    }
+    Ok(slot.view())
+}
+
+fn not_running(slot: &Slot) -> PauseError {
+    let record = slot.record();
+    PauseError::NotRunning {
+        name: record.spec.name,
+        state: record.phase.state(),
+    }
 }
 
 /// What the driver needs to know, with the initial RAM disk written.
@@ -152,15 +236,26 @@ pub(super) async fn blueprint(
     let spec = slot.record().spec;
     let kernel = inner.kernels.files(&spec.kernel)?;
     check_kernel(driver, &spec.kernel, &kernel)?;
-    let dir = slot.dir.clone();
     let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
     let config = config.with_mounts(&spec.mounts, &kernel.mount_modules);
     let mut archives = vec![kernel.modules_archive.clone()];
     if !spec.mounts.is_empty() {
         archives.extend(kernel.mount_modules_archive.clone());
     }
-    let initrd = dir.initrd();
+    let initrd = slot.dir.initrd();
     crate::blocking::run(move || initrd::write(&initrd, &archives, &config)).await?;
+    describe(inner, slot, network)
+}
+
+/// What the driver needs to know of a VM that is on this network.
+pub(super) fn describe(
+    inner: &Inner,
+    slot: &Slot,
+    network: Network,
+) -> Result<Blueprint, StartError> {
+    let spec = slot.record().spec;
+    let kernel = inner.kernels.files(&spec.kernel)?;
+    let dir = &slot.dir;
     Ok(Blueprint {
         id: spec.id,
         directory: dir.path().to_owned(),
@@ -176,7 +271,7 @@ pub(super) async fn blueprint(
         control_socket: dir.control_socket(),
         guest_socket: dir.guest_socket(),
         network,
-        shares: shares(inner, &spec, &dir)?,
+        shares: shares(inner, &spec, dir)?,
     })
 }
 
@@ -235,10 +330,14 @@ pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
 /// Stops a VM whose turn the caller has: its guest is asked, then its process, then nobody.
 pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopError> {
     let before = slot.record();
-    let answers = before
-        .phase
-        .live()
-        .is_some_and(|live| live.mode == Mode::Running);
+    let answers = match before.phase.live().map(|live| &live.mode) {
+        Some(Mode::Running) => true,
+        // To shut down, a guest has to run. One that stands still for another reason could not.
+        Some(Mode::Paused { reason: None }) if !patience.is_zero() => {
+            resume_processors(slot).await.is_ok()
+        }
+        _ => false,
+    };
     // Noted, not committed: a full disk must not keep anybody from stopping a VM.
     let step = slot
         .note(|record| {

@@ -110,16 +110,20 @@ impl Bridge {
             self.unplug_from(&mut wire, vm).await;
             return Err(error);
         }
-        Ok(self.describe(&wire, &wire.ports[&vm].lease))
+        Ok(Tap {
+            mtu: wire.mtu,
+            ..self.outlook(&wire.ports[&vm].lease)
+        })
     }
 
-    fn describe(&self, wire: &Wire, lease: &Lease) -> Tap {
+    /// What [`Bridge::plug`] would make, as far as it is known before.
+    pub(crate) fn outlook(&self, lease: &Lease) -> Tap {
         Tap {
             name: self.tap(lease),
             address: lease.address,
             prefix: self.subnet.prefix(),
             gateway: self.gateway,
-            mtu: wire.mtu,
+            mtu: None,
         }
     }
 

@@ -198,7 +198,7 @@ fn what_comes_too_early_or_over_something_else_is_refused() {
     let path = vmm.path("v");
     let listener = UnixListener::bind(&path).unwrap();
     let vsock = format!(r#"{{"guest_cid":3,"uds_path":"{}"}}"#, path.display());
-    vmm.refuses("PUT", "/vsock", &vsock, "Address in use");
+    vmm.refuses("PUT", "/vsock", &vsock, "in use (os error 98)");
     drop(listener);
     std::fs::remove_file(&path).unwrap();
     vmm.takes("PUT", "/vsock", &vsock);

@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, processes_of, small};
 
 const FIRST: u32 = 910_000;
 
-fn jailer() -> Option<PathBuf> {
+pub(crate) fn jailer() -> Option<PathBuf> {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: jails need root");
         return None;
@@ -28,7 +28,7 @@ fn jailer() -> Option<PathBuf> {
     }
 }
 
-fn confine(config: &mut Config, jailer: PathBuf) {
+pub(crate) fn confine(config: &mut Config, jailer: PathBuf) {
     let mut jail = JailConfig::new(jailer);
     (jail.first_id, jail.last_id) = (FIRST, FIRST + 9);
     config.jail = Some(jail);

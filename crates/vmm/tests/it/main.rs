@@ -4,6 +4,7 @@
 mod firecracker;
 mod firecracker_api;
 mod firecracker_faults;
+mod firecracker_snapshots;
 mod jail;
 mod life;
 mod misbehaviour;
@@ -11,4 +12,5 @@ mod mounts;
 mod network;
 mod refusals;
 mod restart;
+mod snapshots;
 mod support;

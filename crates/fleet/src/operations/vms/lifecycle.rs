@@ -121,7 +121,7 @@ pub(super) async fn port_forward(fleet: &Fleet, call: Call, input: ForwardPort) 
 }
 
 /// Has a VM's host do what was called, and notes how the VM is then.
-async fn on_its_host(
+pub(super) async fn on_its_host(
     fleet: &Fleet,
     call: &Call,
     (team_id, name): (Option<TeamId>, &str),
@@ -142,7 +142,7 @@ async fn on_its_host(
     Ok(described(vm, &said))
 }
 
-/// Deletes a VM with its disk. A running one only by force.
+/// Deletes a VM with its disk and its snapshots. A running one only by force.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteVm {

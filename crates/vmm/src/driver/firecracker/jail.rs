@@ -288,6 +288,11 @@ pub(crate) fn clear(directory: &Path) {
     }
 }
 
+/// The root of the jail of the VM in this directory, if it has one.
+pub(super) fn root_in(directory: &Path) -> Option<PathBuf> {
+    Some(fs::read_link(directory.join(JAIL)).ok()?.join("root"))
+}
+
 fn mark(link: &Path, target: &Path) -> Result<(), StorageError> {
     let _ = fs::remove_file(link);
     symlink(target, link).context("create", link)

@@ -10,15 +10,14 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Firecracker;
+use super::{Firecracker, machine};
 use crate::driver::qemu::has_virtualization;
-use crate::driver::{Blueprint, Driver, Event, Launched, Network};
+use crate::driver::{Blueprint, Event, Link, LinkError, Network};
 use crate::files::StorageError;
 use crate::kernels::write_flushed;
 use crate::layout::VmDir;
 use crate::lifecycle::Ending;
 use crate::model::VmId;
-use crate::process::Watched;
 use crate::tool;
 
 /// How long a trial may take; it takes a tenth of a second on an idle host.
@@ -77,27 +76,33 @@ pub(crate) async fn trial(driver: &Firecracker, place: &VmDir) -> Result<(), Str
         // Nobody has written such a kernel for other processors yet.
         return kvm_problem().map_or(Ok(()), Err);
     }
-    let launched = match timeout(TRIAL, driver.launch(&blueprint)).await {
-        Ok(Ok(launched)) => launched,
+    let ready = match timeout(TRIAL, driver.set_up(&blueprint, None)).await {
+        Ok(Ok(ready)) => ready,
         Ok(Err(error)) => return Err(with_kvm_problem(format!("a trial did not start: {error}"))),
         Err(_) => return Err(with_kvm_problem("a trial did not start in time".to_owned())),
     };
-    let Launched { process, link } = launched;
-    let ended = timeout(TRIAL, link.event()).await;
-    if let Ok(Some(watched)) = Watched::open(&process.birth) {
-        let _ = watched.signal(rustix::process::Signal::KILL);
-        watched.ended().await;
-    }
-    super::jail::clear(place.path());
+    // A machine that resets itself may be gone before its start is answered.
+    let started = match ready.link.api.ask(machine::start()).await {
+        Ok(_) | Err(LinkError::Broken(_)) => Ok(()),
+        Err(error) => Err(format!("a trial machine did not start: {error}")),
+    };
+    let outcome = match started {
+        Ok(()) => judge(timeout(TRIAL, ready.link.event()).await.ok()),
+        refused => refused,
+    };
+    ready.give_up(&blueprint).await;
+    outcome.map_err(with_kvm_problem)
+}
+
+/// What the end of a trial machine says; none: there was no end.
+fn judge(ended: Option<Option<Event>>) -> Result<(), String> {
     match ended {
-        Ok(Some(Event::Ending(Ending::GuestReset))) => Ok(()),
-        Ok(Some(Event::Ending(Ending::Unexpected { reason }))) => Err(with_kvm_problem(format!(
-            "a trial machine failed: {reason}"
-        ))),
-        Ok(_) => Err(with_kvm_problem("a trial machine crashed".to_owned())),
-        Err(_) => Err(with_kvm_problem(
-            "a trial machine never ran its code".to_owned(),
-        )),
+        Some(Some(Event::Ending(Ending::GuestReset))) => Ok(()),
+        Some(Some(Event::Ending(Ending::Unexpected { reason }))) => {
+            Err(format!("a trial machine failed: {reason}"))
+        }
+        Some(_) => Err("a trial machine crashed".to_owned()),
+        None => Err("a trial machine never ran its code".to_owned()),
     }
 }
 

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use super::jail::{self, Jailer};
+use super::jail::{self, Cell, Jailer};
 use super::machine::Machine;
+use super::saved;
 use crate::driver::{Blueprint, LaunchError, Network};
 use crate::files::{self, Context as _};
 use crate::model::VmId;
@@ -34,6 +35,8 @@ pub(super) struct Seat {
     pub(super) command: Vec<OsString>,
     /// Where the jailer says which process it made; none in the open.
     pub(super) pid_file: Option<PathBuf>,
+    /// The jail; none in the open.
+    cell: Option<Cell>,
 }
 
 pub(super) fn log(vm: &Blueprint) -> PathBuf {
@@ -67,9 +70,10 @@ impl Seat {
         let mut command = vec![program.into(), OsString::from("--id"), id.into()];
         command.extend(firecracker_arguments(&vm.control_socket, &log(vm)));
         Ok(Self {
-            machine: machine(vm, text)?,
+            machine: machine_of(vm, false)?,
             command,
             pid_file: None,
+            cell: None,
         })
     }
 
@@ -91,25 +95,26 @@ impl Seat {
         ] {
             symlink(cell.path(inside), outside).context("create", outside)?;
         }
-        // What was given has one name in there, whatever it is called outside.
-        let names = [
-            (&vm.kernel, "/kernel"),
-            (&vm.initrd, "/initrd"),
-            (&vm.disk, "/disk"),
-            (&vm.guest_socket, "/v.sock"),
-        ];
-        let inside = |path: &Path| {
-            let name = names.iter().find(|(outside, _)| *outside == path);
-            name.map_or_else(|| text(path), |(_, inside)| Ok((*inside).to_owned()))
-        };
-        let machine = machine(vm, inside)?;
         let mut command = jailer.command(vm, &cell);
         command.extend(firecracker_arguments(Path::new("/api.sock"), &log(vm)));
         Ok(Self {
-            machine,
+            machine: machine_of(vm, true)?,
             command,
             pid_file: Some(jailer.pid_file(&cell)),
+            cell: Some(cell),
         })
+    }
+
+    /// Lets the process read what was saved to a directory; says by which path. It goes on reading
+    /// its memory from there for as long as it runs.
+    pub(super) fn lend_saved(&self, directory: &Path) -> Result<String, LaunchError> {
+        let Some(cell) = &self.cell else {
+            return text(directory);
+        };
+        for name in [saved::MEMORY, saved::STATE] {
+            cell.lend(&directory.join(name), name)?;
+        }
+        Ok(String::new())
     }
 
     /// Ends a process that a jailer has made and that nobody has taken over.
@@ -139,7 +144,21 @@ fn firecracker_arguments(api: &Path, log: &Path) -> [OsString; 6] {
     ]
 }
 
-/// The machine, with paths as they are seen from the seat.
+/// The machine, with paths as they are seen from a seat of this kind.
+pub(super) fn machine_of(vm: &Blueprint, jailed: bool) -> Result<Machine, LaunchError> {
+    // What was given to a jail has one name in there, whatever it is called outside.
+    let names = [
+        (&vm.kernel, "/kernel"),
+        (&vm.initrd, "/initrd"),
+        (&vm.disk, "/disk"),
+        (&vm.guest_socket, "/v.sock"),
+    ];
+    machine(vm, |path: &Path| {
+        let name = names.iter().find(|(outside, _)| jailed && *outside == path);
+        name.map_or_else(|| text(path), |(_, inside)| Ok((*inside).to_owned()))
+    })
+}
+
 fn machine(
     vm: &Blueprint,
     seen: impl Fn(&Path) -> Result<String, LaunchError>,

@@ -1,5 +1,6 @@
 //! QMP, QEMU's monitor: commands and events, one JSON object per line (QEMU's `qmp-spec`).
 
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,6 +87,24 @@ impl Qmp {
         arguments: Value,
     ) -> Result<Value, LinkError> {
         self.execute_within(ANSWER, command, arguments).await
+    }
+
+    /// Hands QEMU an open file, for commands that name one: to them it is `fd:NAME`.
+    pub(crate) async fn give_file(
+        &self,
+        name: &'static str,
+        file: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        const COMMAND: &str = "getfd";
+        let question = |id: u64| {
+            let arguments = json!({ "fdname": name });
+            json!({ "execute": COMMAND, "arguments": arguments, "id": id }).to_string()
+        };
+        let answer = self.dialogue.ask_with_file(ANSWER, file, question).await?;
+        answer.map(drop).map_err(|message| LinkError::Refused {
+            command: COMMAND,
+            message,
+        })
     }
 
     async fn execute_within(

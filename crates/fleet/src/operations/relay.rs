@@ -141,6 +141,8 @@ trait ForHost: Serialize + Send + 'static {
     fn host(&self) -> &HostId;
     /// How long the host may take.
     const TIMEOUT: Duration = SHORT;
+    /// Whether the host gives it up when nobody waits for it any more.
+    const GIVEN_UP: bool = false;
 }
 
 macro_rules! for_host {
@@ -158,7 +160,6 @@ macro_rules! for_host {
 for_host!(
     Everything,
     PullImages within LONG,
-    ImportImage within LONG,
     ImportProgress,
     DeleteImage,
     ImportKernel within LONG,
@@ -169,6 +170,15 @@ for_host!(
     HostLeaks,
     ExportMetrics,
 );
+
+impl ForHost for ImportImage {
+    fn host(&self) -> &HostId {
+        &self.host
+    }
+
+    const TIMEOUT: Duration = LONG;
+    const GIVEN_UP: bool = true;
+}
 
 read_errors! {
     /// Why nothing was passed on to a host.
@@ -199,7 +209,17 @@ async fn relay<I: ForHost, O: DeserializeOwned>(
         request_id: call.request_id(),
         timeout: I::TIMEOUT,
     };
-    Ok(fleet.connector.ask(&host, ask).await?)
+    let left = async {
+        match I::GIVEN_UP {
+            true => call.cancelled().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        answer = fleet.connector.ask(&host, ask) => Ok(answer?),
+        // Nobody reads this. That we leave too is what the host notices.
+        () = left => Err(OrHost::Own(internal("its caller left").into())),
+    }
 }
 
 /// Passes a subscription on: `subscription("import-progress", follow::<ImportProgress>)`.

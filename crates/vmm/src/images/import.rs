@@ -9,7 +9,9 @@
 //! nothing is left.
 
 mod error;
+mod read;
 mod steps;
+mod write;
 
 use std::io;
 

@@ -9,6 +9,7 @@ mod faults;
 mod host_door;
 mod house;
 mod identity;
+mod inside;
 mod life;
 mod mcp;
 mod rest;

@@ -4,6 +4,8 @@ use hostler_operations::{ErrorCode, INVALID_INPUT, NOT_FOUND, TIMEOUT};
 
 pub(crate) const BUSY: ErrorCode = ErrorCode::declared("BUSY", 503).retryable();
 pub(crate) const CONFLICT: ErrorCode = ErrorCode::declared("CONFLICT", 409);
+pub(crate) const FILE_NOT_FOUND: ErrorCode = ErrorCode::declared("FILE_NOT_FOUND", 404);
+pub(crate) const GUEST_REFUSED: ErrorCode = ErrorCode::declared("GUEST_REFUSED", 422);
 pub(crate) const HAS_VMS: ErrorCode = ErrorCode::declared("HAS_VMS", 409);
 pub(crate) const HOST_UNREACHABLE: ErrorCode =
     ErrorCode::declared("HOST_UNREACHABLE", 503).retryable();
@@ -20,7 +22,7 @@ pub(crate) const UNSUPPORTED: ErrorCode = ErrorCode::declared("UNSUPPORTED", 422
 
 /// The refusals of a host that its caller can do something about, each with what it means. A host's
 /// other errors are the affair of whoever runs the fleet.
-pub(crate) const OF_HOSTS: [(ErrorCode, &str); 12] = [
+pub(crate) const OF_HOSTS: [(ErrorCode, &str); 14] = [
     (NOT_FOUND, "The host has no such thing."),
     (
         INVALID_INPUT,
@@ -32,6 +34,8 @@ pub(crate) const OF_HOSTS: [(ErrorCode, &str); 12] = [
     ),
     (BUSY, "As much as can be is going on there already."),
     (CONFLICT, "There is one of this name on the host already."),
+    (FILE_NOT_FOUND, "The VM has no such file."),
+    (GUEST_REFUSED, "The VM's guest cannot do this."),
     (
         HOST_UNREACHABLE,
         "The host cannot be reached. Nothing was changed on it.",

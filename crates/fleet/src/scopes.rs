@@ -8,6 +8,7 @@ pub(crate) const HOSTS_READ: Scope = Scope::new("hosts:read");
 pub(crate) const HOSTS_WRITE: Scope = Scope::new("hosts:write");
 pub(crate) const VMS_READ: Scope = Scope::new("vms:read");
 pub(crate) const VMS_WRITE: Scope = Scope::new("vms:write");
+pub(crate) const VMS_EXEC: Scope = Scope::new("vms:exec");
 pub(crate) const IMAGES_READ: Scope = Scope::new("images:read");
 pub(crate) const IMAGES_WRITE: Scope = Scope::new("images:write");
 pub(crate) const KEYS_WRITE: Scope = Scope::new("keys:write");
@@ -30,6 +31,8 @@ words! {
         VmsRead = "vms:read",
         /// Create, start, stop and delete VMs and forward their ports.
         VmsWrite = "vms:write",
+        /// Run commands in VMs, as root, and read and write their files.
+        VmsExec = "vms:exec",
         /// See images and kernels.
         ImagesRead = "images:read",
         /// Pull, import and delete images and kernels.

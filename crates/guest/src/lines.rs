@@ -1,6 +1,6 @@
 //! Lines out of a stream of bytes, whoever sends them.
 
-use crate::protocol::MAX_LINE;
+use super::protocol::MAX_LINE;
 
 /// Puts lines together from the bytes of a conversation. One that is too long is dropped as a
 /// whole, and costs no more memory than the longest that is taken.

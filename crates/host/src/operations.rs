@@ -5,6 +5,7 @@
 //! API. Rules about VMs are `vmm`'s; the limits in the schemas only say them beforehand.
 
 mod codes;
+mod guest;
 mod host;
 mod images;
 mod kernels;
@@ -24,17 +25,27 @@ use crate::host::Host;
 
 const VMS_READ: Scope = Scope::new("vms:read");
 const VMS_WRITE: Scope = Scope::new("vms:write");
+const VMS_EXEC: Scope = Scope::new("vms:exec");
 const IMAGES_READ: Scope = Scope::new("images:read");
 const IMAGES_WRITE: Scope = Scope::new("images:write");
 const HOSTS_READ: Scope = Scope::new("hosts:read");
 
 /// Every scope that an operation of the host door asks for.
-pub(crate) const SCOPES: [Scope; 5] = [VMS_READ, VMS_WRITE, IMAGES_READ, IMAGES_WRITE, HOSTS_READ];
+pub(crate) const SCOPES: [Scope; 6] = [
+    VMS_READ,
+    VMS_WRITE,
+    VMS_EXEC,
+    IMAGES_READ,
+    IMAGES_WRITE,
+    HOSTS_READ,
+];
 
 /// Adds the operations of a host to a registry.
 pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
+    let vms = snapshots::of_vms(vms::operations());
+    let vms = guest::files::operations(guest::operations(vms));
     builder
-        .service(snapshots::of_vms(vms::operations()), host)
+        .service(guest::logs::operations(vms), host)
         .service(snapshots::operations(), host)
         .service(images::operations(), host)
         .service(kernels::operations(), host)

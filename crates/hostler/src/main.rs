@@ -29,8 +29,8 @@ use crate::failure::Failure;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {
-        Ok(()) if output::lost() => ExitCode::FAILURE,
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(_) if output::lost() => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(failure) => {
             output::complain(&failure);
             ExitCode::FAILURE
@@ -38,8 +38,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failure> {
-    match command {
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done = match command {
         Command::Server(options) => process::daemon(server::run(options.resolve()?)),
         Command::Agent(agent) => {
             let Agent { options, step } = *agent;
@@ -53,7 +53,8 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Up(options) => process::daemon(up::run(options.resolve()?)),
         Command::Host(host) => process::client(commands::host::run(host)),
-        Command::Vm(vm) => process::client(commands::vm::run(vm)),
+        // A command in a VM ends as it ends there.
+        Command::Vm(vm) => return process::client(commands::vm::run(vm)),
         Command::Snapshot(snapshot) => process::client(commands::snapshot::run(snapshot)),
         Command::Image(image) => process::client(commands::image::run(image)),
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
@@ -68,5 +69,6 @@ fn run(command: Command) -> Result<(), Failure> {
             cli::completion(shell);
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

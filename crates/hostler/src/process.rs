@@ -37,7 +37,7 @@ fn use_all_descriptors() {
 }
 
 /// Runs a client command.
-pub(crate) fn client(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+pub(crate) fn client<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     use_one_cryptography()?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -98,11 +98,6 @@ impl<L: Language> Dialogue<L> {
         }
     }
 
-    /// Whether no answer can come any more.
-    pub(crate) fn is_over(&self) -> bool {
-        lock(&self.pending).is_none()
-    }
-
     /// Asks a question, made from its number, and waits for the answer.
     pub(crate) async fn ask(
         &self,

@@ -17,7 +17,8 @@
 //! ```
 //!
 //! VMs outlive the daemon: each is a process of its own, and [`Machines::open`] finds those again
-//! that an earlier daemon left running. The crate knows nothing of HTTP, certificates or fleets.
+//! that an earlier daemon left running. The crate serves no HTTP and knows nothing of fleets; it
+//! asks registries for images, and that is all of its network.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -74,6 +75,7 @@ mod tool;
 
 pub use capacity::{InsufficientCapacity, Resource, Resources};
 pub use config::{Config, DriverChoice, JailConfig, NetworkChoice};
+pub use console::Reading as ConsoleReading;
 pub use dialogue::Broken;
 pub use driver::{Bus, Capabilities, LaunchError, LinkError, SaveError};
 pub use errors::{
@@ -82,9 +84,13 @@ pub use errors::{
     UnknownKernel, Unsupported,
 };
 pub use files::StorageError;
+pub use guest::{
+    Command, CommandEnding, ExecEvent, ExecId, Execution, FilePiece, FilePlace, FileWrite,
+    Finished, GuestError, GuestProblem, PIECE_BYTES, RunCommand, TerminalSize,
+};
 pub use images::{
-    BuildError, Ext4Error, Image, Images, ImportImage, ImportImageError, PackageError, Progress,
-    ProgressSink, Pulled,
+    Boots, BuildError, Credentials, Ext4Error, Image, ImageProgram, Images, ImportImage,
+    ImportImageError, ImportProgress, ImportState, PackageError, Progress, ProgressSink, Pulled,
 };
 pub use kernel_file::{KernelFormat, NotBootable};
 pub use kernels::{ImportKernel, ImportKernelError, Kernel, Kernels};

@@ -6,8 +6,10 @@
 mod create;
 mod drivers;
 mod forward;
+mod guest;
 mod keeper;
 mod open;
+mod pause;
 mod power;
 mod restart;
 mod restore;
@@ -207,7 +209,7 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::pause(&slot).await
+            pause::pause(&slot).await
         })
         .await
     }
@@ -221,7 +223,7 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::resume(&slot).await
+            pause::resume(&slot).await
         })
         .await
     }

@@ -13,9 +13,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::console::Console;
 use crate::driver::Link;
 use crate::files::StorageError;
-use crate::guest::Guest;
+use crate::guest::{self, Guest};
 use crate::layout::VmDir;
 use crate::model::Vm;
 use crate::process::Watched;
@@ -24,6 +25,7 @@ use crate::record::Record;
 /// A VM that exists.
 pub(crate) struct Slot {
     pub(crate) dir: VmDir,
+    pub(crate) console: Console,
     pub(crate) turn: tokio::sync::Mutex<Presence>,
     pen: tokio::sync::Mutex<()>,
     record: RwLock<Record>,
@@ -63,6 +65,7 @@ impl Attachment {
 impl Slot {
     pub(crate) fn new(dir: VmDir, record: Record) -> Self {
         Self {
+            console: Console::new(dir.console()),
             dir,
             turn: tokio::sync::Mutex::new(Presence::Here),
             pen: tokio::sync::Mutex::new(()),
@@ -150,6 +153,13 @@ impl Slot {
     async fn save(&self, record: Record) -> Result<(), StorageError> {
         let directory = self.dir.path().to_owned();
         crate::blocking::run(move || record.save(&directory)).await
+    }
+
+    /// Tells the guest the time, because it stood still. Nobody waits for that.
+    pub(crate) fn keep_time(&self) {
+        if let Some(guest) = self.attachment().and_then(|attachment| attachment.guest) {
+            guest::keep_time(&guest, self.record().spec.name.as_str());
+        }
     }
 
     pub(crate) fn attachment(&self) -> Option<Attachment> {

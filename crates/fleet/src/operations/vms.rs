@@ -3,6 +3,7 @@
 //! said last.
 
 mod create;
+mod guest;
 mod inspect;
 mod lifecycle;
 pub(super) mod snapshots;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use super::errors::write_errors;
 use crate::clock;
+use crate::codes::INVALID_STATE;
 use crate::connector::{Ask, HostFailure, OrHost};
 use crate::fleet::Fleet;
 use crate::ids::{TeamId, VmId};
@@ -30,6 +32,10 @@ const WORK_TIMEOUT: Duration = Duration::from_secs(125);
 const MARGIN: Duration = Duration::from_secs(15);
 
 pub(super) fn operations() -> Service<Fleet> {
+    guest::operations(of_vms())
+}
+
+fn of_vms() -> Service<Fleet> {
     service("vms")
         .with(
             mutation("create", create::create)
@@ -81,6 +87,8 @@ write_errors! {
         /// There is no such VM, or not for this caller.
         NoSuchVm { name: String } = NOT_FOUND,
             "there is no VM {name:?}; vms/list shows those there are";
+        /// The caller left.
+        Left = INVALID_STATE, "the caller left, and the command was killed";
     }
 }
 

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use hostler_authority::{Authority, FileError, OpenError};
 use hostler_fleet::{ApiKey, Config, Database, Fleet, mount};
 use hostler_identity::TrustDomain;
-use hostler_operations::{CallError, Identity, Registry, Reply, Request};
+use hostler_operations::{CallError, Identity, Kind, Registry, Reply, Request};
 use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions};
@@ -159,10 +161,32 @@ impl Desk {
         operation: &str,
         input: Value,
     ) -> CallError {
+        let kind = self.registry.find(operation).map(|found| found.kind());
+        if kind == Some(Kind::Subscription) {
+            return match self.subscribe(who, operation, input).await {
+                Ok(_) => panic!("{operation} was allowed"),
+                Err(error) => error,
+            };
+        }
         match self.try_call(operation, Some(who), input).await {
             Ok(output) => panic!("{operation} was allowed: {output}"),
             Err(error) => error,
         }
+    }
+
+    pub(crate) async fn subscribe(
+        &self,
+        who: &Identity,
+        operation: &str,
+        input: Value,
+    ) -> Result<BoxStream<'static, Result<Value, CallError>>, CallError> {
+        let request = Request {
+            input,
+            identity: Some(who.clone()),
+            ..Request::default()
+        };
+        let outputs = self.registry.subscribe(operation, request).await?;
+        Ok(outputs.boxed())
     }
 
     /// A team that may bring hosts, and a holder of a key of its own with these scopes.

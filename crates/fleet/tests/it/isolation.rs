@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 use crate::desk::{Desk, text};
 use crate::standin::StandIn;
 
-const ALL: [&str; 9] = [
+const ALL: [&str; 10] = [
     "entries:read",
     "entries:write",
     "hosts:read",
     "hosts:write",
     "vms:read",
     "vms:write",
+    "vms:exec",
     "images:read",
     "images:write",
     "keys:write",
@@ -86,6 +87,12 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
                 ("guest_port", json!(80)),
                 ("source", json!("/x")),
                 ("name", json!("x")),
+                ("argv", json!(["true"])),
+                ("path", json!("/x")),
+                ("data", json!("")),
+                ("id", json!("x")),
+                ("rows", json!(1)),
+                ("columns", json!(1)),
             ] {
                 if properties.get(other).is_some() && other != field {
                     input[other] = value;

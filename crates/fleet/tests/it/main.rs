@@ -12,4 +12,5 @@ mod power_cut;
 mod snapshots;
 mod standin;
 mod storage;
+mod streams;
 mod vms;

@@ -29,6 +29,9 @@ pub(crate) enum Mood {
     Mumbles,
     /// Says only things that are no answers, and does nothing.
     Raves,
+    /// Answers with a stream: these bytes, and then an end, or none for as long as the caller
+    /// listens.
+    Streams(Vec<String>, bool),
 }
 
 #[derive(Default)]
@@ -38,6 +41,8 @@ pub(crate) struct Inside {
     pub(crate) mood: Mood,
     /// Operation, input and request id of every call.
     pub(crate) calls: Vec<(String, Value, String)>,
+    /// How many streams there were, and how many of them the callers left.
+    pub(crate) streams: (usize, usize),
 }
 
 pub(crate) struct StandIn {
@@ -153,12 +158,12 @@ fn refusal(status: StatusCode, code: &str, message: String) -> (StatusCode, Valu
 }
 
 async fn answer(
-    State(inside): State<Arc<Mutex<Inside>>>,
+    State(shared): State<Arc<Mutex<Inside>>>,
     Path((service, operation)): Path<(String, String)>,
     headers: HeaderMap,
     Json(input): Json<Value>,
 ) -> Response {
-    let mut inside = inside.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut inside = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let operation = format!("{service}/{operation}");
     let request_id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
     let request_id = request_id.unwrap_or_default().to_owned();
@@ -182,7 +187,41 @@ async fn answer(
             "mumble".into_response()
         }
         Mood::Raves => "raving".into_response(),
+        Mood::Streams(pieces, ends) => {
+            let accept = headers.get("accept").and_then(|kind| kind.to_str().ok());
+            assert_eq!(accept, Some("text/event-stream"));
+            inside.streams.0 += 1;
+            drop(inside);
+            stream(shared, pieces, ends)
+        }
     }
+}
+
+/// Counts the streams that were left before their end.
+struct Leaving(Arc<Mutex<Inside>>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.streams.1 += 1;
+    }
+}
+
+fn stream(inside: Arc<Mutex<Inside>>, pieces: Vec<String>, ends: bool) -> Response {
+    use futures::StreamExt;
+    let leaving = Leaving(inside);
+    let pieces = futures::stream::iter(pieces).map(Ok::<_, std::convert::Infallible>);
+    let rest = match ends {
+        true => futures::stream::empty().boxed(),
+        false => futures::stream::pending().boxed(),
+    };
+    let body = pieces.chain(rest).inspect(move |_| {
+        let _until_the_end = &leaving;
+    });
+    let mut answer = Response::new(axum::body::Body::from_stream(body));
+    let kind = "text/event-stream".parse().expect("a value");
+    answer.headers_mut().insert("content-type", kind);
+    answer
 }
 
 fn act(inside: &mut Inside, operation: &str, input: &Value) -> (StatusCode, Value) {

@@ -41,12 +41,12 @@ pub(super) fn run(
     voice.say(id, Reply::Started);
     let served = running.serve(id, mailbox, voice);
     if let Err(error) = served {
-        running.kill();
+        kill(&running.child);
         eprintln!("hostler-guest: a command was ended: {error}");
     }
-    // What is left of its terminal goes first: that tells whoever is still on it.
-    let Running { mut child, .. } = running;
-    let status = child.wait().map_err(|error| Refused {
+    // Its terminal goes first: that tells whoever is still on it.
+    drop((running.outputs, running.input));
+    let status = running.child.wait().map_err(|error| Refused {
         kind: Refusal::System,
         reason: format!("the command's end was not seen: {error}"),
     })?;
@@ -119,18 +119,25 @@ impl Running {
                 (child, outputs, stdin.into())
             }
         };
-        rustix::io::ioctl_fionbio(&input, true)?;
-        let mut running = Self {
-            ended: pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?,
+        let watched = rustix::io::ioctl_fionbio(&input, true)
+            .and_then(|()| pidfd_open(Pid::from_child(&child), PidfdFlags::empty()));
+        let ended = match watched {
+            Ok(ended) => ended,
+            Err(error) => {
+                // Nobody would notice its end.
+                kill(&child);
+                return Err(error.into());
+            }
+        };
+        Ok(Self {
             child,
+            ended,
             outputs,
             input: Some(input),
             on_terminal: exec.tty.is_some(),
             taken: 0,
             owed: 0,
-        };
-        running.taken = 0;
-        Ok(running)
+        })
     }
 
     fn serve(&mut self, id: u64, mailbox: &Mailbox, voice: &Voice) -> io::Result<()> {
@@ -139,7 +146,7 @@ impl Running {
             let (room, input) = {
                 let mut mail = mailbox.open();
                 if mail.killed {
-                    self.kill();
+                    kill(&self.child);
                     return Ok(());
                 }
                 if let Some(size) = mail.size.take() {
@@ -285,13 +292,13 @@ impl Running {
             let _ = tcsetwinsize(fd.as_fd(), winsize(size));
         }
     }
+}
 
-    /// Kills the command's process group. It may not have one yet, if it has only just begun.
-    fn kill(&self) {
-        let pid = Pid::from_child(&self.child);
-        let _ = kill_process_group(pid, Signal::KILL);
-        let _ = kill_process(pid, Signal::KILL);
-    }
+/// Kills a command's process group. It may not have one yet, if it has only just begun.
+fn kill(child: &Child) {
+    let pid = Pid::from_child(child);
+    let _ = kill_process_group(pid, Signal::KILL);
+    let _ = kill_process(pid, Signal::KILL);
 }
 
 pub(super) fn winsize(size: Size) -> Winsize {

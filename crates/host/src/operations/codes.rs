@@ -2,7 +2,10 @@
 
 use hostler_operations::ErrorCode;
 
+pub(super) const BUSY: ErrorCode = ErrorCode::declared("BUSY", 503).retryable();
 pub(super) const CONFLICT: ErrorCode = ErrorCode::declared("CONFLICT", 409);
+pub(super) const FILE_NOT_FOUND: ErrorCode = ErrorCode::declared("FILE_NOT_FOUND", 404);
+pub(super) const GUEST_REFUSED: ErrorCode = ErrorCode::declared("GUEST_REFUSED", 422);
 pub(super) const INSUFFICIENT_CAPACITY: ErrorCode =
     ErrorCode::declared("INSUFFICIENT_CAPACITY", 409);
 pub(super) const PORT_IN_USE: ErrorCode = ErrorCode::declared("PORT_IN_USE", 409);

@@ -2,6 +2,7 @@
 //! bearer token that is never printed.
 
 mod known;
+mod stream;
 pub(crate) mod tls;
 
 use std::error::Error;
@@ -9,9 +10,9 @@ use std::time::Duration;
 
 use clap::Args;
 use http::response::Parts;
-use http::{Method, StatusCode, header};
+use http::{Method, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -23,6 +24,7 @@ use url::Url;
 use crate::failure::{Doing, Failure};
 
 pub(crate) use known::{Known, config_path, write_private};
+pub(crate) use stream::Events;
 use tls::TlsComplaint;
 
 /// An answer longer than this is not one of ours.
@@ -104,6 +106,10 @@ impl Api {
 
     pub(crate) fn post(&self, path: &[&str]) -> Ask<'_> {
         self.ask(Method::POST, path)
+    }
+
+    pub(crate) fn put(&self, path: &[&str]) -> Ask<'_> {
+        self.ask(Method::PUT, path)
     }
 
     pub(crate) fn delete(&self, path: &[&str]) -> Ask<'_> {
@@ -221,7 +227,8 @@ impl Ask<'_> {
         }
     }
 
-    async fn exchange(self) -> Result<(Parts, Bytes), Failure> {
+    /// Sends it and waits for the head of the answer.
+    async fn begin(self, accept: Option<&'static str>) -> Result<Response<Incoming>, Failure> {
         let Self {
             api,
             method,
@@ -233,16 +240,21 @@ impl Ask<'_> {
         let mut bearer = http::HeaderValue::from_str(&bearer)
             .map_err(|_| Failure::new("the token holds characters that no token has"))?;
         bearer.set_sensitive(true);
-        let request = http::Request::builder()
-            .method(method)
-            .uri(url.as_str())
+        let mut request = http::Request::builder().method(method).uri(url.as_str());
+        if let Some(accept) = accept {
+            request = request.header(header::ACCEPT, accept);
+        }
+        let request = request
             .header(header::AUTHORIZATION, bearer)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::from(body.map(|b| b.to_string()).unwrap_or_default()))
             .doing(|| format!("cannot ask {url}"))?;
         let answer = api.http.request(request).await;
-        let answer = answer.map_err(|error| unreached(&api.base, &error))?;
-        let (head, body) = answer.into_parts();
+        answer.map_err(|error| unreached(&api.base, &error))
+    }
+
+    async fn exchange(self) -> Result<(Parts, Bytes), Failure> {
+        let (head, body) = self.begin(None).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body
             .map_err(|e| Failure::new(format!("the answer broke off: {e}")))?

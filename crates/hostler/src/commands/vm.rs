@@ -1,8 +1,14 @@
 //! `hostler vm`: microVMs, wherever in the fleet they run.
 
+mod copy;
+mod exec;
+mod logs;
+mod terminal;
+
 use std::net::{Ipv4Addr, ToSocketAddrs, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -82,6 +88,23 @@ pub(crate) enum Vm {
         /// unless said, and 0.0.0.0 for all
         forward: Forward,
     },
+    /// Run a command in a VM, as root; its exit code is this one's
+    #[command(after_help = "Example:\n  hostler vm exec web-1 -- uname -a\n  \
+                            tar -c . | hostler vm exec -i web-1 -- tar -C /srv -x\n  \
+                            hostler vm exec -it web-1 -- top")]
+    Exec(Box<exec::Exec>),
+    /// Open a shell in a VM, as root; neither a network nor a key is needed
+    #[command(after_help = "Example:\n  hostler vm shell web-1")]
+    Shell(exec::Shell),
+    /// Copy a file into a VM or out of it
+    #[command(
+        after_help = "Example:\n  hostler vm cp index.html web-1:/srv/www/\n  \
+                            hostler vm cp web-1:/var/log/app.log ."
+    )]
+    Cp(copy::Copy),
+    /// Show what a VM's console shows
+    #[command(after_help = "Example:\n  hostler vm logs web-1 -f")]
+    Logs(logs::Logs),
     /// Open a shell in a VM over SSH, through the forward to its port 22
     #[command(after_help = "Example:\n  hostler vm ssh web-1 --key ~/.ssh/id_ed25519 -- uname -a")]
     Ssh {
@@ -307,8 +330,13 @@ fn ports(vm: &Value) -> String {
     if all.is_empty() { "-".to_owned() } else { all }
 }
 
-pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
-    match vm {
+/// Runs a command about VMs; one that runs something inside of a VM ends as that does.
+pub(crate) async fn run(vm: Vm) -> Result<ExitCode, Failure> {
+    let done = match vm {
+        Vm::Exec(exec) => return exec::exec(*exec).await,
+        Vm::Shell(shell) => return exec::shell(shell).await,
+        Vm::Cp(copy) => copy::copy(copy).await,
+        Vm::Logs(logs) => logs::logs(logs).await,
         Vm::Create(create) => create.run().await,
         Vm::Start(one) => change(one, "start").await,
         Vm::Stop { one, timeout } => {
@@ -366,7 +394,8 @@ pub(crate) async fn run(vm: Vm) -> Result<(), Failure> {
             Ok(())
         }
         Vm::Ssh { one, key, command } => ssh(one, key, command).await,
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Has something done to a VM that needs no more words, and shows how it is then.

@@ -15,10 +15,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::blocking;
-use crate::console;
 use crate::driver::{Event, GuestEndpoint, Link};
 use crate::fault;
-use crate::guest::{Guest, GuestError};
+use crate::guest::{self, Guest, GuestProblem};
 use crate::lifecycle::Ending;
 use crate::network::Networks;
 use crate::process::Watched;
@@ -99,7 +98,10 @@ impl Keeper {
                 biased;
                 event = next_event(self.link.as_deref()), if listening => match event {
                     Some(Event::Paused { reason }) => self.note(|p| p.stuck(reason)).await,
-                    Some(Event::Resumed) => self.note(|p| p.unstuck()).await,
+                    Some(Event::Resumed) => {
+                        self.note(|p| p.unstuck()).await;
+                        self.keep_time();
+                    }
                     Some(Event::Ending(ending)) => announced = Some(ending),
                     None => listening = false,
                 },
@@ -131,12 +133,13 @@ impl Keeper {
         timeout(LAST_WORDS, last_words).await.ok().flatten()
     }
 
-    async fn greeted(&self, answer: Result<u32, GuestError>) {
+    async fn greeted(&self, answer: Result<u32, GuestProblem>) {
         match answer {
             Ok(_version) => {
                 let now = Timestamp::now();
                 tracing::info!("the guest is up");
                 self.note(|phase| phase.ready(now)).await;
+                self.keep_time();
             }
             Err(error) => tracing::warn!(%error, "a guest stopped answering"),
         }
@@ -148,12 +151,18 @@ impl Keeper {
         }
     }
 
+    /// The clock of a guest that has just come up, or stood still, is wrong.
+    fn keep_time(&self) {
+        if let (Some(guest), Some(slot)) = (&self.guest, self.slot.upgrade()) {
+            guest::keep_time(guest, slot.record().spec.name.as_str());
+        }
+    }
+
     async fn trim_console(&self) {
         let Some(slot) = self.slot.upgrade() else {
             return;
         };
-        let path = slot.dir.console();
-        let trimmed = blocking::run(move || console::trim(&path)).await;
+        let trimmed = blocking::run(move || slot.console.trim()).await;
         if let Err(error) = trimmed {
             tracing::warn!(%error, "a console's log could not be shortened");
         }
@@ -184,7 +193,7 @@ async fn next_event(link: Option<&dyn Link>) -> Option<Event> {
     }
 }
 
-async fn greeting(guest: Option<&Guest>) -> Result<u32, GuestError> {
+async fn greeting(guest: Option<&Guest>) -> Result<u32, GuestProblem> {
     match guest {
         Some(guest) => guest.ready().await,
         None => std::future::pending().await,

@@ -87,6 +87,12 @@ fn link_to_save(
         }
         .into());
     }
+    // Whoever serves a directory knows what the guest has open there, and is in no snapshot.
+    if !record.spec.mounts.is_empty() {
+        return Err(SnapshotError::SharesDirectories {
+            name: record.spec.name.clone(),
+        });
+    }
     let link = slot.attachment().and_then(|attachment| attachment.link);
     link.map(Some).ok_or_else(not_now)
 }
@@ -170,6 +176,7 @@ async fn freeze(slot: &Slot, link: &dyn Link, directory: &Path) -> Result<(), Sn
         })
         .await;
         resumed?;
+        slot.keep_time();
     }
     // A disk that is full says so more clearly than who else could not write to it.
     copied?;

@@ -226,7 +226,8 @@ impl AgentOptions {
             &mut self.workload_socket,
             &mut self.config,
         ];
-        for path in paths.into_iter().flatten() {
+        let mounts = self.mount_allow.iter_mut().flatten();
+        for path in paths.into_iter().flatten().chain(mounts) {
             let absolute = std::path::absolute(&*path);
             *path = absolute.doing(|| format!("cannot tell where {} is", path.display()))?;
         }
@@ -238,6 +239,10 @@ impl AgentOptions {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
         let address = |address: &Option<SocketAddr>| address.map(|a| a.to_string());
         let register = self.register.as_ref();
+        let mounts = self.mount_allow.as_ref().map(|directories| {
+            let directories = directories.iter().map(|path| path.display().to_string());
+            directories.collect::<Vec<_>>().join(":")
+        });
         let all = [
             (
                 "HOSTLER_STANDALONE",
@@ -264,6 +269,9 @@ impl AgentOptions {
             ("HOSTLER_JAIL_IDS", self.jail_ids.clone()),
             ("HOSTLER_JAIL_DIR", path(&self.jail_dir)),
             ("HOSTLER_JAIL_NETNS", path(&self.jail_netns)),
+            ("HOSTLER_NETWORK", self.network.clone()),
+            ("HOSTLER_BRIDGE_RANGE", self.bridge_range.clone()),
+            ("HOSTLER_MOUNT_ALLOW", mounts),
             (
                 "HOSTLER_CPU_OVERCOMMIT",
                 self.cpu_overcommit.map(|n| n.to_string()),
@@ -385,6 +393,9 @@ mod tests {
             health_listen: Some(([127, 0, 0, 1], 1).into()),
             workload_socket: Some("x".into()),
             driver: Some("x".to_owned()),
+            network: Some("x".to_owned()),
+            bridge_range: Some("x".to_owned()),
+            mount_allow: Some(vec!["x".into()]),
             cpu_overcommit: Some(1),
             config: Some("x".into()),
             ..standalone()

@@ -9,6 +9,7 @@ mod forward;
 mod guest;
 mod keeper;
 mod open;
+mod pause;
 mod power;
 mod restart;
 mod restore;
@@ -208,7 +209,7 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::pause(&slot).await
+            pause::pause(&slot).await
         })
         .await
     }
@@ -222,7 +223,7 @@ impl Machines {
         finish(async move {
             let slot = inner.slot(&name)?;
             let _turn = turn(&slot, &name).await?;
-            power::resume(&slot).await
+            pause::resume(&slot).await
         })
         .await
     }

@@ -261,6 +261,24 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshots_room_is_reserved_before_and_known_afterwards() {
+        let registry = Arc::new(Registry::default());
+        let record = crate::record::tests::record();
+        let vm = record.spec.name.clone();
+        let disk = record.spec.disk_size_mb;
+        let layout = crate::layout::Layout::new("/data".into());
+        registry.enter(Arc::new(Slot::new(layout.vm(&vm), record)));
+        registry.reserve_snapshot(&vm, 5000, HOST).unwrap();
+        assert_eq!(registry.used().disk_mb, disk + 5000);
+        let short = registry.reserve_snapshot(&vm, 5000, HOST).unwrap_err();
+        assert_eq!((short.asked, short.available), (5000, 10_000 - disk - 5000));
+        registry.note_snapshots(&vm, 70);
+        assert_eq!(registry.used().disk_mb, disk + 70);
+        registry.remove(&vm);
+        assert_eq!(registry.used().disk_mb, 0);
+    }
+
+    #[test]
     fn of_many_racing_requests_exactly_as_many_as_fit_get_a_share() {
         let registry = Arc::new(Registry::default());
         let won: usize = std::thread::scope(|scope| {

@@ -9,6 +9,7 @@
 //! another processor or a damaged file makes a guest that goes wrong later. So everything is
 //! compared before anything is touched.
 
+mod digest;
 mod manifest;
 
 use std::fs::{self, File};

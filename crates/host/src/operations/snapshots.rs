@@ -301,7 +301,9 @@ impl From<hostler_vmm::SnapshotError> for SnapshotError {
                 reason,
             },
             E::Unsupported(_) | E::NoDriver(_) => Self::Unsupported { reason },
-            E::NotNow { .. } | E::UnknownKernel(_) | E::Link(_) => Self::NotNow { reason },
+            E::NotNow { .. } | E::SharesDirectories { .. } | E::UnknownKernel(_) | E::Link(_) => {
+                Self::NotNow { reason }
+            }
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }

@@ -1,4 +1,4 @@
-//! Starting and stopping, pausing and resuming.
+//! Starting and stopping.
 
 use std::fs;
 use std::io;
@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 use super::{Inner, keeper};
 use crate::driver::firecracker::jail;
 use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
-use crate::errors::{PauseError, StartError, StopError};
+use crate::errors::{StartError, StopError};
 use crate::fault;
 use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
 use crate::kernels::KernelFiles;
 use crate::layout::{OWNER, VmDir};
-use crate::lifecycle::{Mode, PauseStep, ResumeStep, StartStep, StopStep};
+use crate::lifecycle::{Mode, StartStep, StopStep};
 use crate::model::Vm;
 use crate::mounts::{MountError, Shared};
 use crate::name::{ItemName, VmName};
@@ -72,7 +72,7 @@ pub(super) async fn start_saved(
         // The first time that these processors run: whoever dies before this leaves a process that
         // the next daemon sets going.
         fault::point("restore.recorded");
-        resume_processors(slot).await
+        Ok::<_, StartError>(resume_processors(slot).await?)
     };
     let Err(error) = gone_on.await else {
         return Ok(());
@@ -170,7 +170,7 @@ async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>,
 }
 
 /// Lets the processors of a VM run whose turn the caller has.
-async fn resume_processors(slot: &Slot) -> Result<(), StartError> {
+pub(super) async fn resume_processors(slot: &Slot) -> Result<(), LinkError> {
     // Without a link the VM would be unresponsive, not paused.
     if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
         link.resume().await?;
@@ -178,54 +178,6 @@ async fn resume_processors(slot: &Slot) -> Result<(), StartError> {
         slot.keep_time();
     }
     Ok(())
-}
-
-/// Pauses a VM whose turn the caller has.
-pub(super) async fn pause(slot: &Slot) -> Result<Vm, PauseError> {
-    match slot.record().phase.pause() {
-        PauseStep::AlreadyPaused => return Ok(slot.view()),
-        PauseStep::Impossible => return Err(not_running(slot)),
-        PauseStep::Halt => {}
-    }
-    let Some(link) = slot.attachment().and_then(|attachment| attachment.link) else {
-        return Err(not_running(slot));
-    };
-    link.pause().await?;
-    match slot.commit(|record| record.phase.paused()).await {
-        Ok(true) => Ok(slot.view()),
-        // It has ended in this moment.
-        Ok(false) => Err(not_running(slot)),
-        Err(error) => {
-            // The next daemon would set it going: what is not written down was not done.
-            if let Err(error) = link.resume().await {
-                tracing::warn!(%error, "a pause that was given up is still there");
-            }
-            Err(error.into())
-        }
-    }
-}
-
-/// Resumes a VM whose turn the caller has.
-pub(super) async fn resume(slot: &Slot) -> Result<Vm, PauseError> {
-    match slot.record().phase.resume() {
-        ResumeStep::AlreadyRunning => return Ok(slot.view()),
-        ResumeStep::Impossible => return Err(not_running(slot)),
-        ResumeStep::Resume => {}
-    }
-    if let Some(link) = slot.attachment().and_then(|attachment| attachment.link) {
-        link.resume().await?;
-        slot.note(|record| record.phase.resumed()).await;
-        slot.keep_time();
-    }
-    Ok(slot.view())
-}
-
-fn not_running(slot: &Slot) -> PauseError {
-    let record = slot.record();
-    PauseError::NotRunning {
-        name: record.spec.name,
-        state: record.phase.state(),
-    }
 }
 
 /// What the driver needs to know, with the initial RAM disk written.
@@ -239,7 +191,9 @@ pub(super) async fn blueprint(
     let kernel = inner.kernels.files(&spec.kernel)?;
     check_kernel(driver, &spec.kernel, &kernel)?;
     let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
-    let config = config.with_mounts(&spec.mounts, &kernel.mount_modules);
+    let config = config
+        .with_mounts(&spec.mounts, &kernel.mount_modules)
+        .with_program(inner.images.stand_in(&spec.image));
     let mut archives = vec![kernel.modules_archive.clone()];
     if !spec.mounts.is_empty() {
         archives.extend(kernel.mount_modules_archive.clone());

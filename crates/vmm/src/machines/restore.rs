@@ -81,7 +81,11 @@ async fn go_on(inner: &Inner, slot: &Arc<Slot>, found: &Found) -> Result<(), Res
     if found.manifest.memory().is_none() {
         // Whatever its last process came to, it has nothing to do with this disk.
         let now = Timestamp::now();
-        slot.commit(|record| drop(record.phase.stop(now))).await?;
+        slot.commit(|record| {
+            record.restarts.forget();
+            record.phase.stop(now)
+        })
+        .await?;
         return Ok(());
     }
     let started = power::start_saved(inner, slot, found.directory()).await;

@@ -80,12 +80,26 @@ fn link_to_save(
         None => return Err(not_now()),
     }
     let driver = inner.driver_of(record.spec.driver)?;
+    if !record.spec.mounts.is_empty() {
+        // What serves a directory knows what the guest has open in it, and cannot be asked.
+        return Err(Unsupported {
+            feature: "a snapshot of a VM that runs with mounts".to_owned(),
+            driver: driver.kind(),
+        }
+        .into());
+    }
     if !driver.capabilities().snapshots {
         return Err(Unsupported {
             feature: "a snapshot of a VM that runs".to_owned(),
             driver: driver.kind(),
         }
         .into());
+    }
+    // Whoever serves a directory knows what the guest has open there, and is in no snapshot.
+    if !record.spec.mounts.is_empty() {
+        return Err(SnapshotError::SharesDirectories {
+            name: record.spec.name.clone(),
+        });
     }
     let link = slot.attachment().and_then(|attachment| attachment.link);
     link.map(Some).ok_or_else(not_now)

@@ -8,11 +8,10 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Snapshot;
+use super::{Snapshot, digest};
 use crate::files::{Context as _, StorageError};
 use crate::model::{DriverKind, VmId};
 use crate::name::{ItemName, SnapshotName, VmName};
-use crate::shelf;
 use crate::spec::Spec;
 
 /// The version of the file's form; a snapshot of another version is not used.
@@ -63,7 +62,8 @@ pub(crate) struct Memory {
 pub(crate) struct FileSum {
     name: String,
     size_bytes: u64,
-    sha256: String,
+    /// See [`digest`].
+    digest: String,
 }
 
 impl FileSum {
@@ -72,7 +72,7 @@ impl FileSum {
         Ok(Self {
             name: name.into_owned(),
             size_bytes: path.metadata().context("read", path)?.len(),
-            sha256: shelf::sha256(path)?,
+            digest: digest::of(path)?,
         })
     }
 
@@ -92,7 +92,7 @@ impl FileSum {
             let problem = format!("{} has {size} bytes instead of {expected}", self.name);
             return Ok(Some(problem));
         }
-        let same = shelf::sha256(&path)? == self.sha256;
+        let same = digest::of(&path)? == self.digest;
         Ok((!same).then(|| format!("{} has changed", self.name)))
     }
 }

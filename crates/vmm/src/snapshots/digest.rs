@@ -1,0 +1,105 @@
+//! What a file holds, as one number: a digest that costs what the file's data costs, not what its
+//! holes would.
+//!
+//! It is the SHA-256 of the file's length and of every block that is not all zeros, each with its
+//! place. So a hole and zeros in its place are the same, as they are to whoever reads them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+use sha2::{Digest, Sha256};
+
+use crate::files::{Context as _, StorageError};
+
+/// Bytes in a block. Part of the digest: another size is another digest.
+const BLOCK: usize = 64 * 1024;
+
+/// The digest of a file, in hexadecimal.
+pub(super) fn of(path: &Path) -> Result<String, StorageError> {
+    let digest = || -> std::io::Result<Sha256> {
+        let file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut digest = Sha256::new();
+        digest.update(length.to_le_bytes());
+        let mut block = vec![0; BLOCK];
+        let mut place = 0;
+        while let Some(data) = data_from(&file, place)? {
+            let start = data - data % BLOCK as u64;
+            let left = usize::try_from(length.saturating_sub(start)).unwrap_or(usize::MAX);
+            let block = &mut block[..left.min(BLOCK)];
+            file.read_exact_at(block, start)?;
+            if block.iter().any(|byte| *byte != 0) {
+                digest.update(start.to_le_bytes());
+                digest.update(&*block);
+            }
+            place = start + BLOCK as u64;
+        }
+        Ok(digest)
+    };
+    let digest = digest().context("read", path)?;
+    Ok(hex::encode(digest.finalize()))
+}
+
+/// Where the next data is; none when only a hole follows, or nothing.
+fn data_from(file: &File, place: u64) -> std::io::Result<Option<u64>> {
+    match seek(file, SeekFrom::Data(place)) {
+        Ok(data) => Ok(Some(data)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LENGTH: u64 = 10 * BLOCK as u64 + 77;
+
+    /// A file of that length with this text at these places.
+    fn file(places: &[u64], fill: bool) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        if fill {
+            fs::write(file.path(), vec![0; LENGTH as usize]).unwrap();
+        }
+        file.as_file().set_len(LENGTH).unwrap();
+        for place in places {
+            file.as_file().write_all_at(b"text", *place).unwrap();
+        }
+        file
+    }
+
+    #[test]
+    fn a_hole_and_zeros_are_the_same_and_everything_else_is_not() {
+        let places = [0, 3 * BLOCK as u64 - 2, LENGTH - 4];
+        let holey = file(&places, false);
+        let digest = of(holey.path()).unwrap();
+        assert_eq!(digest, of(file(&places, true).path()).unwrap());
+        for place in [0, 5, BLOCK as u64, 3 * BLOCK as u64 + 1, LENGTH - 1] {
+            let changed = file(&places, false);
+            let mut byte = [0];
+            changed.as_file().read_exact_at(&mut byte, place).unwrap();
+            changed
+                .as_file()
+                .write_all_at(&[byte[0] ^ 1], place)
+                .unwrap();
+            assert_ne!(digest, of(changed.path()).unwrap(), "at {place}");
+        }
+        holey.as_file().set_len(LENGTH + 1).unwrap();
+        assert_ne!(digest, of(holey.path()).unwrap());
+    }
+
+    #[test]
+    fn what_moves_is_noticed() {
+        let (here, there) = (file(&[0], false), file(&[BLOCK as u64], false));
+        assert_ne!(of(here.path()).unwrap(), of(there.path()).unwrap());
+        assert_ne!(
+            of(here.path()).unwrap(),
+            of(file(&[], false).path()).unwrap()
+        );
+    }
+}

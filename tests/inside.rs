@@ -265,6 +265,7 @@ fn winsize(ws_row: u16, ws_col: u16) -> Winsize {
 
 fn a_terminal_works_and_is_given_back(plane: &Plane) {
     let mut shell = OnTerminal::start(client(plane, &["vm", "shell", "demo"]), 33, 99);
+    shell.until("# ");
     // Written so that its own echo is not taken for the answer.
     shell.say("echo ready-$((1+1)); stty size; echo $TERM\r");
     shell.until("ready-2\r\n");
@@ -303,6 +304,7 @@ fn a_terminal_works_and_is_given_back(plane: &Plane) {
 
     // Ended from outside, it gives the terminal back too.
     let mut shell = OnTerminal::start(client(plane, &["vm", "shell", "demo"]), 24, 80);
+    shell.until("# ");
     shell.say("echo ready-$((1+1))\r");
     shell.until("ready-2\r\n");
     let pid = shell.child.id().to_string();

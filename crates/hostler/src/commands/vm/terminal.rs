@@ -19,7 +19,8 @@ impl Raw {
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(&stdin, OptionalActions::Flush, &raw)?;
+        // What was typed ahead is the command's too.
+        tcsetattr(&stdin, OptionalActions::Drain, &raw)?;
         Ok(Some(Self { before }))
     }
 }

@@ -80,9 +80,7 @@ impl Seat {
     fn in_a_jail(jailer: &Jailer, vm: &Blueprint) -> Result<Self, LaunchError> {
         jail::clear(&vm.directory);
         let cell = jailer.cell(vm)?;
-        for (inside, outside) in [("kernel", &vm.kernel)] {
-            cell.lend(outside, inside)?;
-        }
+        cell.lend(&vm.kernel, "kernel")?;
         for (inside, outside) in [("initrd", &vm.initrd), ("disk", &vm.disk)] {
             cell.give(outside, inside)?;
         }

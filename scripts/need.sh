@@ -35,22 +35,31 @@ need_package_lists() {
         || die "apt-get update failed; is the Debian mirror reachable?"
 }
 
-# nginx's program alone. Its package would start a web server on port 80 of whoever runs a test.
-need_nginx() {
+# need_alone PROGRAM: a program of the package of its name, and nothing else of it. Its package would
+# start a server on a port of whoever runs a test.
+need_alone() {
     export PATH="$PATH:/usr/sbin:/sbin"
-    command -v nginx >/dev/null 2>&1 && return 0
-    local at="${XDG_CACHE_HOME:-$HOME/.cache}/hostler/nginx"
-    if [ ! -x "$at/usr/sbin/nginx" ]; then
-        say "fetching nginx (apt), without installing it"
+    command -v "$1" >/dev/null 2>&1 && return 0
+    local at="${XDG_CACHE_HOME:-$HOME/.cache}/hostler/$1"
+    if [ ! -d "$at/usr" ]; then
+        say "fetching $1 (apt), without installing it"
         local new="$at.$$"
         mkdir -p "$new"
-        (cd "$new" && apt-get download -qq nginx >/dev/null 2>&1 && dpkg -x nginx_*.deb .) \
-            || die "apt-get could not download nginx; is the Debian mirror reachable?"
+        (cd "$new" && apt-get download -qq "$1" >/dev/null 2>&1 && dpkg -x "$1"_*.deb .) \
+            || die "apt-get could not download $1; is the Debian mirror reachable?"
         rm -rf "$at" && mv "$new" "$at"
     fi
-    export PATH="$PATH:$at/usr/sbin"
+    export PATH="$PATH:$at/usr/sbin:$at/usr/bin"
+    command -v "$1" >/dev/null 2>&1 || die "$1 does not run; install Debian's package $1"
+}
+
+need_nginx() {
+    need_alone nginx
     nginx -v 2>/dev/null || die "nginx does not run; install Debian's package nginx"
 }
+
+# The registry that images are fetched from in tests.
+need_docker_registry() { need_alone docker-registry; }
 
 # Debian has Python without the part that makes environments.
 need_python_environments() {

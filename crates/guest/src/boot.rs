@@ -1,6 +1,7 @@
 //! Process 1: from a bare kernel to the image's own init.
 //!
-//! Nothing here depends on the image but `/sbin/init`. What is mounted in the RAM file system
+//! Nothing here depends on the image but `/sbin/init`, and not even that when the host knows that
+//! there is none. What is mounted in the RAM file system
 //! stays there for the agent; the root disk gets mounts of its own.
 
 use std::fs;
@@ -42,7 +43,7 @@ pub(crate) fn run() -> Result<()> {
     spawn_agent()?;
     mount_kernel_file_systems(NEW_ROOT)?;
     mount_scratch(NEW_ROOT)?;
-    become_init()
+    become_init(&config)
 }
 
 /// Mounts what the kernel offers as files under `root`.
@@ -140,11 +141,14 @@ fn spawn_agent() -> Result<()> {
         .context(|| "start the agent".to_owned())
 }
 
-/// Makes the root disk the root and becomes its init.
-fn become_init() -> Result<()> {
+/// Makes the root disk the root and becomes its init, or stands in for one.
+fn become_init(config: &Config) -> Result<()> {
     std::env::set_current_dir(NEW_ROOT).context(|| format!("enter {NEW_ROOT}"))?;
     mount_move(".", "/").context(|| format!("move {NEW_ROOT} to /"))?;
     rustix::process::chroot(".").context(|| "make the root disk the root".to_owned())?;
+    if let Some(program) = &config.program {
+        program.run();
+    }
     let failed = Command::new("/sbin/init")
         .env_clear()
         .env("HOME", "/")

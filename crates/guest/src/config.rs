@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use crate::error::{Context, Result};
+use crate::program::Program;
 
 const DIRECTORY: &str = "/config";
 
@@ -32,6 +33,8 @@ pub(crate) struct Config {
     resolv_conf: Option<String>,
     /// A line for root's `authorized_keys`.
     authorized_key: Option<String>,
+    /// What runs in an image without an init of its own.
+    pub(crate) program: Option<Program>,
 }
 
 impl Config {
@@ -44,6 +47,11 @@ impl Config {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).context(|| format!("read {DIRECTORY}/{name}")),
+        };
+        // Words may hold anything but a zero, so that is what lies between them.
+        let words = |name| -> Result<Option<Vec<String>>> {
+            let text = value(name)?;
+            Ok(text.map(|text| text.split_terminator('\0').map(str::to_owned).collect()))
         };
         let line = |name| Ok(value(name)?.map(|text| text.trim().to_owned()));
         Ok(Self {
@@ -66,6 +74,15 @@ impl Config {
                 .collect(),
             resolv_conf: value("resolv.conf")?,
             authorized_key: line("authorized_key")?,
+            program: match words("program")? {
+                None => None,
+                Some(argv) => Some(Program {
+                    argv,
+                    environment: words("environment")?.unwrap_or_default(),
+                    directory: line("directory")?.unwrap_or_default(),
+                    user: line("user")?.unwrap_or_default(),
+                }),
+            },
         })
     }
 
@@ -191,11 +208,13 @@ mod tests {
         fs::write(dir.0.join("modules"), "virtio.ko\nvirtio_blk.ko\n").unwrap();
         fs::write(dir.0.join("hostname"), "web-1\n").unwrap();
         fs::write(dir.0.join("address"), "10.0.2.15/24\n").unwrap();
+        fs::write(dir.0.join("program"), "sh\0-c\0echo\n1\0").unwrap();
         let config = Config::read_from(&dir.0).unwrap();
         assert_eq!(config.modules, ["virtio.ko", "virtio_blk.ko"]);
         assert_eq!(config.hostname.as_deref(), Some("web-1"));
         assert_eq!(config.address, Some((Ipv4Addr::new(10, 0, 2, 15), 24)));
         assert_eq!(config.gateway, None);
+        assert_eq!(config.program.unwrap().argv, ["sh", "-c", "echo\n1"]);
     }
 
     #[test]

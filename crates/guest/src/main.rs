@@ -4,7 +4,8 @@
 //! and the VM's configuration. It lives three lives:
 //!
 //! - as process 1 it **boots** ([`boot`]): it loads modules, mounts the root disk, tells the guest
-//!   who it is (name, network, keys), and becomes the image's own `/sbin/init`;
+//!   who it is (name, network, keys), and becomes the image's own `/sbin/init`, or runs the
+//!   image's program where there is none ([`program`]);
 //! - as a child that stays behind it is the **agent** ([`agent`]): it answers the host over a
 //!   virtio serial port, until the host asks it to end the guest cleanly;
 //! - for a moment it is each command that the host runs ([`launch`]), before it becomes that.
@@ -20,6 +21,7 @@ mod launch;
 mod lines;
 mod modules;
 mod network;
+mod program;
 mod protocol;
 mod shutdown;
 

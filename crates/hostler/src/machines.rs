@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hostler_vmm::{Config, DriverChoice, Machines, NetworkChoice};
 
 use crate::failure::{Doing, Failure};
+use crate::options::FirecrackerSettings;
 use crate::workload::make_passable_dir;
 
 /// How VMs run on this host: options as they were given.
@@ -16,6 +17,7 @@ pub(crate) struct MachineSettings {
     pub(crate) network: Option<String>,
     pub(crate) bridge_range: Option<String>,
     pub(crate) mount_allow: Vec<PathBuf>,
+    pub(crate) firecracker: FirecrackerSettings,
 }
 
 impl MachineSettings {
@@ -45,6 +47,7 @@ impl MachineSettings {
             config.bridge_range = range.parse().doing(|| "--bridge-range is wrong")?;
         }
         config.mount_allow.clone_from(&self.mount_allow);
+        self.firecracker.apply(&mut config)?;
         Ok(config)
     }
 

@@ -13,6 +13,7 @@ macro_rules! over {
 }
 
 mod agent;
+mod firecracker;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use crate::machines::MachineSettings;
 use crate::workload::SocketPlace;
 
 pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
+pub(crate) use firecracker::FirecrackerSettings;
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {
@@ -287,6 +289,9 @@ pub(crate) struct UpOptions {
     /// What runs the VMs: auto, qemu or firecracker [default: auto]
     #[arg(long, env = "HOSTLER_DRIVER", value_name = "DRIVER")]
     driver: Option<String>,
+    /// The Firecracker to run: a path, or a name to look up in PATH [default: firecracker]
+    #[arg(long, env = "HOSTLER_FIRECRACKER_BIN", value_name = "PROGRAM")]
+    firecracker_bin: Option<PathBuf>,
     /// How VMs reach others: user (each has a network of its own, no privilege needed) or bridge
     /// (each has an address on a bridge of this host; needs root) [default: user]
     #[arg(long, env = "HOSTLER_NETWORK", value_name = "NETWORK")]
@@ -336,6 +341,7 @@ impl UpOptions {
             host_listen,
             workload_socket,
             driver,
+            firecracker_bin,
             network,
             bridge_range,
             mount_allow,
@@ -351,6 +357,10 @@ impl UpOptions {
             host_listen: all.host_listen.unwrap_or(([127, 0, 0, 1], 9443).into()),
             machines: MachineSettings {
                 cpu_overcommit: None,
+                firecracker: FirecrackerSettings {
+                    program: all.firecracker_bin,
+                    ..FirecrackerSettings::default()
+                },
                 driver: all.driver,
                 network: all.network,
                 bridge_range: all.bridge_range,

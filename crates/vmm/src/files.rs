@@ -27,6 +27,15 @@ pub struct StorageError {
 }
 
 impl StorageError {
+    /// What the system said when this was done to this path.
+    pub(crate) fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
     /// The path that could not be used.
     pub fn path(&self) -> &Path {
         &self.path
@@ -60,11 +69,7 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, StorageError> {
-        self.map_err(|source| StorageError {
-            action,
-            path: path.to_owned(),
-            source: source.into(),
-        })
+        self.map_err(|source| StorageError::new(action, path, source.into()))
     }
 }
 
@@ -80,6 +85,17 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), StorageError> {
 /// Makes a new file that only its owner may read.
 pub(crate) fn create_private(path: &Path) -> Result<File, StorageError> {
     OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .context("create", path)
+}
+
+/// Makes a new file that only its owner may read, to be written and read again.
+pub(crate) fn create_readable(path: &Path) -> Result<File, StorageError> {
+    OpenOptions::new()
+        .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
@@ -295,7 +311,7 @@ pub(crate) fn sweep_drafts(directory: &Path) -> Result<(), StorageError> {
 }
 
 /// A path in `directory` that nothing else uses.
-fn draft_in(directory: &Path) -> PathBuf {
+pub(crate) fn draft_in(directory: &Path) -> PathBuf {
     directory.join(format!(".draft-{}", Uuid::new_v4().simple()))
 }
 

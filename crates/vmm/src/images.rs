@@ -1,19 +1,40 @@
 //! Images: what root disks start as.
 //!
-//! An image is one ext4 file system with an `/sbin/init` in it. It comes from packages (the
-//! default image, [`Images::pull`]) or from an archive of somebody's own ([`Images::import`]); no
-//! mount, no container engine and no privilege is needed for either.
+//! An image is one ext4 file system. It comes from packages (the default image, [`Images::pull`]) or
+//! from what others made ([`Images::import`]); no mount, no container engine and no privilege is
+//! needed for either.
+//!
+//! ```text
+//! import ── source ── registry, layouts, archives: where the layers are
+//!    │        └─ reference, manifest, digest: what is said of them, and whether it is so
+//!    ├─ blobs          layers that came over a network, once each
+//!    ├─ layer ── tar   their entries, without a file on the host
+//!    ├─ tree           the layers merged, in memory
+//!    └─ ext4           the tree in its place
+//! ```
 
+mod blobs;
 mod build;
+mod digest;
 mod ext4;
 mod import;
 mod kernel;
+mod layer;
+mod manifest;
 mod packages;
+mod progress;
 mod recipe;
+mod reference;
+mod registry;
+mod source;
+mod tar;
+mod tree;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::Stream;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -26,10 +47,16 @@ use crate::name::ItemName;
 use crate::registry::{Registry, Share};
 use crate::shelf::{Item, RemoveError, Shelf};
 
+use self::blobs::Blobs;
+use self::progress::Book;
+
 pub use self::build::BuildError;
 pub use self::ext4::Ext4Error;
 pub use self::import::{ImportImage, ImportImageError};
+pub use self::manifest::ImageProgram;
 pub use self::packages::PackageError;
+pub use self::progress::{ImportProgress, ImportState};
+pub use self::registry::Credentials;
 
 pub(crate) const ROOT_DISK: &str = "root.ext4";
 
@@ -46,6 +73,33 @@ pub struct Image {
     pub source: String,
     /// When it came to this host.
     pub created_at: Timestamp,
+    /// The digest of the manifest that it was made by, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<String>,
+    /// The digests of the layers that it was made of, unpacked, lowest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<String>,
+    /// The digests of those layers that are kept on this host as they came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blobs: Vec<String>,
+    /// What runs first in it.
+    #[serde(default)]
+    pub boots: Boots,
+    /// What its maker wanted to run in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ImageProgram>,
+}
+
+/// What runs first in an image.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Boots {
+    /// Its own `/sbin/init`.
+    #[default]
+    Init,
+    /// It has none: our program in the guest runs its `program`, and stays when that ends.
+    Program,
 }
 
 impl Item for Image {
@@ -70,6 +124,32 @@ pub struct Progress {
     pub steps: u32,
     /// What is being done.
     pub message: String,
+    /// How many bytes of this step are done, where it is about bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done_bytes: Option<u64>,
+    /// And of how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<u64>,
+}
+
+impl Progress {
+    pub(crate) fn at(step: u32, steps: u32, message: String) -> Self {
+        Self {
+            step,
+            steps,
+            message,
+            done_bytes: None,
+            total_bytes: None,
+        }
+    }
+
+    pub(crate) fn of_bytes(self, done: u64, total: u64) -> Self {
+        Self {
+            done_bytes: Some(done),
+            total_bytes: Some(total),
+            ..self
+        }
+    }
 }
 
 /// Who wants to know how far it has come. Called between steps; must not block.
@@ -90,6 +170,11 @@ pub struct Images {
     shelf: Arc<Shelf<Image>>,
     kernels: Kernels,
     cache: PathBuf,
+    blobs: Arc<Blobs>,
+    book: Arc<Book>,
+    /// How many layers are read or written at one time, over all imports: enough for the
+    /// processors, and little enough for memory.
+    workers: Arc<tokio::sync::Semaphore>,
     /// Two requests for the same download are one.
     pulling: Arc<tokio::sync::Mutex<()>>,
 }
@@ -97,17 +182,23 @@ pub struct Images {
 impl Images {
     pub(crate) fn open(
         root: PathBuf,
+        blobs: PathBuf,
         cache: PathBuf,
         kernels: Kernels,
         registry: Arc<Registry>,
     ) -> Result<Self, StorageError> {
         let shelf = Arc::new(Shelf::open(root, registry)?);
-        Ok(Self {
+        let images = Self {
             shelf,
             kernels,
             cache,
+            blobs: Arc::new(Blobs::open(blobs)?),
+            book: Arc::default(),
+            workers: Arc::new(tokio::sync::Semaphore::new(WORKERS)),
             pulling: Arc::default(),
-        })
+        };
+        images.sweep_blobs();
+        Ok(images)
     }
 
     /// All images, by name.
@@ -125,21 +216,51 @@ impl Images {
     /// # Errors
     /// When the packages cannot be had or the build fails; nothing is left behind.
     pub async fn pull(&self, progress: ProgressSink<'_>) -> Result<Pulled, BuildError> {
+        let ticket = self
+            .book
+            .begin(ItemName::literal(crate::DEFAULT_IMAGE), "Debian".to_owned());
+        let report = |step: Progress| {
+            ticket.report(&step);
+            progress(step);
+        };
         let _alone = self.pulling.lock().await;
-        build::default_image(&self.shelf, &self.kernels, &self.cache, progress).await
+        let pulled = build::default_image(&self.shelf, &self.kernels, &self.cache, &report).await;
+        ticket.end(pulled.as_ref().err().map(ToString::to_string));
+        pulled
     }
 
-    /// Makes an image from an archive of a root file system.
+    /// Makes an image of what others made. When the future is dropped before it is done, nothing is
+    /// left behind.
     ///
     /// # Errors
-    /// When the source is not such an archive, the name is taken, or the build fails; nothing is
-    /// left behind.
+    /// When the source is no image for this host, the name is taken, or the disk refuses; nothing
+    /// is left behind.
     pub async fn import(
         &self,
         request: ImportImage,
         progress: ProgressSink<'_>,
     ) -> Result<Image, ImportImageError> {
-        import::import(&self.shelf, request, progress).await
+        let ticket = self
+            .book
+            .begin(request.name.clone(), request.source.clone());
+        let report = |step: Progress| {
+            ticket.report(&step);
+            progress(step);
+        };
+        let afterwards = Sweep(self);
+        let imported = self.carry_out(request, &report).await;
+        drop(afterwards);
+        ticket.end(imported.as_ref().err().map(ToString::to_string));
+        imported
+    }
+
+    /// How far imports are: those that run, and every change from now on, as fast as it is taken.
+    /// With a name, the stream ends when an import of that name is over.
+    pub fn import_progress(
+        &self,
+        name: Option<ItemName>,
+    ) -> impl Stream<Item = ImportProgress> + Send + use<> {
+        self.book.watch(name)
     }
 
     /// Deletes an image that no VM uses.
@@ -147,8 +268,31 @@ impl Images {
     /// # Errors
     /// When it is not there, is in use, or the disk refuses.
     pub async fn delete(&self, name: &str) -> Result<(), RemoveError> {
-        let (shelf, name) = (self.shelf.clone(), name.to_owned());
-        blocking::run(move || shelf.remove(&name)).await
+        let (images, name) = (self.clone(), name.to_owned());
+        blocking::run(move || {
+            images.shelf.remove(&name)?;
+            images.sweep_blobs();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes layers of which no image is made any more.
+    fn sweep_blobs(&self) {
+        match self.shelf.list() {
+            Ok(images) => {
+                let named = images.iter().flat_map(|image| &image.blobs);
+                let wanted: HashSet<_> = named.filter_map(|digest| digest.parse().ok()).collect();
+                self.blobs.sweep(&wanted);
+            }
+            Err(error) => tracing::warn!(%error, "layers are not swept"),
+        }
+    }
+
+    /// What our program in the guest has to run, in an image that has no init of its own.
+    pub(crate) fn stand_in(&self, name: &ItemName) -> Option<ImageProgram> {
+        let image = self.shelf.get(name)?;
+        (image.boots == Boots::Program).then(|| image.program.unwrap_or_default())
     }
 
     /// The file that root disks are copied from.
@@ -162,5 +306,17 @@ impl Images {
             name: name.to_string(),
             known,
         })
+    }
+}
+
+/// Layers are read and written by so many at one time.
+const WORKERS: usize = 2;
+
+/// Sweeps layers when an import is over, however it ended.
+struct Sweep<'a>(&'a Images);
+
+impl Drop for Sweep<'_> {
+    fn drop(&mut self) {
+        self.0.sweep_blobs();
     }
 }

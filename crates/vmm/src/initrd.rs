@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::cpio::Archive;
 use crate::driver::Network;
 use crate::files::{Context as _, StorageError};
+use crate::images::ImageProgram;
 use crate::model::Mount;
 use crate::spec::Spec;
 
@@ -40,6 +41,8 @@ pub(crate) struct GuestConfig {
     mtu: Option<u16>,
     dns_servers: Vec<IpAddr>,
     authorized_key: Option<String>,
+    /// What runs in an image without an init of its own.
+    program: Option<ImageProgram>,
 }
 
 impl GuestConfig {
@@ -68,7 +71,13 @@ impl GuestConfig {
                 .ssh_public_key
                 .as_ref()
                 .map(|key| key.as_str().to_owned()),
+            program: None,
         }
+    }
+
+    /// With what runs in an image that has no init of its own.
+    pub(crate) fn with_program(self, program: Option<ImageProgram>) -> Self {
+        Self { program, ..self }
     }
 
     /// With directories to mount, and the modules that takes.
@@ -115,6 +124,17 @@ impl GuestConfig {
         value("resolv.conf", lines(&mut servers.into_iter()));
         if let Some(key) = &self.authorized_key {
             value("authorized_key", format!("{key}\n"));
+        }
+        if let Some(program) = &self.program {
+            // Words may hold anything but a zero.
+            let words = |words: &mut dyn Iterator<Item = &str>| {
+                words.map(|word| format!("{word}\0")).collect::<String>()
+            };
+            value("program", words(&mut program.argv()));
+            let mut environment = program.env.iter().map(String::as_str);
+            value("environment", words(&mut environment));
+            value("directory", program.working_dir.clone());
+            value("user", program.user.clone());
         }
         archive.finish()
     }
@@ -190,6 +210,10 @@ mod tests {
             mtu: Some(1420),
             dns_servers: vec!["9.9.9.9".parse().unwrap()],
             authorized_key: None,
+            program: Some(ImageProgram {
+                cmd: vec!["sh".into(), "-c".into()],
+                ..ImageProgram::default()
+            }),
         };
         let path = dir.path().join("initrd");
         let modules = [modules];
@@ -202,6 +226,7 @@ mod tests {
         assert!(text.contains("work ro\n"));
         assert!(text.contains("10.77.3.2/24\n") && text.contains("1420\n"));
         assert!(!text.contains("authorized_key"));
+        assert!(text.contains("sh\0-c\0"));
         assert_eq!(text.matches("TRAILER!!!").count(), 3);
     }
 }

@@ -242,6 +242,26 @@ pub(crate) mod tests {
         file
     }
 
+    #[test]
+    fn a_kernel_is_taken_where_its_processor_is() {
+        let mut image = vec![0; 64];
+        image[..2].copy_from_slice(b"MZ");
+        image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        let taken = prepare_for("aarch64", &image).unwrap();
+        assert_eq!(
+            (taken.format, &taken.bytes[..]),
+            (KernelFormat::Pe, &image[..])
+        );
+        let elsewhere = prepare_for("x86_64", &image).unwrap_err();
+        assert_eq!(elsewhere, NotBootable::Architecture("arm64"));
+        let x86 = elf(62, 18);
+        assert!(prepare_for("aarch64", &x86).is_err());
+        assert_eq!(
+            prepare_for("x86_64", &x86).unwrap().format,
+            KernelFormat::Elf
+        );
+    }
+
     /// A bzImage around a payload.
     fn bzimage(payload: &[u8]) -> Vec<u8> {
         let mut file = vec![0; 1024];

@@ -15,6 +15,7 @@
 //! DATA/jail/                   the roots of jailed VMs
 //! DATA/jail-users.json         which user each of them has
 //! DATA/images/NAME/            image.json, root.ext4
+//! DATA/blobs/SHA256            layers of images, as they came from registries
 //! DATA/kernels/NAME/           kernel.json, kernel, modules.cpio
 //! ```
 
@@ -64,6 +65,10 @@ impl Layout {
 
     pub(crate) fn images(&self) -> PathBuf {
         self.root.join("images")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
     }
 
     pub(crate) fn kernels(&self) -> PathBuf {

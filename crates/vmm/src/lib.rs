@@ -17,7 +17,8 @@
 //! ```
 //!
 //! VMs outlive the daemon: each is a process of its own, and [`Machines::open`] finds those again
-//! that an earlier daemon left running. The crate knows nothing of HTTP, certificates or fleets.
+//! that an earlier daemon left running. The crate serves no HTTP and knows nothing of fleets; it
+//! asks registries for images, and that is all of its network.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -88,8 +89,8 @@ pub use guest::{
     Finished, GuestError, GuestProblem, PIECE_BYTES, RunCommand, TerminalSize,
 };
 pub use images::{
-    BuildError, Ext4Error, Image, Images, ImportImage, ImportImageError, PackageError, Progress,
-    ProgressSink, Pulled,
+    Boots, BuildError, Credentials, Ext4Error, Image, ImageProgram, Images, ImportImage,
+    ImportImageError, ImportProgress, ImportState, PackageError, Progress, ProgressSink, Pulled,
 };
 pub use kernel_file::{KernelFormat, NotBootable};
 pub use kernels::{ImportKernel, ImportKernelError, Kernel, Kernels};

@@ -17,21 +17,19 @@
 mod bridge;
 mod error;
 mod holds;
+mod home;
 mod host;
 mod leases;
 mod links;
 mod names;
 mod rules;
+mod status;
 mod store;
 mod subnet;
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 
 use self::bridge::{Bridge, Resident};
 use self::leases::{Lease, Leases};
@@ -40,7 +38,6 @@ use crate::capacity::InsufficientCapacity;
 use crate::config::{Config, NetworkChoice};
 use crate::driver::Network;
 use crate::files::StorageError;
-use crate::initrd::GUEST_ADDRESS;
 use crate::leaks::Leak;
 use crate::model::{PortForward, VmId};
 use crate::name::VmName;
@@ -48,6 +45,8 @@ use crate::record::Record;
 use crate::spec::{MacAddress, Spec};
 
 pub use self::error::NetworkError;
+pub(crate) use self::home::{Claim, Home};
+pub use self::status::{BridgeStatus, NetworkStatus};
 pub use self::subnet::{InvalidSubnet, Subnet};
 
 /// The network of a host's VMs.
@@ -61,61 +60,6 @@ struct Bridged {
     bridge: Arc<Bridge>,
     leases: Arc<Mutex<Leases>>,
     store: Store,
-}
-
-/// How the host's VMs are tied to a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct NetworkStatus {
-    /// How VMs that start now are.
-    pub mode: NetworkChoice,
-    /// The bridge; absent in user mode.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bridge: Option<BridgeStatus>,
-}
-
-/// A host's bridge.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct BridgeStatus {
-    /// The interface, which is there while VMs run on it.
-    pub name: String,
-    /// The range of its addresses.
-    pub subnet: Subnet,
-    /// The host's own address on it, at which guests also find their name server.
-    pub gateway: Ipv4Addr,
-    /// Addresses that VMs have, running or not.
-    pub leases_used: u64,
-    /// Addresses that VMs can have.
-    pub leases_total: u64,
-}
-
-/// Where a VM is on the network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Home {
-    pub(crate) network: NetworkChoice,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) mac: MacAddress,
-}
-
-/// A place for a VM in the making, given back unless the VM comes to be.
-pub(crate) struct Claim {
-    pub(crate) home: Home,
-    given: Option<(Arc<Mutex<Leases>>, VmId)>,
-}
-
-impl Claim {
-    pub(crate) fn keep(mut self) {
-        self.given = None;
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        // What is written down of it counts for nothing without its VM, and goes with the next
-        // change.
-        if let Some((leases, vm)) = self.given.take() {
-            lock(&leases).release(vm);
-        }
-    }
 }
 
 impl Networks {
@@ -356,24 +300,6 @@ impl Networks {
     fn chosen(&self) -> Option<&Bridged> {
         let bridged = self.bridged.as_ref();
         bridged.filter(|_| self.choice == NetworkChoice::Bridge)
-    }
-}
-
-impl Home {
-    fn in_user_mode(mac: MacAddress) -> Self {
-        Self {
-            network: NetworkChoice::User,
-            address: GUEST_ADDRESS,
-            mac,
-        }
-    }
-
-    fn of(lease: Lease) -> Self {
-        Self {
-            network: NetworkChoice::Bridge,
-            address: lease.address,
-            mac: lease.mac,
-        }
     }
 }
 

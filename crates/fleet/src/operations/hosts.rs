@@ -49,16 +49,18 @@ pub(super) fn operations() -> Service<Fleet> {
                 .requires(HOSTS_WRITE)
                 .rest(Method::GET, "/v1/hosts/{id}/delete-preview", StatusCode::OK),
         )
-        .with(mutation("cordon", cordon).requires(HOSTS_WRITE).rest(
-            Method::POST,
-            "/v1/hosts/{id}/cordon",
-            StatusCode::OK,
-        ))
-        .with(mutation("uncordon", uncordon).requires(HOSTS_WRITE).rest(
-            Method::POST,
-            "/v1/hosts/{id}/uncordon",
-            StatusCode::OK,
-        ))
+        .with(
+            mutation("cordon", cordon)
+                .requires(HOSTS_WRITE)
+                .rest(Method::POST, "/v1/hosts/{id}/cordon", StatusCode::OK)
+                .idempotent(),
+        )
+        .with(
+            mutation("uncordon", uncordon)
+                .requires(HOSTS_WRITE)
+                .rest(Method::POST, "/v1/hosts/{id}/uncordon", StatusCode::OK)
+                .idempotent(),
+        )
 }
 
 /// The host of this id, if the caller sees it.

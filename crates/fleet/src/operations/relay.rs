@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt};
 use hostler_operations::{
     Call, Method, NOT_FOUND, Outputs, Service, StatusCode, internal, mutation, query, service,
+    subscription,
 };
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -49,6 +50,15 @@ pub(super) fn images() -> Service<Fleet> {
                     Method::POST,
                     "/v1/hosts/{host}/images/import",
                     StatusCode::CREATED,
+                ),
+        )
+        .with(
+            subscription("import-progress", follow::<ImportProgress>)
+                .requires(IMAGES_READ)
+                .rest(
+                    Method::GET,
+                    "/v1/hosts/{host}/images/import-progress",
+                    StatusCode::OK,
                 ),
         )
         .with(
@@ -131,6 +141,8 @@ trait ForHost: Serialize + Send + 'static {
     fn host(&self) -> &HostId;
     /// How long the host may take.
     const TIMEOUT: Duration = SHORT;
+    /// Whether the host gives it up when nobody waits for it any more.
+    const GIVEN_UP: bool = false;
 }
 
 macro_rules! for_host {
@@ -148,7 +160,7 @@ macro_rules! for_host {
 for_host!(
     Everything,
     PullImages within LONG,
-    ImportImage within LONG,
+    ImportProgress,
     DeleteImage,
     ImportKernel within LONG,
     DeleteKernel,
@@ -158,6 +170,15 @@ for_host!(
     HostLeaks,
     ExportMetrics,
 );
+
+impl ForHost for ImportImage {
+    fn host(&self) -> &HostId {
+        &self.host
+    }
+
+    const TIMEOUT: Duration = LONG;
+    const GIVEN_UP: bool = true;
+}
 
 read_errors! {
     /// Why nothing was passed on to a host.
@@ -188,14 +209,20 @@ async fn relay<I: ForHost, O: DeserializeOwned>(
         request_id: call.request_id(),
         timeout: I::TIMEOUT,
     };
-    Ok(fleet.connector.ask(&host, ask).await?)
+    let left = async {
+        match I::GIVEN_UP {
+            true => call.cancelled().await,
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        answer = fleet.connector.ask(&host, ask) => Ok(answer?),
+        // Nobody reads this. That we leave too is what the host notices.
+        () = left => Err(OrHost::Own(internal("its caller left").into())),
+    }
 }
 
 /// Passes a subscription on: `subscription("import-progress", follow::<ImportProgress>)`.
-#[allow(
-    dead_code,
-    reason = "the first subscription to one host's things uses it"
-)]
 async fn follow<I: ForHost>(
     fleet: &Fleet,
     call: Call,
@@ -278,13 +305,14 @@ struct PullImages {
     host: HostId,
 }
 
-/// Makes an image on a host from a source that the host can read.
+/// Makes an image on a host from a registry, or from something that lies on the host: an OCI
+/// layout, an archive of layers, or a root file system's tar archive.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ImportImage {
     /// The host's id.
     host: HostId,
-    /// A path on the host or an OCI reference; the host says which it takes.
+    /// An image in a registry (`HOST[:PORT]/NAME[:TAG]`), or an absolute path on the host.
     #[schemars(length(min = 1, max = 4096))]
     source: String,
     /// What the image is to be called.
@@ -293,6 +321,40 @@ struct ImportImage {
     /// Its size in MiB; absent: what is in it, and some room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size_mb: Option<u64>,
+    /// Who asks the registry; absent: nobody in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    credentials: Option<Credentials>,
+}
+
+/// Who asks a registry. It is passed on to the host and kept nowhere.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Credentials {
+    /// The user's name.
+    #[schemars(length(min = 1, max = 256))]
+    username: String,
+    /// The password, or a token that is used as one.
+    #[schemars(length(min = 1, max = 8192), extend("writeOnly" = true))]
+    password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+/// Watches how far imports on a host are: those that run, and every change from now on. With a
+/// name, the stream ends when an import of that name is over.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ImportProgress {
+    /// The host's id.
+    host: HostId,
+    /// Only imports of images of this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    name: Option<String>,
 }
 
 /// Deletes an image from a host. One that a VM uses stays.

@@ -63,18 +63,21 @@ fn of_vms() -> Service<Fleet> {
             mutation("start", lifecycle::start)
                 .requires(VMS_WRITE)
                 .timeout(WORK_TIMEOUT + MARGIN)
-                .rest(Method::POST, "/v1/vms/{name}/start", StatusCode::OK),
+                .rest(Method::POST, "/v1/vms/{name}/start", StatusCode::OK)
+                .idempotent(),
         )
         .with(
             mutation("stop", lifecycle::stop)
                 .requires(VMS_WRITE)
                 .timeout(lifecycle::LONGEST_STOP + WORK_TIMEOUT + MARGIN)
-                .rest(Method::POST, "/v1/vms/{name}/stop", StatusCode::OK),
+                .rest(Method::POST, "/v1/vms/{name}/stop", StatusCode::OK)
+                .idempotent(),
         )
         .with(
             mutation("port-forward", lifecycle::port_forward)
                 .requires(VMS_WRITE)
-                .rest(Method::POST, "/v1/vms/{name}/port-forward", StatusCode::OK),
+                .rest(Method::POST, "/v1/vms/{name}/port-forward", StatusCode::OK)
+                .idempotent(),
         )
 }
 

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hostler_operations::{
-    Call, INVALID_INPUT, Method, NOT_FOUND, Service, StatusCode, errors, internal, mutation, query,
-    service,
+    Call, INVALID_INPUT, Method, NOT_FOUND, Outputs, Service, StatusCode, errors, internal,
+    mutation, query, service, subscription,
 };
-use hostler_vmm::{BuildError, Image, ImportImageError, ItemName, PackageError, Progress, Pulled};
-use hostler_vmm::{RemoveError, ToolError};
+use hostler_vmm::{
+    BuildError, Image, ImportImageError, ImportProgress, ItemName, PackageError, Progress, Pulled,
+    RemoveError, ToolError,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -40,6 +43,7 @@ pub(super) fn operations() -> Service<Host> {
                 .rest(Method::POST, "/v1/images/import", StatusCode::CREATED)
                 .timeout(LONG),
         )
+        .with(subscription("import-progress", import_progress).requires(IMAGES_READ))
         .with(mutation("delete", delete).requires(IMAGES_WRITE).rest(
             Method::DELETE,
             "/v1/images/{name}",
@@ -92,7 +96,9 @@ async fn pull(host: &Host, _: Call, _: Pull) -> Result<Pulled, PullError> {
 }
 
 request! {
-    /// Makes an image from a tar archive of a root file system that lies on the host.
+    /// Makes an image from a registry, or from an OCI layout, an archive of layers or a root file
+    /// system's tar archive that lies on the host. When the caller leaves, it is given up and
+    /// nothing of it is left.
     Import(hostler_vmm::ImportImage)
 }
 
@@ -101,7 +107,9 @@ errors! {
     enum ImportError {
         /// The source is not an archive that an image can be made from, or the size no size.
         Invalid { reason: String } = INVALID_INPUT, "{reason}";
-        /// The source is of a kind that is not taken.
+        /// The registry does not give it.
+        Registry { reason: String } = INVALID_STATE, "{reason}";
+        /// A program is missing on the host.
         Unsupported { reason: String } = UNSUPPORTED, "{reason}";
         /// There is an image of that name.
         Exists { name: String } = CONFLICT,
@@ -110,11 +118,35 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was done, and nothing of it is left.
+        GivenUp = INVALID_STATE, "it was given up, because nobody waited for it any more";
     }
 }
 
-async fn import(host: &Host, _: Call, input: Import) -> Result<Image, ImportError> {
-    Ok(host.machines().images().import(input.0, &log).await?)
+async fn import(host: &Host, call: Call, input: Import) -> Result<Image, ImportError> {
+    tokio::select! {
+        imported = host.machines().images().import(input.0, &log) => Ok(imported?),
+        () = call.cancelled() => Err(ImportError::GivenUp),
+    }
+}
+
+/// Watches how far imports are: those that run, and every change from now on. With a name, the
+/// stream ends when an import of that name is over.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Watch {
+    /// Only imports of images of this name.
+    #[serde(default)]
+    name: Option<ItemName>,
+}
+
+async fn import_progress(
+    host: &Host,
+    _: Call,
+    input: Watch,
+) -> Result<Outputs<ImportProgress, ListError>, ListError> {
+    let progress = host.machines().images().import_progress(input.name);
+    Ok(progress.map(Ok).boxed())
 }
 
 /// Deletes an image that no VM uses.
@@ -152,14 +184,18 @@ async fn delete(host: &Host, _: Call, input: Delete) -> Result<Deleted, DeleteEr
     Ok(Deleted { name: input.name })
 }
 
-/// Until callers can subscribe to the progress of a long step, the log shows it.
+/// What begins is logged; how far it is, `images/import-progress` tells.
 fn log(progress: Progress) {
     let Progress {
         step,
         steps,
         message,
+        done_bytes,
+        ..
     } = progress;
-    info!(step, steps, "{message}");
+    if done_bytes.is_none() {
+        info!(step, steps, "{message}");
+    }
 }
 
 from_storage_error!(ListError, PullError, ImportError, DeleteError);
@@ -192,11 +228,14 @@ impl From<ImportImageError> for ImportError {
         use ImportImageError as E;
         let reason = error.to_string();
         match error {
-            E::Unsupported { .. } => Self::Unsupported { reason },
             E::Exists { name } => Self::Exists { name: name.into() },
-            E::Source { .. } | E::NoInit { .. } | E::Size { .. } | E::Archive { .. } => {
-                Self::Invalid { reason }
-            }
+            E::Source { .. }
+            | E::Image { .. }
+            | E::NoInit { .. }
+            | E::Size { .. }
+            | E::TooSmall { .. } => Self::Invalid { reason },
+            E::Registry { .. } => Self::Registry { reason },
+            E::Tool(ToolError::Missing { .. }) => Self::Unsupported { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }

@@ -5,6 +5,7 @@ mod control_plane;
 mod desk;
 mod door;
 mod enrolment;
+mod images;
 mod life;
 mod operations;
 mod support;

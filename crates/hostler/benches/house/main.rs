@@ -9,6 +9,7 @@ mod boot;
 mod fleet;
 mod health;
 mod host;
+mod import;
 mod many;
 mod memory;
 mod restore;
@@ -35,13 +36,16 @@ fn main() {
     let wanted = |row: &str| chosen.is_empty() || chosen.contains(&row);
 
     let mut table = Table::default();
-    if wanted("boot") || wanted("memory") || wanted("restore") {
+    if wanted("boot") || wanted("memory") || wanted("restore") || wanted("import") {
         let fleet = fleet::Fleet::start();
         if wanted("memory") {
             memory::measure(&fleet, &mut table);
         }
         if wanted("boot") {
             boot::measure(&fleet, &mut table);
+        }
+        if wanted("import") {
+            import::measure(&fleet, &mut table);
         }
         if wanted("restore") {
             restore::measure(&fleet, &mut table);

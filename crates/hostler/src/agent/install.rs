@@ -41,9 +41,10 @@ impl Install {
     pub(crate) fn run(mut self) -> Result<(), Failure> {
         self.options.make_absolute()?;
         // What would not start is not installed.
-        let data_dir = self.options.clone().resolve()?.data_dir;
+        let settings = self.options.clone().resolve()?;
+        let (data_dir, mounts) = (settings.data_dir, settings.machines.mount_allow);
         let program = std::env::current_exe().doing(|| "cannot tell where this program is")?;
-        let unit = unit(&program, &data_dir)?;
+        let unit = unit(&program, &data_dir, &mounts)?;
         let variables = self.options.variables();
         if self.print {
             output::line(format!("# /{UNIT}\n{unit}\n# /{ENVIRONMENT}"));
@@ -141,12 +142,16 @@ fn argument(path: &Path) -> Result<String, Failure> {
     Ok(word(path)?.replace('$', "$$"))
 }
 
-fn unit(program: &Path, data_dir: &Path) -> Result<String, Failure> {
+/// `mounts` are the directories that guests may share, and so perhaps write in.
+fn unit(program: &Path, data_dir: &Path, mounts: &[PathBuf]) -> Result<String, Failure> {
+    let mounts = mounts.iter().map(|path| Ok(format!(" -{}", word(path)?)));
+    let mounts = mounts.collect::<Result<String, Failure>>()?;
     let unit = include_str!("hostler-agent.service");
     Ok(unit
         .replace("@PROGRAM@", &argument(program)?)
         .replace("@DATA_DIR_ARGUMENT@", &argument(data_dir)?)
         .replace("@DATA_DIR@", &word(data_dir)?)
+        .replace("@MOUNTS@", &mounts)
         .replace("@ENVIRONMENT@", &format!("/{ENVIRONMENT}")))
 }
 
@@ -167,12 +172,15 @@ mod tests {
 
     #[test]
     fn a_restart_of_the_service_leaves_vms_alone() {
-        let unit = unit(Path::new("/usr/bin/hostler"), Path::new("/data")).expect("a unit");
+        let mounts = [PathBuf::from("/srv/a b")];
+        let unit = unit(Path::new("/usr/bin/hostler"), Path::new("/data"), &mounts);
+        let unit = unit.expect("a unit");
         let has = |line: &str| unit.lines().any(|l| l == line);
         for line in [
             "KillMode=process",
             "OOMPolicy=continue",
             "Delegate=yes",
+            "ReadWritePaths=/run /tmp /var/tmp -\"/data\" -\"/srv/a b\"",
             "ExecStart=\"/usr/bin/hostler\" agent",
         ] {
             assert!(has(line), "{line}");

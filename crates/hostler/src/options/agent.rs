@@ -8,6 +8,7 @@ use hostler_identity::SvidFiles;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
+use super::firecracker::FirecrackerSettings;
 use super::{default_data_dir, read, socket_place};
 use crate::failure::{Doing, Failure};
 use crate::machines::MachineSettings;
@@ -87,6 +88,22 @@ pub(crate) struct AgentOptions {
     #[arg(long, env = "HOSTLER_CPU_OVERCOMMIT", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(super) cpu_overcommit: Option<u32>,
+    /// The Firecracker to run: a path, or a name to look up in PATH [default: firecracker]
+    #[arg(long, env = "HOSTLER_FIRECRACKER_BIN", value_name = "PROGRAM")]
+    pub(super) firecracker_bin: Option<PathBuf>,
+    /// Firecracker's jailer: each VM gets a root, a user and limits of its own; needs root
+    /// [default: none, VMs are not jailed]
+    #[arg(long, env = "HOSTLER_JAILER", value_name = "PROGRAM")]
+    pub(super) jailer: Option<PathBuf>,
+    /// The user ids that jailed VMs get, one each [default: 900000-965535]
+    #[arg(long, env = "HOSTLER_JAIL_IDS", value_name = "FIRST-LAST")]
+    pub(super) jail_ids: Option<String>,
+    /// Where the jails are, on the file system of the data directory [default: DATA_DIR/jail]
+    #[arg(long, env = "HOSTLER_JAIL_DIR", value_name = "DIR")]
+    pub(super) jail_dir: Option<PathBuf>,
+    /// The network namespace that jailed VMs join, such as /run/netns/vms [default: the host's]
+    #[arg(long, env = "HOSTLER_JAIL_NETNS", value_name = "FILE")]
+    pub(super) jail_netns: Option<PathBuf>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -147,6 +164,13 @@ impl AgentOptions {
                 bridge_range: all.bridge_range.clone(),
                 mount_allow: all.mount_allow.clone().unwrap_or_default(),
                 cpu_overcommit: all.cpu_overcommit.filter(|n| *n > 0),
+                firecracker: FirecrackerSettings {
+                    program: all.firecracker_bin.clone(),
+                    jailer: all.jailer.clone(),
+                    jail_ids: all.jail_ids.clone(),
+                    jail_dir: all.jail_dir.clone(),
+                    jail_netns: all.jail_netns.clone(),
+                },
             },
             mode: match standalone {
                 true => AgentMode::Standalone(all.files()?),
@@ -180,6 +204,11 @@ impl AgentOptions {
             bridge_range,
             mount_allow,
             cpu_overcommit,
+            firecracker_bin,
+            jailer,
+            jail_ids,
+            jail_dir,
+            jail_netns,
             config,
         )
     }
@@ -188,6 +217,8 @@ impl AgentOptions {
     pub(crate) fn make_absolute(&mut self) -> Result<(), Failure> {
         let paths = [
             &mut self.server_ca,
+            &mut self.jail_dir,
+            &mut self.jail_netns,
             &mut self.tls_cert,
             &mut self.tls_key,
             &mut self.tls_ca,
@@ -195,7 +226,8 @@ impl AgentOptions {
             &mut self.workload_socket,
             &mut self.config,
         ];
-        for path in paths.into_iter().flatten() {
+        let mounts = self.mount_allow.iter_mut().flatten();
+        for path in paths.into_iter().flatten().chain(mounts) {
             let absolute = std::path::absolute(&*path);
             *path = absolute.doing(|| format!("cannot tell where {} is", path.display()))?;
         }
@@ -207,6 +239,10 @@ impl AgentOptions {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
         let address = |address: &Option<SocketAddr>| address.map(|a| a.to_string());
         let register = self.register.as_ref();
+        let mounts = self.mount_allow.as_ref().map(|directories| {
+            let directories = directories.iter().map(|path| path.display().to_string());
+            directories.collect::<Vec<_>>().join(":")
+        });
         let all = [
             (
                 "HOSTLER_STANDALONE",
@@ -228,6 +264,14 @@ impl AgentOptions {
             ("HOSTLER_DATA_DIR", path(&self.data_dir)),
             ("HOSTLER_WORKLOAD_SOCKET", path(&self.workload_socket)),
             ("HOSTLER_DRIVER", self.driver.clone()),
+            ("HOSTLER_FIRECRACKER_BIN", path(&self.firecracker_bin)),
+            ("HOSTLER_JAILER", path(&self.jailer)),
+            ("HOSTLER_JAIL_IDS", self.jail_ids.clone()),
+            ("HOSTLER_JAIL_DIR", path(&self.jail_dir)),
+            ("HOSTLER_JAIL_NETNS", path(&self.jail_netns)),
+            ("HOSTLER_NETWORK", self.network.clone()),
+            ("HOSTLER_BRIDGE_RANGE", self.bridge_range.clone()),
+            ("HOSTLER_MOUNT_ALLOW", mounts),
             (
                 "HOSTLER_CPU_OVERCOMMIT",
                 self.cpu_overcommit.map(|n| n.to_string()),
@@ -349,6 +393,9 @@ mod tests {
             health_listen: Some(([127, 0, 0, 1], 1).into()),
             workload_socket: Some("x".into()),
             driver: Some("x".to_owned()),
+            network: Some("x".to_owned()),
+            bridge_range: Some("x".to_owned()),
+            mount_allow: Some(vec!["x".into()]),
             cpu_overcommit: Some(1),
             config: Some("x".into()),
             ..standalone()

@@ -24,7 +24,6 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -106,12 +105,13 @@ impl Firecracker {
         let deadline = Instant::now() + COME_UP;
         let pid = self.settle(vm, seat, child, deadline).await?;
         let birth = pid.and_then(Birth::of);
-        let birth = birth.ok_or_else(|| self.refusal(vm, None))?;
+        let Some(birth) = birth else {
+            return Err(self.refusal(vm, seat, child).await);
+        };
         let api = Api::new(&vm.control_socket);
         while !answers_as(&api, vm.id).await? {
             if !birth.is_alive() {
-                let status = timeout(EXIT_CODE, child.wait()).await;
-                return Err(self.refusal(vm, status.ok().and_then(Result::ok)));
+                return Err(self.refusal(vm, seat, child).await);
             }
             if Instant::now() >= deadline {
                 return Err(self.slow());
@@ -120,7 +120,7 @@ impl Firecracker {
         }
         match Watched::open(&birth) {
             Ok(Some(watched)) => Ok((api, birth, watched)),
-            _ => Err(self.refusal(vm, child.try_wait().ok().flatten())),
+            _ => Err(self.refusal(vm, seat, child).await),
         }
     }
 
@@ -176,13 +176,13 @@ impl Firecracker {
         let Some(pid_file) = &seat.pid_file else {
             return Ok(child.id().and_then(|pid| pid.try_into().ok()));
         };
-        let ended = tokio::time::timeout_at(deadline, child.wait()).await;
-        match ended {
+        match tokio::time::timeout_at(deadline, child.wait()).await {
             Err(_) => Err(self.slow()),
-            Ok(Ok(status)) if status.success() => Ok(fs::read_to_string(pid_file)
-                .ok()
-                .and_then(|pid| pid.trim().parse().ok())),
-            Ok(status) => Err(self.refusal(vm, status.ok())),
+            Ok(Ok(status)) if status.success() => {
+                let pid = fs::read_to_string(pid_file).ok();
+                Ok(pid.and_then(|pid| pid.trim().parse().ok()))
+            }
+            Ok(_) => Err(self.refusal(vm, seat, child).await),
         }
     }
 
@@ -209,8 +209,8 @@ impl Firecracker {
         }
     }
 
-    /// Why the process ended at once: its exit code, and what it said.
-    fn refusal(&self, vm: &Blueprint, status: Option<ExitStatus>) -> LaunchError {
+    /// Why the process ended at once: what it said, and its exit code.
+    async fn refusal(&self, vm: &Blueprint, seat: &Seat, child: &mut Child) -> LaunchError {
         let said = fs::read_to_string(seat::words(vm)).unwrap_or_default();
         let said: Vec<&str> = said
             .lines()
@@ -221,10 +221,18 @@ impl Firecracker {
         if message.is_empty() {
             "it ended without a word".clone_into(&mut message);
         }
-        if let Some(code) = status.and_then(|status| status.code()) {
-            message.push_str(&format!(" ({})", ending::in_words(code)));
-        } else if let Some(signal) = status.and_then(|status| status.signal()) {
-            message.push_str(&format!(" (signal {signal})"));
+        let status = timeout(EXIT_CODE, child.wait()).await;
+        let status = status.ok().and_then(Result::ok);
+        let ended = match status.filter(|status| seat.pid_file.is_none() || !status.success()) {
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => Some(ending::in_words(code)),
+                (None, signal) => signal.map(|signal| format!("signal {signal}")),
+            },
+            // The jailer's own success says nothing of the process that it made.
+            None => ending::logged_code(&ending::tail(&seat::log(vm))).map(ending::in_words),
+        };
+        if let Some(ended) = ended {
+            message.push_str(&format!(" ({ended})"));
         }
         LaunchError::Refused {
             program: self.found.program.clone(),

@@ -263,7 +263,7 @@ async fn input_waits_for_room() {
         assert!(unreturned <= WINDOW, "it sent more than there is room for");
         heard.extend(piece);
         if unreturned == WINDOW {
-            assert!(!input.is_finished());
+            assert!(!input.is_finished() || heard.len() == data.len());
             far.say(id, Reply::Credit(unreturned)).await;
             unreturned = 0;
         }

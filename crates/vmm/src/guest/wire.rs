@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::{Channel, Room};
@@ -68,8 +69,13 @@ impl Wire {
             next_id: AtomicU64::new(u64::from(rand::random::<u32>()) << 24),
             inboxes: Mutex::new(Some(HashMap::new())),
         });
-        let reading = tokio::spawn(read(reader, Arc::clone(&shared)));
-        let writing = tokio::spawn(write(writer, lines));
+        let heard_by = Arc::clone(&shared);
+        let over = CancellationToken::new();
+        let writing = tokio::spawn(write(writer, lines, over.clone()));
+        let reading = tokio::spawn(async move {
+            read(reader, heard_by).await;
+            over.cancel()
+        });
         Self {
             shared,
             version: OnceLock::new(),
@@ -205,13 +211,21 @@ impl Shared {
     }
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut lines: mpsc::Receiver<String>) {
-    while let Some(line) = lines.recv().await {
-        if let Err(error) = writer.write_all(line.as_bytes()).await {
-            tracing::debug!(%error, "nothing can be said to a guest any more");
-            return;
+/// Writes whole lines, until nobody listens for what comes back: then it hangs up.
+async fn write(
+    mut writer: OwnedWriteHalf,
+    mut lines: mpsc::Receiver<String>,
+    over: CancellationToken,
+) {
+    let writing = async {
+        while let Some(line) = lines.recv().await {
+            if let Err(error) = writer.write_all(line.as_bytes()).await {
+                tracing::debug!(%error, "nothing can be said to a guest any more");
+                return;
+            }
         }
-    }
+    };
+    over.run_until_cancelled(writing).await;
 }
 
 async fn read(mut reader: OwnedReadHalf, shared: Arc<Shared>) {

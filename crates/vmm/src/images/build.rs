@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::packages::{self, Package, PackageError};
 use super::recipe::{self, RecipeError};
-use super::{Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4, kernel};
+use super::{Boots, Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4, kernel};
 use crate::driver::Bus;
 use crate::files::{self, Context as _, DraftDir, StorageError};
 use crate::kernel_file::{KernelFormat, NotBootable};
@@ -91,13 +91,7 @@ pub(super) async fn default_image(
     if let (Some(image), Some(kernel)) = (images.get(&image_name), kernels.get(&kernel_name)) {
         return Ok(Pulled { image, kernel });
     }
-    let report = |step, message: String| {
-        progress(Progress {
-            step,
-            steps: STEPS,
-            message,
-        })
-    };
+    let report = |step, message: String| progress(Progress::at(step, STEPS, message));
     report(1, "asking apt which packages are current".to_owned());
     let ingredients = ingredients(cache).await?;
     let place = cache.join("builds").join(key(&ingredients));
@@ -340,6 +334,11 @@ fn put_image(
         sha256: build.image_sha256.clone(),
         source: build.image_source.clone(),
         created_at: Timestamp::now(),
+        manifest: None,
+        layers: Vec::new(),
+        blobs: Vec::new(),
+        boots: Boots::Init,
+        program: None,
     };
     images.put(draft, &image).map(|()| image)
 }

@@ -1,12 +1,86 @@
-//! A directory becomes an ext4 file system in a file, without a mount and without privileges.
+//! ext4 file systems in files, without a mount and without privileges.
+//!
+//! The default image is a directory that mke2fs copies ([`make`]). What others made is never
+//! unpacked on the host: mke2fs makes an empty file system ([`make_empty`]), and a merged tree is
+//! put into that by ourselves ([`place`]).
+
+mod allocate;
+mod directory;
+mod geometry;
+mod inode;
+mod place;
+mod xattr;
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::tree::{Content, Tree};
 use crate::blocking;
 use crate::files::{self, Context as _, StorageError};
 use crate::tool::{Tool, ToolError};
+
+pub(crate) use self::place::{FileWriter, LOST_FOUND, PlacedFile, place};
+
+/// A tree did not find its place in a file system.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlaceError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// There is too little room.
+    #[error("it does not fit")]
+    Full,
+    /// mke2fs made something else than it was asked for.
+    #[error(
+        "this mke2fs makes file systems of a shape that is not understood here; use e2fsprogs 1.45 to 1.47"
+    )]
+    Shape,
+    #[error("a file in it is too large for this file system")]
+    Scattered,
+    #[error("a file in it has more extended attributes than the 4 KiB that ext4 takes")]
+    Attributes,
+    #[error("a file in it has more than 65000 names")]
+    Links,
+}
+
+/// The features of an image's file system, by name, so that every host makes the same. Checksums of
+/// metadata are not among them: what we put in would have to be summed again.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,\
+    flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize";
+
+/// Makes an empty file system of `size_mb` MiB at `image`, with room for so many files.
+pub(crate) async fn make_empty(image: &Path, size_mb: u64, files: u64) -> Result<(), ToolError> {
+    // One inode per 16 KiB, as `make` has it, or more where the files are small.
+    let per_inode = (size_mb << 20) / (files + files / 4 + 64);
+    Tool::new("mke2fs")
+        .args([
+            "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-J", "size=16", "-m", "0",
+        ])
+        .args(["-O", FEATURES, "-E", "root_owner=0:0,lazy_itable_init=0"])
+        .arg("-i")
+        .arg(per_inode.clamp(1024, 16384).to_string())
+        .arg(image)
+        .arg(format!("{size_mb}m"))
+        .run()
+        .await
+        .map(drop)
+}
+
+/// So many MiB hold a tree with some room to work in.
+pub(crate) fn size_for_tree(tree: &Tree) -> u64 {
+    const MIB: u64 = 1 << 20;
+    let content: u64 = tree
+        .nodes()
+        .map(|(_, node)| match &node.content {
+            // Its inode; its data; and its entry in its directory.
+            Content::File { size, .. } => 512 + size.next_multiple_of(4096),
+            Content::Directory(_) => 512 + 4096,
+            _ => 1024,
+        })
+        .sum();
+    // A quarter for the file system's own needs and its journal, and some space that is free.
+    (content + content / 4).div_ceil(MIB) + 96
+}
 
 /// A directory did not become a file system.
 #[derive(Debug, thiserror::Error)]
@@ -90,28 +164,6 @@ fn visit(
     Ok(())
 }
 
-/// So many MiB hold the content of a directory with some room to work in.
-pub(crate) fn size_for(tree: &Path) -> Result<u64, StorageError> {
-    const MIB: u64 = 1024 * 1024;
-    let content = content_size(tree).context("read", tree)?;
-    // A quarter for the file system's own needs and its journal, and some space that is free.
-    Ok((content + content / 4).div_ceil(MIB) + 96)
-}
-
-fn content_size(directory: &Path) -> io::Result<u64> {
-    let mut total = 0;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        // Small files and links take a block all the same.
-        total += metadata.len().next_multiple_of(4096) + 4096;
-        if metadata.is_dir() {
-            total += content_size(&entry.path())?;
-        }
-    }
-    Ok(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +216,5 @@ mod tests {
             .await
             .unwrap_err();
         assert!(matches!(error, Ext4Error::Tool(_)), "{error}");
-        assert!(size_for(&tree).unwrap() > 60 + 16);
     }
 }

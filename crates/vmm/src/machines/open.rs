@@ -76,6 +76,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     let cache = config.cache_dir.clone();
     let images = Images::open(
         layout.images(),
+        layout.blobs(),
         cache,
         kernels.clone(),
         Arc::clone(&registry),

@@ -191,7 +191,9 @@ pub(super) async fn blueprint(
     let kernel = inner.kernels.files(&spec.kernel)?;
     check_kernel(driver, &spec.kernel, &kernel)?;
     let config = GuestConfig::of(&spec, kernel.modules_on(driver.bus()), &network);
-    let config = config.with_mounts(&spec.mounts, &kernel.mount_modules);
+    let config = config
+        .with_mounts(&spec.mounts, &kernel.mount_modules)
+        .with_program(inner.images.stand_in(&spec.image));
     let mut archives = vec![kernel.modules_archive.clone()];
     if !spec.mounts.is_empty() {
         archives.extend(kernel.mount_modules_archive.clone());

@@ -80,6 +80,14 @@ fn link_to_save(
         None => return Err(not_now()),
     }
     let driver = inner.driver_of(record.spec.driver)?;
+    if !record.spec.mounts.is_empty() {
+        // What serves a directory knows what the guest has open in it, and cannot be asked.
+        return Err(Unsupported {
+            feature: "a snapshot of a VM that runs with mounts".to_owned(),
+            driver: driver.kind(),
+        }
+        .into());
+    }
     if !driver.capabilities().snapshots {
         return Err(Unsupported {
             feature: "a snapshot of a VM that runs".to_owned(),

@@ -62,6 +62,16 @@ impl Site {
         fs::write(&self.faults, faults).unwrap();
     }
 
+    /// The same for one VM alone.
+    pub(crate) fn go_wrong_in(&self, name: &str, faults: &str) {
+        fs::write(self.faults_in(name), faults).unwrap();
+    }
+
+    pub(crate) fn faults_in(&self, name: &str) -> PathBuf {
+        let directory = self.host.data_dir().join("vms").join(name);
+        directory.join("vmm.log.faults")
+    }
+
     pub(crate) async fn start(&self, name: &str) -> Result<(), StartError> {
         self.host.machines.start(name).await.map(drop)
     }

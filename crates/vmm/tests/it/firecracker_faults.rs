@@ -82,16 +82,25 @@ async fn garbage_nonsense_silence_and_death_in_the_middle_are_errors_that_leave_
 #[tokio::test]
 async fn a_guest_that_ends_itself_is_stopped_and_not_an_error_even_under_a_later_daemon() {
     let Some(site) = site().await else { return };
-    site.go_wrong("guest-quits");
     site.start("web-1").await.unwrap();
+    site.host.until_ready("web-1").await;
+    site.go_wrong_in("web-1", "guest-quits");
     let ended = site
         .host
         .until("web-1", |vm| vm.state != VmState::Running)
         .await;
     assert_eq!(ended.state, VmState::Stopped, "{ended:?}");
     // The next daemon did not make the process, so it has no exit code of it.
+    site.go_wrong_in("web-1", "");
     site.start("web-1").await.unwrap();
+    site.host.until_ready("web-1").await;
+    let faults = site.faults_in("web-1");
     let host = site.host.restart().await;
+    assert_eq!(
+        host.machines.get("web-1").await.unwrap().state,
+        VmState::Running
+    );
+    fs::write(faults, "guest-quits").unwrap();
     let ended = host.until("web-1", |vm| vm.state != VmState::Running).await;
     assert_eq!(ended.state, VmState::Stopped, "{ended:?}");
     host.clear().await;
@@ -124,7 +133,7 @@ async fn an_adopted_firecracker_that_does_not_answer_is_said_to_be_so_and_can_be
     let Some(site) = site().await else { return };
     site.start("web-1").await.unwrap();
     site.host.until_ready("web-1").await;
-    site.go_wrong("nonsense GET /");
+    site.go_wrong_in("web-1", "nonsense GET /");
     let host = site.host.restart().await;
     let vm = host.machines.get("web-1").await.unwrap();
     assert_eq!(vm.state, VmState::Error);

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use hostler_vmm::{Config, DriverChoice, JailConfig, Machines, VmState};
+use hostler_vmm::{Config, DriverChoice, JailConfig, LeakKind, Machines, VmState};
 
 use crate::firecracker::{Site, program};
 use crate::support::{PATIENCE, processes_of, small};
@@ -117,9 +117,13 @@ async fn jails_whose_vm_is_gone_are_swept_away_at_the_next_start() {
     site.host.until_ready("alive").await;
     let orphan = data_dir.join("jail/firecracker-1.0/0196f000-0000-7000-8000-000000000000/root");
     fs::create_dir_all(orphan.join("dev")).unwrap();
+    let leaks = site.host.machines.leaks().await;
+    assert_eq!(leaks.len(), 1, "{leaks:?}");
+    assert_eq!(leaks[0].kind, LeakKind::Jail);
     let host = site.host.restart().await;
     assert!(!orphan.parent().unwrap().exists());
     host.until_ready("alive").await;
+    assert!(host.machines.leaks().await.is_empty());
     host.clear().await;
 }
 

@@ -255,6 +255,7 @@ async fn an_imported_root_file_system_boots() {
         source: archive.to_str().unwrap().to_owned(),
         name: "mine".parse().unwrap(),
         size_mb: None,
+        credentials: None,
     };
     let imported = host
         .machines

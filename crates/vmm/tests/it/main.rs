@@ -4,8 +4,10 @@
 mod firecracker;
 mod firecracker_api;
 mod firecracker_faults;
+mod firecracker_network;
 mod firecracker_snapshots;
 mod guest;
+mod images;
 mod jail;
 mod life;
 mod misbehaviour;

@@ -5,7 +5,8 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use hostler_vmm::{
-    Config, CreateError, CreateVm, Machines, Mount, MountError, OpenError, StartError,
+    Config, CreateError, CreateVm, Machines, Mount, MountError, OpenError, SnapshotError,
+    StartError,
 };
 
 use crate::network::shell::Shell;
@@ -81,6 +82,9 @@ async fn a_guest_shares_what_it_may_reads_what_it_may_only_read_and_gets_out_of_
     );
     // What the host changes the guest sees.
     fs::write(allowed.join("books/page"), "another page").unwrap();
+
+    let error = host.machines.snapshot("web-1", None).await.unwrap_err();
+    assert!(matches!(error, SnapshotError::Unsupported(_)), "{error}");
 
     // The mounts are the VM's, not the daemon's, and those of the next start too.
     let host = host.restart().await;

@@ -1,7 +1,7 @@
 //! VMs on a bridge, on two hosts that are network namespaces.
 
 pub(crate) mod shell;
-mod world;
+pub(crate) mod world;
 
 use std::net::{Ipv4Addr, TcpListener};
 

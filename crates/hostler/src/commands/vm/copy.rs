@@ -217,10 +217,7 @@ mod tests {
             vm: vm.into(),
             path: path.into(),
         };
-        let place = |text: &str| match text.parse() {
-            Ok(place) => place,
-            Err(never) => match never {},
-        };
+        let place = |text: &str| text.parse::<Place>().unwrap_or_else(|never| match never {});
         assert_eq!(place("web-1:/etc/hosts"), inside("web-1", "/etc/hosts"));
         assert_eq!(place("web-1:/a:/b"), inside("web-1", "/a:/b"));
         for here in [

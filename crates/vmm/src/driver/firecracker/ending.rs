@@ -55,7 +55,7 @@ pub(super) fn understand(code: Option<i32>, log: &str) -> Option<Ending> {
 }
 
 /// The code that the log ends with, as in `Firecracker exiting successfully. exit_code=0`.
-fn logged_code(log: &str) -> Option<i32> {
+pub(super) fn logged_code(log: &str) -> Option<i32> {
     let last = log.lines().rfind(|line| !line.trim().is_empty())?;
     let (_, code) = last.rsplit_once("exit_code=")?;
     code.trim().parse().ok()

@@ -1,4 +1,5 @@
-//! What goes wrong on purpose: words in the file `PROGRAM.faults`, looked at anew each time.
+//! What goes wrong on purpose: words in the files `PROGRAM.faults` and `LOG.faults`, the latter for
+//! one VM alone, looked at anew each time.
 //!
 //! ```text
 //! exit 148                 end at once with this code
@@ -9,12 +10,12 @@
 //! die PUT /actions         end in the middle of the request
 //! guest-silent             a guest that never gets ready
 //! guest-panics             a guest that finds no init
-//! guest-quits              a guest that ends itself as soon as it is ready
+//! guest-quits              a guest that is up and ends itself
 //! guest-floods             a guest that writes and writes on its console
 //! ```
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 
 /// What to do with a request, other than to answer it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,10 +28,17 @@ pub(crate) enum Fault {
 }
 
 fn lines() -> Vec<String> {
-    let mut path = PathBuf::from(std::env::args_os().next().unwrap_or_default()).into_os_string();
-    path.push(".faults");
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|line| line.trim().to_owned()).collect()
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let mut pairs = arguments.windows(2);
+    let log = pairs.find(|pair| pair[0] == "--log-path");
+    let log = log.map(|pair| pair[1].clone());
+    let mut lines = Vec::new();
+    for mut path in arguments.first().cloned().into_iter().chain(log) {
+        path.push(".faults");
+        let text = fs::read_to_string(path).unwrap_or_default();
+        lines.extend(text.lines().map(|line| line.trim().to_owned()));
+    }
+    lines
 }
 
 pub(crate) fn exit_code() -> Option<u8> {

@@ -25,6 +25,9 @@ const PORT: u32 = 1024;
 /// How long the kernel takes until our program runs.
 const BOOT: Duration = Duration::from_millis(50);
 
+/// How often the guest looks whether it shall end itself.
+const ROUND: Duration = Duration::from_millis(20);
+
 /// What runs as soon as the machine does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kernel {
@@ -222,14 +225,15 @@ impl Guest {
             thread::spawn(|| {
                 loop {
                     say(&"flood ".repeat(600));
+                    thread::sleep(Duration::from_millis(1));
                 }
             });
         }
         lock(&self.memory).is_up = memory.has_vsock && !faults::has("guest-silent");
-        if faults::has("guest-quits") {
-            thread::sleep(Duration::from_millis(500));
-            self.reset();
+        while !faults::has("guest-quits") {
+            thread::sleep(ROUND);
         }
+        self.reset();
     }
 
     fn reset(&self) -> ! {

@@ -1,0 +1,329 @@
+//! What a source is: a name in a registry, or something that lies on this host.
+//!
+//! ```text
+//! HOST/NAME:TAG            a registry          /path/layout[:NAME]        an OCI layout
+//! /path/archive.tar[:NAME] an OCI archive, a `docker save` archive, or a root file system
+//! ```
+//!
+//! The prefixes that skopeo uses for paths (`oci:`, `oci-archive:`, `docker-archive:`) are taken
+//! too. What a file is, its content says.
+
+mod archive;
+mod layout;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::digest::Digest;
+use super::import::ImportImageError;
+use super::layer::Layer;
+use super::manifest::{Config, Descriptor, Document, Index, InvalidManifest, Manifest};
+use super::reference::Reference;
+use super::registry::{Credentials, RegistryError, Repository};
+
+pub(super) use self::archive::looks_layered;
+
+/// The most indexes on the way to a manifest.
+const MAX_INDEXES: usize = 3;
+
+/// A source, told apart but not yet looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Registry(Reference),
+    /// A path, and the image that is meant there.
+    Local(PathBuf, Option<String>),
+}
+
+/// Where a layer is.
+#[derive(Clone)]
+pub(super) enum LayerAt {
+    Here(Layer),
+    Registry {
+        descriptor: Descriptor,
+        diff_id: Digest,
+    },
+}
+
+/// An image that was found, with nothing of its layers read.
+pub(super) struct Found {
+    pub(super) manifest: Option<Digest>,
+    /// `None` for a bare root file system.
+    pub(super) config: Option<Config>,
+    pub(super) layers: Vec<LayerAt>,
+    pub(super) repository: Option<Arc<Repository>>,
+}
+
+/// Why a source is no image that can be taken.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SourceError {
+    #[error("{0}")]
+    Unreadable(String),
+    #[error(transparent)]
+    Manifest(#[from] InvalidManifest),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+impl SourceError {
+    pub(super) fn of(self, source: &str) -> ImportImageError {
+        let source = source.to_owned();
+        match self {
+            Self::Registry(RegistryError::Storage(storage)) => storage.into(),
+            Self::Registry(problem) => ImportImageError::Registry {
+                source_text: source,
+                problem: problem.to_string(),
+            },
+            Self::Unreadable(problem) => ImportImageError::Source {
+                source_text: source,
+                problem,
+            },
+            Self::Manifest(problem) => ImportImageError::Image {
+                source_text: source,
+                problem: problem.to_string(),
+            },
+        }
+    }
+}
+
+impl Source {
+    pub(super) fn parse(text: &str) -> Result<Self, SourceError> {
+        let prefixes = ["oci:", "oci-archive:", "docker-archive:", "dir:"];
+        let local = prefixes
+            .iter()
+            .find_map(|prefix| text.strip_prefix(prefix))
+            .unwrap_or(text);
+        if local.contains('\0') {
+            return Err(SourceError::Unreadable("it has a zero in it".to_owned()));
+        }
+        if !local.starts_with('/') {
+            if local.len() < text.len() || text.starts_with('.') || text.is_empty() {
+                let problem = "a path has to be absolute, and is one on the host";
+                return Err(SourceError::Unreadable(problem.to_owned()));
+            }
+            let reference = text.parse().map_err(|error| {
+                SourceError::Unreadable(format!(
+                    "it is neither an absolute path nor a name in a registry: {error}"
+                ))
+            })?;
+            return Ok(Self::Registry(reference));
+        }
+        let path = PathBuf::from(local);
+        match local.rsplit_once(':') {
+            // The name of an image may have slashes and colons: `registry.example:5000/a:1`.
+            Some(_) if !path.exists() => {
+                let colons = local.match_indices(':').map(|(at, _)| at);
+                let split = colons.map(|at| (&local[..at], &local[at + 1..]));
+                let mut split = split.filter(|(path, _)| PathBuf::from(path).exists());
+                match split.next() {
+                    Some((path, name)) => Ok(Self::Local(path.into(), Some(name.to_owned()))),
+                    None => Ok(Self::Local(path, None)),
+                }
+            }
+            _ => Ok(Self::Local(path, None)),
+        }
+    }
+
+    /// Looks at what the source is. Reads on the host block, so they are done elsewhere.
+    pub(super) async fn find(self, credentials: Option<Credentials>) -> Result<Found, SourceError> {
+        match self {
+            Self::Registry(reference) => find_in_registry(reference, credentials).await,
+            Self::Local(path, name) => {
+                crate::blocking::run(move || find_here(path, name.as_deref())).await
+            }
+        }
+    }
+}
+
+async fn find_in_registry(
+    reference: Reference,
+    credentials: Option<Credentials>,
+) -> Result<Found, SourceError> {
+    let repository = Repository::open(reference, credentials)?;
+    let mut wanted = repository.reference().wanted();
+    for _ in 0..MAX_INDEXES {
+        let (bytes, digest) = repository.manifest(&wanted).await?;
+        let manifest = match Document::parse(&bytes)? {
+            Document::Index(index) => {
+                wanted = index.choose(None)?.digest.to_string();
+                continue;
+            }
+            Document::Manifest(manifest) => manifest,
+        };
+        let Descriptor {
+            digest: id, size, ..
+        } = &manifest.config;
+        let config = repository.small_blob(id, *size).await?;
+        let config = Config::parse(&config, manifest.layers.len())?;
+        let diff_ids = config.diff_ids.clone();
+        let layers = manifest.layers.into_iter().zip(diff_ids);
+        return Ok(Found {
+            manifest: Some(digest),
+            config: Some(config),
+            layers: layers
+                .map(|(descriptor, diff_id)| LayerAt::Registry {
+                    descriptor,
+                    diff_id,
+                })
+                .collect(),
+            repository: Some(Arc::new(repository)),
+        });
+    }
+    Err(too_many_indexes())
+}
+
+fn too_many_indexes() -> SourceError {
+    SourceError::Unreadable("its index leads to an index, and that to another".to_owned())
+}
+
+fn find_here(path: PathBuf, name: Option<&str>) -> Result<Found, SourceError> {
+    let file = open(&path)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if metadata.is_dir() {
+        return find_in_layout(&layout::Directory::new(file), name);
+    }
+    if !metadata.is_file() {
+        let problem = "it is neither a regular file nor a directory";
+        return Err(SourceError::Unreadable(problem.to_owned()));
+    }
+    find_in_file(Arc::new(file), metadata.len(), name)
+}
+
+/// What a file is: an archive of layers, or one of a root file system.
+pub(super) fn find_in_file(
+    file: Arc<File>,
+    length: u64,
+    name: Option<&str>,
+) -> Result<Found, SourceError> {
+    if let Some(archive) = archive::Members::list(&file)? {
+        if archive.has("oci-layout") {
+            return find_in_layout(&archive, name);
+        }
+        if archive.has("manifest.json") {
+            return archive.saved(name);
+        }
+    }
+    Ok(Found {
+        manifest: None,
+        config: None,
+        layers: vec![LayerAt::Here(Layer {
+            file,
+            offset: 0,
+            length,
+            digest: None,
+            diff_id: None,
+            is_ours: false,
+        })],
+        repository: None,
+    })
+}
+
+/// Opens without waiting, as for a pipe that nobody writes to.
+fn open(path: &PathBuf) -> Result<File, SourceError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty());
+    file.map(File::from)
+        .map_err(|error| unreadable(error.into()))
+}
+
+fn unreadable(error: std::io::Error) -> SourceError {
+    SourceError::Unreadable(format!("it cannot be read on the host: {error}"))
+}
+
+/// The files of a layout, wherever they lie.
+trait Files {
+    /// A small file, whole.
+    fn small(&self, path: &str) -> Result<Vec<u8>, SourceError>;
+    /// A file that stays where it is: what holds it, from where on, how long.
+    fn large(&self, path: &str) -> Result<(Arc<File>, u64, u64), SourceError>;
+}
+
+fn blob_path(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+fn small_blob(files: &impl Files, digest: &Digest) -> Result<Vec<u8>, SourceError> {
+    let bytes = files.small(&blob_path(digest))?;
+    let found = Digest::of(&bytes);
+    if found != *digest {
+        let wanted = digest.clone();
+        return Err(RegistryError::Digest { wanted, found }.into());
+    }
+    Ok(bytes)
+}
+
+fn find_in_layout(files: &impl Files, name: Option<&str>) -> Result<Found, SourceError> {
+    files.small("oci-layout")?;
+    let mut index: Index = match Document::parse(&files.small("index.json")?)? {
+        Document::Index(index) => index,
+        Document::Manifest(_) => {
+            return Err(SourceError::Unreadable(
+                "its index.json is no index".to_owned(),
+            ));
+        }
+    };
+    let mut name = name;
+    for _ in 0..MAX_INDEXES {
+        let digest = index.choose(name.take())?.digest.clone();
+        match Document::parse(&small_blob(files, &digest)?)? {
+            Document::Index(inner) => index = inner,
+            Document::Manifest(manifest) => return of_layout(files, manifest, digest),
+        }
+    }
+    Err(too_many_indexes())
+}
+
+fn of_layout(files: &impl Files, manifest: Manifest, digest: Digest) -> Result<Found, SourceError> {
+    let config = small_blob(files, &manifest.config.digest)?;
+    let config = Config::parse(&config, manifest.layers.len())?;
+    let layers = manifest.layers.into_iter().zip(&config.diff_ids);
+    let layers = layers.map(|(Descriptor { digest, size, .. }, diff_id)| {
+        let (file, offset, length) = files.large(&blob_path(&digest))?;
+        if length != size {
+            return Err(RegistryError::Size {
+                said: size,
+                sent: length,
+            }
+            .into());
+        }
+        Ok(LayerAt::Here(Layer {
+            file,
+            offset,
+            length,
+            digest: Some(digest),
+            diff_id: Some(diff_id.clone()),
+            is_ours: false,
+        }))
+    });
+    let layers = layers.collect::<Result<_, SourceError>>()?;
+    Ok(Found {
+        manifest: Some(digest),
+        config: Some(config),
+        layers,
+        repository: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_is_told_by_its_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let local = |text: &str| Source::parse(text).unwrap();
+        let here = |name: Option<&str>| Source::Local(path.into(), name.map(str::to_owned));
+        assert_eq!(local(path), here(None));
+        assert_eq!(local(&format!("oci:{path}")), here(None));
+        assert_eq!(
+            local(&format!("{path}:r.example:5000/a:1")),
+            here(Some("r.example:5000/a:1"))
+        );
+        assert!(matches!(local("127.0.0.1:5000/a:1"), Source::Registry(_)));
+        for text in ["", "./a", "../a", "oci:a", "a b", "/a\0b"] {
+            assert!(Source::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -141,7 +141,7 @@ async fn list(host: &Host, call: Call, input: List) -> Result<Vec<Snapshot>, Lis
     Ok(page(snapshots, |one| one.name.as_str(), input.page, &call))
 }
 
-/// Deletes a snapshot. Its VM is not touched. (A VM that is deleted takes its snapshots with it.)
+/// Deletes a snapshot. Its VM is not touched; a VM that is deleted takes its snapshots with it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Delete {

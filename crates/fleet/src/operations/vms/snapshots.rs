@@ -224,7 +224,7 @@ async fn list(fleet: &Fleet, call: Call, input: ListSnapshots) -> Asked<Vec<Snap
     Ok(input.page.cut(&call, found, |one| one.name.as_str()))
 }
 
-/// Deletes a snapshot. Its VM is not touched. (A VM that is deleted takes its snapshots with it.)
+/// Deletes a snapshot. Its VM is not touched; a VM that is deleted takes its snapshots with it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DeleteSnapshot {

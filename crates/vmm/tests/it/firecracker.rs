@@ -282,6 +282,8 @@ async fn asked_for_by_name_a_firecracker_that_is_not_there_is_an_error() {
 
     // Left to choose, the host takes what is there, and says why not the other.
     config.driver = DriverChoice::Auto;
+    // Not the same place: other tests make processes, which hold its lock until they are others.
+    config.data_dir = dir.path().join("other");
     let machines = Machines::open(config).await.unwrap();
     let status = machines.status().await.unwrap();
     assert!(!status.drivers[0].selected && status.drivers[1].selected);

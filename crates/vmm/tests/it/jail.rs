@@ -131,8 +131,8 @@ async fn jails_whose_vm_is_gone_are_swept_away_at_the_next_start() {
 async fn a_jail_that_cannot_be_is_an_error_and_no_vm_runs_without_it() {
     let Some(jailer) = jailer() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let config = |change: &dyn Fn(&mut JailConfig)| {
-        let mut config = Config::new(dir.path().join("data"));
+    let config = |place: &str, change: &dyn Fn(&mut JailConfig)| {
+        let mut config = Config::new(dir.path().join(place));
         config.driver = DriverChoice::Firecracker;
         config.firecracker_binary = program().0;
         let mut jail = JailConfig::new(&jailer);
@@ -156,7 +156,7 @@ async fn a_jail_that_cannot_be_is_an_error_and_no_vm_runs_without_it() {
         ),
     ];
     for (change, words) in cases {
-        let error = Machines::open(config(change))
+        let error = Machines::open(config(words, change))
             .await
             .err()
             .unwrap()

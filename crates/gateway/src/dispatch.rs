@@ -124,7 +124,8 @@ impl Dispatch {
             identity,
             operation,
         } = visit;
-        endpoint.admit(head)?;
+        let admitted = endpoint.admit(head);
+        admitted.map_err(|foreign| Failure::elsewhere(foreign.0))?;
         *identity = self.identify(head, request_id).await?;
         let caller = mcp::Caller {
             identity: identity.clone().ok_or_else(Failure::unauthenticated)?,

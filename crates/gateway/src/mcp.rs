@@ -32,6 +32,7 @@ use http::{HeaderMap, StatusCode, request};
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::admission::Foreign;
 use crate::answer::{self, Failure};
 use crate::body::BodyError;
 use crate::openapi::About;
@@ -126,7 +127,7 @@ impl Endpoint {
     }
 
     /// Whether the request may come from where it says it does. Asked before anything else.
-    pub(crate) fn admit(&self, head: &request::Parts) -> Result<(), Failure> {
+    pub(crate) fn admit(&self, head: &request::Parts) -> Result<(), Foreign> {
         admission::check(&self.config, head)
     }
 

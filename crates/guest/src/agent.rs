@@ -120,15 +120,13 @@ impl Agent {
     fn hear(&self, line: &str) {
         match line.parse() {
             Ok(Line { id, body }) => self.answer(id, body),
-            Err(unknown) => match unknown.id {
-                Some(id) => {
+            // A new host begins with an empty line, to end what another may have left half said.
+            Err(unknown) => {
+                if let Some(id) = unknown.id {
                     let reason = format!("unknown request {:?}", unknown.text);
                     self.voice.say(id, Reply::Failed { reason });
                 }
-                // A new host begins with an empty line, to end what another may have left half
-                // said.
-                None => {}
-            },
+            }
         }
     }
 

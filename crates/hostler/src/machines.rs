@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn vms_are_on_a_network_in_user_mode_unless_it_is_said_otherwise() {
         let config = MachineSettings::default().config(Path::new("/x"));
-        let config = config.ok().expect("a configuration");
+        let config = config.expect("a configuration");
         assert_eq!(config.network, NetworkChoice::User);
         assert!(config.mount_allow.is_empty());
     }

@@ -42,10 +42,10 @@ pub(super) async fn serve(
     info: ConnectionInfo,
 ) {
     let remote = info.remote();
-    if let Err(error) = requests(&shared, connection, info).await {
-        if !error.is_h3_no_error() {
-            tracing::debug!(%remote, %error, "the connection broke");
-        }
+    if let Err(error) = requests(&shared, connection, info).await
+        && !error.is_h3_no_error()
+    {
+        tracing::debug!(%remote, %error, "the connection broke");
     }
 }
 

@@ -8,12 +8,14 @@ use http::header::{HOST, ORIGIN};
 use http::request;
 
 use super::Mcp;
-use crate::answer::Failure;
 
-pub(super) fn check(config: &Mcp, head: &request::Parts) -> Result<(), Failure> {
+/// A request that comes from where none may come from, and why.
+pub(crate) struct Foreign(pub(crate) &'static str);
+
+pub(super) fn check(config: &Mcp, head: &request::Parts) -> Result<(), Foreign> {
     let authority = authority(head).unwrap_or_default();
     if !config.hosts.contains(&bare(&authority)) {
-        return Err(Failure::elsewhere(
+        return Err(Foreign(
             "this server is not called by that name here; use the name that its certificate has",
         ));
     }
@@ -26,7 +28,7 @@ pub(super) fn check(config: &Mcp, head: &request::Parts) -> Result<(), Failure> 
         Err(_) => true,
     });
     match foreign {
-        true => Err(Failure::elsewhere("pages of that origin may not call here")),
+        true => Err(Foreign("pages of that origin may not call here")),
         false => Ok(()),
     }
 }

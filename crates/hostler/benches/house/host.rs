@@ -183,7 +183,7 @@ pub(crate) fn tarball(directory: &Path, mib: usize) -> PathBuf {
     for number in 0..mib {
         let mut content = vec![0; 1 << 20];
         for (at, byte) in content.iter_mut().enumerate() {
-            *byte = (at as u64 * 2_654_435_761 >> 16) as u8 ^ number as u8;
+            *byte = ((at as u64 * 2_654_435_761) >> 16) as u8 ^ number as u8;
         }
         std::fs::write(tree.join(format!("file-{number}")), content).expect("written");
     }

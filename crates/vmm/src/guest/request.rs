@@ -221,7 +221,7 @@ mod tests {
     fn the_largest_command_fits_into_a_line() {
         use super::super::protocol::{Line, MAX_LINE, Request};
         for argv in [
-            vec![String::new(); 0],
+            Vec::new(),
             vec!["y".repeat(MAX_COMMAND - 100)],
             vec!["z".to_owned(); 7000],
         ] {

@@ -90,7 +90,8 @@ fn a_name_that_leads_elsewhere_is_no_snapshots_name() {
 
 #[test]
 fn every_damage_is_noticed_and_named() {
-    let damages: [(&str, fn(&Path)); 6] = [
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 6] = [
         ("memory has changed", |at| {
             fs::write(at.join("memory"), "A memory").unwrap()
         }),

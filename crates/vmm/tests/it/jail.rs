@@ -140,7 +140,8 @@ async fn a_jail_that_cannot_be_is_an_error_and_no_vm_runs_without_it() {
         config.jail = Some(jail);
         config
     };
-    let cases: [(&dyn Fn(&mut JailConfig), &str); 4] = [
+    type Change<'a> = &'a dyn Fn(&mut JailConfig);
+    let cases: [(Change<'_>, &str); 4] = [
         (
             &|jail| jail.jailer_binary = "/nowhere/jailer".into(),
             "is not there",

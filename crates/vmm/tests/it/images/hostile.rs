@@ -131,7 +131,8 @@ async fn a_layout_that_lies_is_not_believed() {
         bytes
     };
     let none = digest(b"nothing that is there");
-    let cases: [(&str, &dyn Fn(&Path, &mut Documents)); 9] = [
+    type Harm<'a> = &'a dyn Fn(&Path, &mut Documents);
+    let cases: [(&str, Harm<'_>); 9] = [
         ("should be", &|blobs, _| {
             fs::write(blobs.join(&name), &same_size).unwrap()
         }),

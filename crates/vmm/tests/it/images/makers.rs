@@ -108,7 +108,8 @@ pub(super) fn busybox(workshop: &Workshop) {
 pub(super) struct Registry {
     process: Child,
     pub(super) port: u16,
-    pub(super) dir: tempfile::TempDir,
+    /// Its files, for as long as it lives.
+    _dir: tempfile::TempDir,
 }
 
 impl Registry {
@@ -141,7 +142,11 @@ impl Registry {
             assert!(Instant::now() < deadline, "the registry does not listen");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        Self { process, port, dir }
+        Self {
+            process,
+            port,
+            _dir: dir,
+        }
     }
 
     /// What an image is called in it.

@@ -226,7 +226,8 @@ async fn of_two_imports_of_one_name_one_wins_and_one_that_is_given_up_leaves_not
         let (told, mut telling) = tokio::sync::mpsc::unbounded_channel();
         let request = request(registry.name("twice:1"), "a");
         let importing = tokio::spawn(async move {
-            let tell = |progress: hostler_vmm::Progress| drop(told.send(progress.step));
+            let tell =
+                |progress: hostler_vmm::Progress| told.send(progress.step).unwrap_or_default();
             images.import(request, &tell).await
         });
         while telling.recv().await.is_some_and(|step| step < steps) {}

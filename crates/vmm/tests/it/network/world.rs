@@ -157,7 +157,10 @@ impl Drop for Namespace {
 
 /// Datagrams that came in, with who sent them.
 #[derive(Clone, Default)]
-pub(crate) struct Heard(Arc<Mutex<Vec<(IpAddr, Vec<u8>)>>>);
+pub(crate) struct Heard(Arc<Mutex<Vec<Packet>>>);
+
+/// From whom, and what.
+type Packet = (IpAddr, Vec<u8>);
 
 impl Heard {
     /// Who sent a datagram with this text in it.

@@ -334,7 +334,7 @@ fn log_lines_about_a_vm_carry_its_name_and_its_id() {
             .find(|line| line["fields"]["message"] == message);
         let span = &line.unwrap_or_else(|| panic!("no {message:?} in {log}"))["span"];
         assert_eq!(
-            (&span["name"], &span["id"]),
+            (&span["vm"], &span["vm_id"]),
             (&"web".into(), &vm["id"]),
             "{span}"
         );

@@ -200,8 +200,8 @@ fn issuer_name(root: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_is_known_before_it_signs_and_no_handshake_fails_over_its_succession() {
-    // Published after 6 s, signs after 30 s (roots are back-dated by 30 s).
-    let plane = Plane::start_with(&[("HOSTLER_SVID_TTL", "10"), ("HOSTLER_CA_TTL", "72")]);
+    // Published after 15 s, signs after 45 s (roots are back-dated by 30 s).
+    let plane = Plane::start_with(&[("HOSTLER_SVID_TTL", "10"), ("HOSTLER_CA_TTL", "90")]);
     let (_agents, talk, watching) = talking(&plane).await;
     // The successor may have been published by now, and does not sign yet.
     let old = roots(&watching);

@@ -144,7 +144,7 @@ impl Machines {
     /// not free; nothing is left behind.
     pub async fn create(&self, request: CreateVm) -> Result<Vm, CreateError> {
         let inner = self.inner.clone();
-        let span = tracing::info_span!("vm", name = %request.name);
+        let span = tracing::info_span!("vm", vm = %request.name);
         finish(async move { create::create(&inner, request).await }.instrument(span)).await
     }
 

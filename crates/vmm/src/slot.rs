@@ -90,7 +90,7 @@ impl Slot {
     /// What log lines about this VM carry.
     pub(crate) fn span(&self) -> tracing::Span {
         let record = self.record.read().unwrap_or_else(PoisonError::into_inner);
-        tracing::info_span!("vm", name = %record.spec.name, id = %record.spec.id)
+        tracing::info_span!("vm", vm = %record.spec.name, vm_id = %record.spec.id)
     }
 
     /// A copy of the record.

@@ -247,9 +247,7 @@ impl Images {
             ticket.report(&step);
             progress(step);
         };
-        let afterwards = Sweep(self);
         let imported = self.carry_out(request, &report).await;
-        drop(afterwards);
         ticket.end(imported.as_ref().err().map(ToString::to_string));
         imported
     }
@@ -313,9 +311,15 @@ impl Images {
 const WORKERS: usize = 2;
 
 /// Sweeps layers when an import is over, however it ended.
-struct Sweep<'a>(&'a Images);
+struct Sweep(Images);
 
-impl Drop for Sweep<'_> {
+impl std::fmt::Debug for Sweep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sweep")
+    }
+}
+
+impl Drop for Sweep {
     fn drop(&mut self) {
         self.0.sweep_blobs();
     }

@@ -259,20 +259,30 @@ async fn every_operation_asks_for_the_scope_of_its_thing() {
         "services/list",
         "services/schema",
     ];
+    let inside = [
+        "vms/exec",
+        "vms/exec-input",
+        "vms/exec-resize",
+        "vms/read-file",
+        "vms/run",
+        "vms/write-file",
+    ];
     for operation in desk.registry.external() {
         let name = operation.name().as_str();
         let verb = match operation.kind() {
-            hostler_operations::Kind::Query => "read",
-            _ => "write",
+            hostler_operations::Kind::Mutation => "write",
+            _ => "read",
         };
         let expected = match operation.name().service() {
             _ if open.contains(&name) => None,
             _ if of_hosts.contains(&name) => Some("host:self".into()),
             _ if name == "svids/rotate" => Some("authority:write".into()),
             _ if name == "hosts/delete-preview" => Some("hosts:write".into()),
+            _ if inside.contains(&name) => Some("vms:exec".into()),
+            "snapshots" => Some(format!("vms:{verb}")),
             "api-keys" | "teams" => Some("keys:write".into()),
             "images" | "kernels" => Some(format!("images:{verb}")),
-            "host" | "status" => Some("hosts:read".into()),
+            "host" | "metrics" | "status" => Some("hosts:read".into()),
             service => Some(format!("{service}:{verb}")),
         };
         let asked = match operation.access() {

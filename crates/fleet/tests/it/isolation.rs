@@ -93,6 +93,7 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
                 ("id", json!("x")),
                 ("rows", json!(1)),
                 ("columns", json!(1)),
+                ("snapshot", json!("x")),
             ] {
                 if properties.get(other).is_some() && other != field {
                     input[other] = value;

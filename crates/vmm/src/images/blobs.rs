@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Sweep;
 use super::digest::Digest;
 use crate::files::{self, Context as _, StorageError};
 
@@ -26,6 +27,19 @@ type Weak = std::sync::Weak<Turn>;
 pub(crate) struct Hold {
     /// Held while the blob is fetched: others wait, and find it.
     pub(crate) turn: Arc<Turn>,
+    /// The import's, which sweeps once its last hold is gone: work that was given up holds on
+    /// until it notices.
+    _afterwards: Option<Arc<Sweep>>,
+}
+
+impl Hold {
+    /// The same for an import, which sweeps afterwards.
+    pub(crate) fn before(self, afterwards: &Arc<Sweep>) -> Self {
+        Self {
+            _afterwards: Some(afterwards.clone()),
+            ..self
+        }
+    }
 }
 
 impl Blobs {
@@ -47,7 +61,10 @@ impl Blobs {
             held.insert(digest.clone(), Arc::downgrade(&turn));
             turn
         });
-        Hold { turn }
+        Hold {
+            turn,
+            _afterwards: None,
+        }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {

@@ -12,7 +12,7 @@ use hostler_vmm::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Host, PATIENCE, forward, free_port, processes_of, small};
+use crate::support::{Host, PATIENCE, eventually, forward, free_port, processes_of, small};
 
 /// The program to test with, and whether it is the real one.
 pub(crate) fn program() -> (PathBuf, bool) {
@@ -76,17 +76,18 @@ impl Site {
         self.host.machines.start(name).await.map(drop)
     }
 
-    /// Nothing of the VM is left but what a stopped VM has.
-    pub(crate) fn assert_at_rest(&self, name: &str) {
-        assert!(processes_of(&self.host.data_dir()).is_empty());
-        let directory = self.host.data_dir().join("vms").join(name);
+    /// Nothing of the VM is left but what a stopped VM has, as soon as it was cleared up.
+    pub(crate) async fn assert_at_rest(&self, name: &str) {
+        let data_dir = self.host.data_dir();
+        let directory = data_dir.join("vms").join(name);
+        eventually("no process of the VM", || {
+            processes_of(&data_dir).is_empty()
+        })
+        .await;
         for leftover in ["control.sock", "guest.sock", "jail", "cgroup"] {
             let path = directory.join(leftover);
-            assert!(
-                fs::symlink_metadata(&path).is_err(),
-                "{} is left",
-                path.display()
-            );
+            let gone = || fs::symlink_metadata(&path).is_err();
+            eventually(&format!("{} is gone", path.display()), gone).await;
         }
     }
 }
@@ -122,7 +123,7 @@ async fn a_vm_starts_gets_ready_and_stops_cleanly_on_firecracker() {
         (stopped.state, stopped.state_reason),
         (VmState::Stopped, None)
     );
-    site.assert_at_rest("web-1");
+    site.assert_at_rest("web-1").await;
 
     // And again, over what the first process has left.
     machines.start("web-1").await.unwrap();
@@ -154,7 +155,7 @@ async fn a_vm_outlives_its_daemon_on_firecracker_whether_it_was_ready_or_not() {
     assert_eq!(again.ready_at, adopted.ready_at);
     let stopped = host.machines.stop("web-1", PATIENCE).await.unwrap();
     assert_eq!(stopped.state, VmState::Stopped);
-    Site { host, faults }.assert_at_rest("web-1");
+    Site { host, faults }.assert_at_rest("web-1").await;
 }
 
 #[tokio::test]
@@ -182,7 +183,7 @@ async fn a_firecracker_that_is_killed_leaves_an_error_and_can_be_started_again()
     kill_all(&host.data_dir());
     let failed = host.until("web-1", |vm| vm.state == VmState::Error).await;
     assert!(failed.state_reason.unwrap().contains("killed"));
-    site.assert_at_rest("web-1");
+    site.assert_at_rest("web-1").await;
     site.start("web-1").await.unwrap();
     host.until_ready("web-1").await;
     site.host.clear().await;

@@ -44,7 +44,7 @@ async fn a_refusal_reaches_the_caller_in_firecrackers_words_and_leaves_nothing()
         );
         let vm = site.host.machines.get("web-1").await.unwrap();
         assert_eq!(vm.state, VmState::Created);
-        site.assert_at_rest("web-1");
+        site.assert_at_rest("web-1").await;
     }
     site.go_wrong("");
     site.start("web-1").await.unwrap();
@@ -71,7 +71,7 @@ async fn garbage_nonsense_silence_and_death_in_the_middle_are_errors_that_leave_
         site.go_wrong(fault);
         let error = site.start("web-1").await.unwrap_err().to_string();
         assert!(error.contains(words), "{fault}: {error}");
-        site.assert_at_rest("web-1");
+        site.assert_at_rest("web-1").await;
     }
     site.go_wrong("");
     site.start("web-1").await.unwrap();
@@ -124,7 +124,7 @@ async fn a_guest_that_finds_no_init_is_an_error_and_one_that_never_answers_can_b
     let stopped = site.host.machines.stop("web-1", patience).await.unwrap();
     assert_eq!((stopped.state, stopped.ready_at), (VmState::Stopped, None));
     assert!(begun.elapsed() < PATIENCE);
-    site.assert_at_rest("web-1");
+    site.assert_at_rest("web-1").await;
     site.host.clear().await;
 }
 

@@ -66,7 +66,7 @@ fn on_a_bridge_a_vm_on_firecracker_has_a_device_and_ports() {
         machines.port_forward("web-1", later).await.unwrap();
         let stopped = machines.stop("web-1", PATIENCE).await.unwrap();
         assert_eq!(stopped.state, VmState::Stopped);
-        site.assert_at_rest("web-1");
+        site.assert_at_rest("web-1").await;
         site.host.clear().await;
     });
     assert_eq!(here.traces(), Vec::<String>::new());

@@ -128,7 +128,7 @@ async fn a_firecracker_that_refuses_leaves_no_snapshot_and_no_half_restored_vm()
         assert!(matches!(error, RestoreError::Start { .. }), "{error}");
         assert_eq!(machines.get("web-1").await.unwrap().state, VmState::Stopped);
         assert_eq!(scribbled(&disk), b"new", "its disk is not what it was");
-        site.assert_at_rest("web-1");
+        site.assert_at_rest("web-1").await;
     }
     site.go_wrong("");
     machines.restore("web-1", "a", false).await.unwrap();

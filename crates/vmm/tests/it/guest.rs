@@ -57,6 +57,14 @@ impl Inside<'_> {
         self.0.exec(VM, command).await.unwrap()
     }
 
+    async fn until_there(&self, what: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let script = format!("ps -o args | grep '^{what}' || true");
+        while self.shell(&script).await.is_empty() {
+            assert!(Instant::now() < deadline, "it never runs");
+        }
+    }
+
     async fn until_gone(&self, what: &str) {
         let deadline = Instant::now() + PATIENCE;
         let script = format!("ps -o args | grep '{what}' | grep -v grep || true");
@@ -101,9 +109,10 @@ async fn a_guest_does_what_it_is_asked() {
         "{stopped:?}"
     );
     host.machines.start(VM).await.unwrap();
+    // A command waits for a guest that is coming up, but not for one on a starved machine.
+    host.until_ready(VM).await;
     let inside = Inside(&host.machines);
 
-    // The first one waits until the guest is up.
     assert!(inside.shell("uname -a").await.starts_with("Linux inside "));
     commands_end_as_they_end(&inside).await;
     what_goes_in_comes_out(&inside).await;
@@ -341,6 +350,8 @@ async fn a_terminal_is_one(inside: &Inside<'_>) {
     // Ctrl-C interrupts what runs on it and not the shell.
     say("echo sle''eps; sleep 888\n").await;
     until(&mut shell, "sleeps\r\n").await;
+    // A shell that has not yet become the program would swallow the signal.
+    inside.until_there("sleep 888").await;
     say("\x03").await;
     say("echo st''ill here\n").await;
     until(&mut shell, "still here\r\n").await;

@@ -66,7 +66,7 @@ async fn an_impossible_vm_is_refused_and_leaves_nothing() {
         },
     )
     .await;
-    assert!(matches!(error, CreateError::Unsupported(_)), "{error}");
+    assert!(matches!(error, CreateError::Mount(_)), "{error}");
     assert_eq!(left_behind(&host), 0);
 }
 

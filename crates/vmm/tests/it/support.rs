@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{Config, CreateVm, Machines, NetworkChoice, PortForward, Protocol, Vm, VmState};
+use hostler_vmm::{
+    Config, CreateVm, Machines, NetworkChoice, OpenError, PortForward, Protocol, Vm, VmState,
+};
 
 /// How long anything may take. Guests are emulated, and the machine may be busy with other tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
@@ -13,6 +15,29 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 pub(crate) struct Host {
     pub(crate) machines: Machines,
     site: Site,
+}
+
+/// Opens a data directory, perhaps again. A program that another test is about to start has a copy
+/// of our lock for a moment, which a daemon of its own process never meets.
+async fn open(config: Config) -> Machines {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Machines::open(config.clone()).await {
+            Err(OpenError::InUse { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
+/// Waits until something holds, and says what does not when it never does.
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to be: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// The directory, which goes away with every process that belongs to it.
@@ -37,7 +62,7 @@ impl Host {
     /// A host as it is configured, with its data somewhere in this directory.
     pub(crate) async fn with(dir: tempfile::TempDir, config: Config) -> Self {
         let data_dir = config.data_dir.clone();
-        let machines = Machines::open(config).await.unwrap();
+        let machines = open(config).await;
         Self {
             machines,
             site: Site {
@@ -86,7 +111,7 @@ impl Host {
     pub(crate) async fn restart_as(self, config: Config) -> Self {
         let Self { machines, site } = self;
         drop(machines);
-        let machines = Machines::open(config).await.unwrap();
+        let machines = open(config).await;
         Self { machines, site }
     }
 
@@ -96,7 +121,7 @@ impl Host {
         let config = machines.config().clone();
         drop(machines);
         meanwhile();
-        let machines = Machines::open(config).await.unwrap();
+        let machines = open(config).await;
         Self { machines, site }
     }
 
@@ -108,7 +133,7 @@ impl Host {
 
     /// Opens a host again that was closed.
     pub(crate) async fn reopen(site: Site, config: Config) -> Self {
-        let machines = Machines::open(config).await.unwrap();
+        let machines = open(config).await;
         Self { machines, site }
     }
 

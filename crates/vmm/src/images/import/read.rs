@@ -92,7 +92,7 @@ impl Work<'_> {
         diff_id: &Digest,
     ) -> Result<(Layer, Hold), ImportImageError> {
         let blobs = &self.images.blobs;
-        let hold = blobs.hold(digest);
+        let hold = blobs.hold(digest).before(&self.afterwards);
         let turn = hold.turn.lock().await;
         let file = match blobs.get(digest, *size) {
             Some(file) => {

@@ -12,7 +12,7 @@ use crate::blocking;
 use crate::files::{self, Context as _, DraftDir, StorageError};
 use crate::images::layer::{LayerError, Meter};
 use crate::images::source::{self, Found, LayerAt, SourceError};
-use crate::images::{Images, Progress, ProgressSink};
+use crate::images::{Images, Progress, ProgressSink, Sweep};
 
 pub(super) const STEPS: u32 = 4;
 /// What an image may unpack to whose size nobody has said.
@@ -31,6 +31,7 @@ pub(super) struct Work<'a> {
     pub(super) fetched: AtomicU64,
     /// For what has to be unpacked as a whole; mostly nothing.
     scratch: DraftDir,
+    pub(super) afterwards: Arc<Sweep>,
 }
 
 impl Drop for Work<'_> {
@@ -56,6 +57,7 @@ impl<'a> Work<'a> {
             meter: Arc::new(Meter::new(limit_mb)),
             fetched: AtomicU64::new(0),
             scratch: images.shelf.draft()?,
+            afterwards: Arc::new(Sweep(images.clone())),
         })
     }
 

@@ -185,6 +185,8 @@ impl Tree {
                     match children.get(name).copied() {
                         // A link may lead to a name that no file can have.
                         None if name.len() > MAX_NAME => return Err(Blocked::TooLong),
+                        // What whiteouts are called is never there.
+                        None if name.starts_with(WHITEOUT) => return Err(Blocked::NoDirectory),
                         None => {
                             let directory = Content::Directory(BTreeMap::new());
                             let metadata = Metadata {

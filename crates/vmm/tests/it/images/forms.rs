@@ -173,5 +173,5 @@ async fn what_is_no_image_is_refused_and_says_why() {
         assert!(matches!(error, ImportImageError::Size { .. }), "{error}");
     }
     assert_eq!(left_in(&host, "images").len(), 0);
-    assert_nothing_left(&host);
+    assert_nothing_left(&host).await;
 }

@@ -25,7 +25,7 @@ async fn refused(host: &Host, source: &Path, said: &str) {
         "{error:?}"
     );
     assert!(error.to_string().contains(said), "{said}: {error}");
-    assert_nothing_left(host);
+    assert_nothing_left(host).await;
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_bomb_is_refused_before_anything_of_it_is_written() {
         .entry("large", b'0', 1 << 32, "")
         .plain(&dir.path().join("liar"));
     refused(&host, &liar, "in the middle of an entry").await;
-    assert_nothing_left(&host);
+    assert_nothing_left(&host).await;
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ async fn a_daemon_killed_during_an_import_leaves_the_whole_image_or_nothing() {
             assert_eq!(left_in(&host, "images"), ["a"], "{point}");
             Disk::of(&host, "a").check();
         } else {
-            assert_nothing_left(&host);
+            assert_nothing_left(&host).await;
         }
     }
 }

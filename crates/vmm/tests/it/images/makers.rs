@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use hostler_vmm::{Image, ImportImage, ImportImageError, Machines};
 
-use crate::support::{Host, PATIENCE, free_port};
+use crate::support::{Host, PATIENCE, eventually, free_port};
 
 /// Runs a program to its end; returns what it printed.
 pub(super) fn run(program: &str, arguments: &[&str]) -> String {
@@ -229,9 +229,10 @@ pub(super) fn left_in(host: &Host, directory: &str) -> Vec<String> {
     names.collect()
 }
 
-/// Nothing of any image is on the host.
-pub(super) fn assert_nothing_left(host: &Host) {
+/// Nothing of any image is on the host, as soon as work that was given up has noticed.
+pub(super) async fn assert_nothing_left(host: &Host) {
     for directory in ["images", "blobs"] {
-        assert_eq!(left_in(host, directory), [""; 0], "{directory}");
+        let empty = || left_in(host, directory).is_empty();
+        eventually(&format!("{directory} is empty"), empty).await;
     }
 }

@@ -77,7 +77,7 @@ async fn an_image_comes_from_a_registry_with_everything_kept_right() {
     );
     Disk::of(&host, "b").check();
     host.machines.images().delete("b").await.unwrap();
-    assert_nothing_left(&host);
+    assert_nothing_left(&host).await;
 }
 
 /// Puts a document into a registry, as no program at hand does.
@@ -204,7 +204,7 @@ async fn a_registry_that_wants_a_password_gets_it_and_nobody_else_gets_in() {
         assert!(error.to_string().contains("give credentials"), "{error}");
         assert!(!error.to_string().contains("barley"), "{error}");
     }
-    assert_nothing_left(&host);
+    assert_nothing_left(&host).await;
     with(Some("open sesame")).await.unwrap();
 }
 
@@ -237,7 +237,7 @@ async fn of_two_imports_of_one_name_one_wins_and_one_that_is_given_up_leaves_not
             // It was faster than we were.
             host.machines.images().delete("a").await.unwrap();
         }
-        assert_nothing_left(&host);
+        assert_nothing_left(&host).await;
     }
 
     let (first, second) = tokio::join!(one(), one());

@@ -52,7 +52,7 @@ async fn a_half_sent_layer_is_given_up_after_some_attempts_and_leaves_nothing() 
     let error = import(&host.machines, stub.name(), "a").await.unwrap_err();
     assert!(error.to_string().contains("broke off"), "{error}");
     assert_eq!(stub.transfers(), 5);
-    assert_nothing_left(&host);
+    assert_nothing_left(&host).await;
 }
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn a_registry_that_lies_about_a_layer_is_not_believed() {
         );
         assert!(error.to_string().contains(said), "{error}");
         assert_eq!(stub.transfers(), 1, "a lie was asked for again");
-        assert_nothing_left(&host);
+        assert_nothing_left(&host).await;
     }
 }
 

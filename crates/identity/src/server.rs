@@ -165,6 +165,8 @@ async fn attend(
     app: Router,
     lifeline: Lifeline,
 ) {
+    // Answers are written whole; waiting to fill a packet would only delay them.
+    let _ = tcp.set_nodelay(true);
     // Before the handshake: what is presented in it does not expire sooner.
     let own_end = source.svid_expiry();
     let accepted = tokio::select! {

@@ -30,6 +30,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match &arguments[..] {
         [role, directory] if role == servers::ROLE => return servers::serve(directory.as_ref()),
+        [role, directory] if role == servers::BARE_ROLE => {
+            return servers::serve_bare(directory.as_ref());
+        }
         [role, directory] if role == streams::ROLE => return streams::serve(directory.as_ref()),
         _ => {}
     }
@@ -55,7 +58,9 @@ fn main() {
 
 fn beside_nginx(table: &mut Table) {
     let papers = Papers::new();
-    let (ours, nginx) = (Ours::start(&papers), Nginx::start(&papers));
+    let ours = Ours::start(servers::ROLE, &papers);
+    let bare = Ours::start(servers::BARE_ROLE, &papers);
+    let nginx = Nginx::start(&papers);
     cpu::pin_to(cpu::LOAD);
     for (what, kind, asked) in [
         (
@@ -70,28 +75,38 @@ fn beside_nginx(table: &mut Table) {
         ),
         ("mTLS requests, HTTP/2", Kind::Http2, "at least 2.00"),
     ] {
-        let (mut own, mut peer, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rounds = Rounds::default();
         for _ in 0..ROUNDS {
             let rate = |pid, address| {
                 let load = Load::new(kind, address, papers.client());
                 on_one_thread(load.per_cpu_second(pid, ROUND))
             };
-            let (ours, nginx) = (
-                rate(ours.pid(), ours.address),
-                rate(nginx.pid(), nginx.address),
-            );
-            own.push(ours);
-            peer.push(nginx);
-            ratios.push(ours / nginx);
+            rounds.ours.push(rate(ours.pid(), ours.address));
+            rounds.nginx.push(rate(nginx.pid(), nginx.address));
+            rounds.bare.push(rate(bare.pid(), bare.address));
         }
-        table.row(
-            &format!("{what} per second of server CPU (nginx, the same certificates)"),
-            format!("{:.0}", median(own)),
-            format!("{:.0}", median(peer)),
-            format!("{:.2}", median(ratios)),
-            asked,
-        );
+        let per_second = format!("{what} per second of server CPU");
+        let mut beside = |peer: &[f64], whose, asked| {
+            let ratios = rounds.ours.iter().zip(peer).map(|(ours, peer)| ours / peer);
+            table.row(
+                &format!("{per_second} ({whose}, the same certificates)"),
+                format!("{:.0}", median(rounds.ours.clone())),
+                format!("{:.0}", median(peer.to_vec())),
+                format!("{:.2}", median(ratios.collect())),
+                asked,
+            );
+        };
+        beside(&rounds.nginx, "nginx", asked);
+        beside(&rounds.bare, "bare hyper and rustls", "at least 0.90");
     }
+}
+
+/// What each server did per second of its CPU, round by round.
+#[derive(Default)]
+struct Rounds {
+    ours: Vec<f64>,
+    nginx: Vec<f64>,
+    bare: Vec<f64>,
 }
 
 fn on_one_thread<T>(work: impl Future<Output = T>) -> T {

@@ -1,7 +1,7 @@
 //! The two servers that are compared, each in a process of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -15,17 +15,26 @@ use hostler_identity::{
     Authorizer, KeyAndCsr, Server, Source, SpiffeId, Svid, TrustBundles, TrustDomain,
     client_config, crypto_provider,
 };
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 
 use crate::{cpu, on_one_thread};
 
+/// A program over [`hostler_identity::Server`] that does nothing else.
 pub(crate) const ROLE: &str = "serve-mtls";
+/// The same router over hyper and rustls as they come: what the libraries below us leave over.
+pub(crate) const BARE_ROLE: &str = "serve-bare-mtls";
 const BODY: &str = "ok";
 
 /// What both servers present, and what the load does.
@@ -145,17 +154,17 @@ impl ServerCertVerifier for Anybody {
     }
 }
 
-/// A program over [`hostler_identity::Server`] that does nothing else.
+/// A server that is this program, in one of its roles.
 pub(crate) struct Ours {
     child: Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Ours {
-    pub(crate) fn start(papers: &Papers) -> Self {
+    pub(crate) fn start(role: &str, papers: &Papers) -> Self {
         let itself = std::env::current_exe().expect("this program");
         let mut child = cpu::on_the_servers_core(itself)
-            .arg(ROLE)
+            .arg(role)
             .arg(papers.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -181,6 +190,14 @@ impl Ours {
     clippy::print_stdout,
     reason = "how the other process learns the address"
 )]
+fn say(address: io::Result<SocketAddr>) {
+    println!("{}", address.expect("its address"));
+}
+
+fn app() -> Router {
+    Router::new().route("/", get(async || BODY))
+}
+
 pub(crate) fn serve(directory: &Path) {
     on_one_thread(async {
         let read = |name| fs::read_to_string(directory.join(name)).expect("a file");
@@ -189,10 +206,58 @@ pub(crate) fn serve(directory: &Path) {
         let (source, _writer) = Source::memory(svid, bundles);
         let server = Server::bind("127.0.0.1:0", &source, Authorizer::any()).await;
         let server = server.expect("a port");
-        println!("{}", server.local_addr().expect("its address"));
-        let app = Router::new().route("/", get(async || BODY));
-        server.serve(app, std::future::pending()).await;
+        say(server.local_addr());
+        server.serve(app(), std::future::pending()).await;
     });
+}
+
+pub(crate) fn serve_bare(directory: &Path) {
+    on_one_thread(async {
+        let tls = TlsAcceptor::from(Arc::new(bare_config(directory)));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        say(listener.local_addr());
+        let app = app().with_state(());
+        loop {
+            let (tcp, _) = listener.accept().await.expect("a connection");
+            let (tls, app) = (tls.clone(), app.clone());
+            tokio::spawn(async move {
+                let Ok(tls) = tls.accept(tcp).await else {
+                    return;
+                };
+                let http = auto::Builder::new(TokioExecutor::new());
+                let served =
+                    http.serve_connection(TokioIo::new(tls), TowerToHyperService::new(app));
+                let _ = served.await;
+            });
+        }
+    });
+}
+
+/// The same certificates and suites, with the verifier that rustls brings.
+fn bare_config(directory: &Path) -> ServerConfig {
+    let file = |name| directory.join(name);
+    let certificates = |name| {
+        let all = CertificateDer::pem_file_iter(file(name)).expect("a file");
+        all.map(|one| one.expect("a certificate"))
+    };
+    let mut roots = RootCertStore::empty();
+    for root in certificates("bundle.pem") {
+        roots.add(root).expect("a root");
+    }
+    let provider = crypto_provider();
+    let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let key = PrivateKeyDer::from_pem_file(file("key.pem")).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_client_cert_verifier(clients.build().expect("a verifier"))
+        .with_single_cert(certificates("chain.pem").collect(), key)
+        .expect("a certificate of this key");
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.ignore_client_order = true;
+    config.send_tls13_tickets = 0;
+    config
 }
 
 /// nginx as one process, tuned to do nothing but what is measured.

@@ -1,8 +1,8 @@
 //! Restoring a VM: what it was when a snapshot was taken.
 //!
 //! In this order, so that whatever fails costs as little as it can: everything is compared and
-//! read; the disk is copied beside the one that is there; what runs is ended; the two disks change
-//! names; the process is made and the memory loaded. Should that fail, the disks change back.
+//! read, while the disk is copied beside the one that is there; what runs is ended; the two disks
+//! change names; the process is made and the memory loaded. Should that fail, the disks change back.
 
 use std::sync::Arc;
 
@@ -37,11 +37,16 @@ pub(super) async fn restore(
             state: phase.state(),
         });
     }
-    let found = blocking::run(move || snapshots.verify(&found).map(|()| found)).await?;
-
     let draft = DraftFile::begin(slot.dir.path());
     let (from, to) = (found.disk(), draft.path().to_owned());
-    blocking::run(move || disk::copy_flushed(&from, &to)).await?;
+    // Reading takes the processor and copying takes the disk. Both are waited for, whatever the
+    // other has come to: a copy that is still being written cannot be removed.
+    let (verified, copied) = tokio::join!(
+        blocking::run(move || snapshots.verify(&found).map(|()| found)),
+        blocking::run(move || disk::copy_flushed(&from, &to)),
+    );
+    let found = verified?;
+    copied?;
     fault::point("restore.copied");
     if phase.live().is_some() {
         power::kill(slot).await?;

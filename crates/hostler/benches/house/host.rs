@@ -1,6 +1,8 @@
 //! A standalone host as a process, and a client that keeps its connection.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -187,6 +189,7 @@ pub(crate) fn tarball(directory: &Path, mib: usize) -> PathBuf {
         }
         std::fs::write(tree.join(format!("file-{number}")), content).expect("written");
     }
+    init_in(&tree);
     let tarball = directory.join("root.tar");
     let packed = Command::new("tar")
         .arg("-cf")
@@ -197,4 +200,12 @@ pub(crate) fn tarball(directory: &Path, mib: usize) -> PathBuf {
         .status();
     assert!(packed.is_ok_and(|status| status.success()), "tar fails");
     tarball
+}
+
+/// What makes a tree one that can boot.
+pub(crate) fn init_in(tree: &Path) {
+    let init = tree.join("sbin/init");
+    std::fs::create_dir_all(tree.join("sbin")).expect("a directory");
+    std::fs::write(&init, "#!/bin/sh\n").expect("written");
+    std::fs::set_permissions(&init, Permissions::from_mode(0o755)).expect("set");
 }

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::fleet::Fleet;
+use crate::host::init_in;
 use crate::table::{Table, median};
 
 const ROUNDS: usize = 3;
@@ -95,7 +96,7 @@ fn fill(tree: &Path) {
         let mut file = fs::File::create(path).expect("a file");
         file.write_all(content).expect("room");
     };
-    write("sbin/init".to_owned(), b"#!/bin/sh\n");
+    init_in(tree);
     let mut random = fs::File::open("/dev/urandom").expect("random bytes");
     let mut bytes = vec![0; 8 * MIB];
     for number in 0..LARGE {

@@ -26,6 +26,11 @@ use clap::Parser;
 use crate::cli::{Agent, AgentStep, Cli, Command};
 use crate::failure::Failure;
 
+/// What is given back goes back to the system, whichever thread took it. The C library's allocator
+/// keeps it in an arena for each thread, by which a daemon with fifty VMs is a quarter larger.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli.command) {

@@ -49,6 +49,11 @@ impl Console {
         }
     }
 
+    /// Whether the log has grown too long. So quick that it may be asked anywhere.
+    pub(crate) fn is_long(&self) -> bool {
+        self.path.metadata().is_ok_and(|log| log.len() > LIMIT)
+    }
+
     /// Cuts a log that has grown too long down to its end.
     pub(crate) fn trim(&self) -> Result<(), StorageError> {
         let mut cut = self.cut();

@@ -10,12 +10,17 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, setpriority_pgrp,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::driver::GuestEndpoint;
+
+/// How nice VMs are to the rest of their host (setpriority(2)).
+const GUEST_NICENESS: i32 = 5;
 
 /// A VM's process, so described that it can be found again after a restart of the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +73,20 @@ impl Birth {
         {
             // The only other way to fail is that it has just ended.
             let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+
+    /// Lets the rest of the host go first: whoever asks the host for something gets an answer, however
+    /// many guests are busy. Guests among themselves share as before.
+    ///
+    /// Linux weighs the threads of one session against each other by niceness, and sessions against
+    /// each other by that of their autogroup (sched(7)), unless control groups decide.
+    pub(crate) fn yield_to_others(&self) {
+        let niced = Pid::from_raw(self.pid).map(|pid| setpriority_pgrp(Some(pid), GUEST_NICENESS));
+        let session = format!("/proc/{}/autogroup", self.pid);
+        let grouped = fs::write(session, GUEST_NICENESS.to_string());
+        if let (Some(Err(error)), Err(_)) = (niced, grouped) {
+            tracing::debug!(%error, pid = self.pid, "a VM's process keeps its priority");
         }
     }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::blocking;
+
 /// How long a program may take. The longest work, fetching packages over a slow line, takes
 /// minutes.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -83,6 +85,7 @@ pub(crate) struct Tool {
     program: String,
     command: Command,
     input: Vec<u8>,
+    behind: bool,
 }
 
 impl Tool {
@@ -105,7 +108,14 @@ impl Tool {
             program,
             command,
             input: Vec::new(),
+            behind: false,
         }
+    }
+
+    /// Lets everybody else go first: for long computations that nobody waits for at a prompt.
+    pub(crate) fn behind(mut self) -> Self {
+        self.behind = true;
+        self
     }
 
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
@@ -132,8 +142,9 @@ impl Tool {
 
     /// Runs the program to its end; returns what it printed.
     pub(crate) async fn run(mut self) -> Result<String, ToolError> {
-        let program = || self.program.clone();
-        let output = tokio::time::timeout(LIMIT, listen(&mut self.command, &self.input))
+        let name = self.program.clone();
+        let program = || name.clone();
+        let output = tokio::time::timeout(LIMIT, listen(&mut self))
             .await
             .map_err(|_| ToolError::Slow { program: program() })?
             .map_err(|source| ToolError::Missing {
@@ -153,11 +164,16 @@ impl Tool {
 }
 
 /// Runs a program, tells it its input and hears it out.
-async fn listen(command: &mut Command, input: &[u8]) -> io::Result<Output> {
-    let mut child = command
+async fn listen(tool: &mut Tool) -> io::Result<Output> {
+    let mut child = tool
+        .command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
+    if tool.behind {
+        blocking::step_back(child.id());
+    }
+    let input = &tool.input;
     let stdin = child.stdin.take();
     let tell = async {
         if let Some(mut stdin) = stdin {

@@ -53,6 +53,7 @@ pub(crate) async fn make_empty(image: &Path, size_mb: u64, files: u64) -> Result
     // One inode per 16 KiB, as `make` has it, or more where the files are small.
     let per_inode = (size_mb << 20) / (files + files / 4 + 64);
     Tool::new("mke2fs")
+        .behind()
         .args([
             "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-J", "size=16", "-m", "0",
         ])

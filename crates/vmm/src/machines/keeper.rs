@@ -5,12 +5,12 @@
 //! then finds the record, the files and the attachment as they should be.
 
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -83,6 +83,14 @@ struct Keeper {
     _keeping: watch::Sender<()>,
 }
 
+/// The same moments for all VMs: a host with fifty of them wakes once in a round and not fifty times.
+fn console_rounds() -> Interval {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let passed = BEGIN.elapsed().as_secs() / CONSOLE_ROUND.as_secs();
+    let passed = u32::try_from(passed).unwrap_or(0);
+    interval_at(*BEGIN + CONSOLE_ROUND * (passed + 1), CONSOLE_ROUND)
+}
+
 impl Keeper {
     async fn keep(self) {
         let mut announced = None;
@@ -90,7 +98,7 @@ impl Keeper {
         let mut greeted = false;
         // One question for the whole life of the VM, whatever else happens meanwhile.
         let mut greeting = pin!(greeting(self.guest.as_deref()));
-        let mut console_round = interval(CONSOLE_ROUND);
+        let mut console_round = console_rounds();
         console_round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -159,7 +167,7 @@ impl Keeper {
     }
 
     async fn trim_console(&self) {
-        let Some(slot) = self.slot.upgrade() else {
+        let Some(slot) = self.slot.upgrade().filter(|slot| slot.console.is_long()) else {
             return;
         };
         let trimmed = blocking::run(move || slot.console.trim()).await;

@@ -158,6 +158,7 @@ async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>,
             return Err(error).context("watch", slot.dir.path());
         }
     };
+    process.birth.yield_to_others();
     let noted = slot
         .commit(|record| record.phase.launched(process, Timestamp::now()))
         .await;

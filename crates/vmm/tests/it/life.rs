@@ -1,5 +1,6 @@
 //! The life of a VM that nothing goes wrong with.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -28,7 +29,13 @@ async fn a_vm_boots_answers_and_stops_cleanly() {
         again.started_at, started.started_at,
         "a second start started it again"
     );
-    assert_eq!(processes_of(&host.data_dir()).len(), 1);
+    let processes = processes_of(&host.data_dir());
+    assert_eq!(processes.len(), 1);
+    assert_eq!(
+        niceness_of_threads(processes[0]),
+        BTreeSet::from([5]),
+        "the rest of the host goes first"
+    );
 
     let ready = host.until_ready("web-1").await;
     assert!(ready.ready_at > ready.started_at);
@@ -59,6 +66,17 @@ async fn a_vm_boots_answers_and_stops_cleanly() {
     host.machines.start("web-1").await.unwrap();
     assert!(page(port).await.contains("Hello from web-1"));
     host.clear().await;
+}
+
+/// Field 19 of `/proc/PID/task/TID/stat` (proc(5)).
+fn niceness_of_threads(pid: i32) -> BTreeSet<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads.filter_map(|it| fs::read_to_string(it.unwrap().path().join("stat")).ok());
+    let niceness = |stat: String| {
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        fields.split_whitespace().nth(16).unwrap().parse().unwrap()
+    };
+    stats.map(niceness).collect()
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::MissedTickBehavior;
 
 use super::ImportImageError;
@@ -91,15 +92,23 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Work that blocks, when a worker is free for it: imports take turns with the processors.
+    /// A turn with the processors, of which all imports together have only so many.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let workers = Arc::clone(&self.images.workers);
+        // Nobody closes it.
+        workers.acquire_owned().await.ok()
+    }
+
+    /// Work that blocks, when a worker is free for it: imports take turns with the processors,
+    /// and let everybody else go first.
     pub(super) async fn on_a_worker<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let permit = Arc::clone(&self.images.workers).acquire_owned().await;
-        blocking::run(move || {
+        let turn = self.turn().await;
+        blocking::run_behind(move || {
             let done = work();
-            drop(permit);
+            drop(turn);
             done
         })
         .await

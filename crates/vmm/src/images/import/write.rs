@@ -55,7 +55,10 @@ impl Work<'_> {
         self.make_sure_of_room(merged.tree.file_bytes())?;
         let length: u64 = merged.layers.iter().map(|(layer, _)| layer.length).sum();
         let file = Arc::new(files::create_readable(disk)?);
-        ext4::make_empty(disk, merged.size_mb, merged.tree.len() as u64).await?;
+        {
+            let _turn = self.turn().await;
+            ext4::make_empty(disk, merged.size_mb, merged.tree.len() as u64).await?;
+        }
         fault::point("image.made");
         self.fetched.store(0, Ordering::Relaxed);
         let writing = self.write_tree(merged, &file, disk);

@@ -1,6 +1,5 @@
 //! The fleet's front desk: opens the books and holds what the operations work with.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{Config, Database};
+use crate::config::Config;
 use crate::connector::Connector;
 use crate::identify::KnownKeys;
 use crate::ids::{HostId, KeyId};
@@ -53,10 +52,10 @@ pub enum OpenError {
     #[error(transparent)]
     Database(#[from] OpenStoreError),
     /// The database was opened and then failed.
-    #[error("cannot use the database {}: {reason}", path.display())]
+    #[error("cannot use the database {database}: {reason}")]
     Store {
-        /// Its file.
-        path: PathBuf,
+        /// Which; without a password.
+        database: String,
         /// Why.
         reason: StoreError,
     },
@@ -83,11 +82,10 @@ impl Fleet {
         authority: Authority,
         source: Source,
     ) -> Result<(Arc<Self>, Option<ApiKey>), OpenError> {
-        let Database::Sqlite(path) = config.database;
-        let store = Store::open(&path).await?;
+        let store = Store::open(&config.database).await?;
         let now = clock::now();
         let failed = |reason| OpenError::Store {
-            path: path.clone(),
+            database: config.database.to_string(),
             reason,
         };
         let signing_keys = signing_keys(&store, now)
@@ -183,7 +181,12 @@ async fn enrolled(store: &Store) -> Result<Vec<HostId>, StoreError> {
 /// light. Returns the first admin's key where there is none; it is not good yet.
 async fn begin(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
     let mut tx = store.begin().await?;
-    monitor::surface_abandoned(&mut tx, now, now).await?;
+    // On shared books a creation may be another replica's, which is still at it.
+    let abandoned = match store.is_shared() {
+        true => now - monitor::ABANDONED_AFTER,
+        false => now,
+    };
+    monitor::surface_abandoned(&mut tx, abandoned, now).await?;
     let first = !keys::any(&mut tx).await?;
     store::commit(tx).await?;
     Ok(first.then(ApiKey::generate))

@@ -80,4 +80,4 @@ pub use placement::CPU_OVERCOMMIT;
 pub use reach::Principal;
 pub use scopes::KeyScope;
 pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken};
-pub use store::{OpenStoreError, StoreError};
+pub use store::{OpenStoreError, PostgresUrl, PostgresUrlRefused, StoreError};

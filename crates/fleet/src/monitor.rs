@@ -20,7 +20,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// After how long without a heartbeat a host is unreachable.
 pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(90);
 /// After how long a VM that is still on its way was certainly abandoned: no request lives so long.
-const ABANDONED_AFTER: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const ABANDONED_AFTER: SignedDuration = SignedDuration::from_mins(5);
 const ABANDONED: &str =
     "the control plane stopped while the VM was being created; look again, or delete it";
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use hostler_authority::federation::BundleEndpoint;
 use hostler_authority::{Authority, Lifetimes, WebAuthority};
-use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
+use hostler_fleet::{ApiKey, Config, Fleet, IdentifyError, Principal};
 use hostler_gateway::{
     Admission, AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter,
     IdentityProvider, Mcp,
@@ -128,12 +128,8 @@ impl Plane {
         let own_id = SpiffeId::from_segments(trust_domain, &["control-plane", "1"])?;
         let source = authority.source(&own_id)?;
 
-        let database: Database = match settings.database_url {
-            Some(url) => url.parse()?,
-            None => Database::Sqlite(settings.data_dir.join("hostler.db")),
-        };
         let config = Config {
-            database,
+            database: settings.database,
             machines_url: machines_url.clone(),
             federation: bundle_endpoints(&settings.federate)?,
         };

@@ -40,6 +40,8 @@ pub struct Fleet {
     pub(crate) bundles: watch::Receiver<Bundles>,
     /// Changes with the entries, and with what decides on which hosts they hold.
     pub(crate) workload_changes: watch::Sender<()>,
+    /// What this server is called among those on the same books, until it ends.
+    pub(crate) replica: String,
     /// Cancelled when the server stops: nobody is kept waiting for news any more.
     pub(crate) closing: CancellationToken,
 }
@@ -95,7 +97,7 @@ impl Fleet {
                 SigningKeyError::Unusable(reason) => reason.into(),
             })?;
         let host_tokens = HostTokens::new(&signing_keys.0, &signing_keys.1)?;
-        let first_key = begin(&store, now).await.map_err(failed)?;
+        let no_key = begin(&store, now).await.map_err(failed)?;
         let roll = Roll::new(enrolled(&store).await.map_err(failed)?);
         // Without endpoints there is nothing to follow.
         let bundles = match config.federation {
@@ -115,9 +117,11 @@ impl Fleet {
             signed_for: SignedFor::default(),
             bundles,
             workload_changes: watch::Sender::new(()),
+            replica: uuid::Uuid::now_v7().to_string(),
             closing: CancellationToken::new(),
         };
-        Ok((Arc::new(fleet), first_key))
+        let shows_key = no_key && fleet.shows_first_key().await.map_err(failed)?;
+        Ok((Arc::new(fleet), shows_key.then(ApiKey::generate)))
     }
 
     /// Makes the key of the first start good, once it has been shown: a key that nobody saw would
@@ -140,6 +144,9 @@ impl Fleet {
     pub async fn close(&self) {
         self.healthy.store(false, Ordering::Relaxed);
         self.closing.cancel();
+        if let Err(error) = self.give_up_leases().await {
+            tracing::debug!(%error, "the leases of this replica end by themselves");
+        }
         self.store.close().await;
     }
 }
@@ -178,8 +185,8 @@ async fn enrolled(store: &Store) -> Result<Vec<HostId>, StoreError> {
 }
 
 /// What a start does to the books before anybody asks: what the last run left half done comes to
-/// light. Returns the first admin's key where there is none; it is not good yet.
-async fn begin(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+/// light. Whether there is no API key yet.
+async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
     // On shared books a creation may be another replica's, which is still at it.
     let abandoned = match store.is_shared() {
@@ -189,7 +196,7 @@ async fn begin(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreErr
     monitor::surface_abandoned(&mut tx, abandoned, now).await?;
     let first = !keys::any(&mut tx).await?;
     store::commit(tx).await?;
-    Ok(first.then(ApiKey::generate))
+    Ok(first)
 }
 
 /// Enters the first admin's key, where there is no key at all.

@@ -13,7 +13,9 @@ pub(crate) mod audit;
 pub(crate) mod entries;
 pub(crate) mod hosts;
 pub(crate) mod keys;
+pub(crate) mod leases;
 pub(crate) mod registration;
+pub(crate) mod revisions;
 pub(crate) mod signing;
 pub(crate) mod teams;
 pub(crate) mod vms;
@@ -29,6 +31,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
 
 use crate::config::Database;
 
@@ -98,6 +101,11 @@ impl Store {
             Kind::Postgres(server) => server.close().await,
         }
     }
+}
+
+/// Brings the tables on a server up to date; how to connect to it.
+pub(crate) async fn prepare_server(url: &PostgresUrl) -> Result<PgConnectOptions, OpenStoreError> {
+    Ok(postgres::prepare(url).await?.0)
 }
 
 /// Commits, with the errors of this room.

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, query, time};
+use super::{Db, StoreError, millis, query, revisions, time};
 use crate::ids::{EntryId, HostId};
 use crate::model::{Entry, Host, HostType, Tag};
 
@@ -71,9 +71,9 @@ pub(crate) async fn insert(db: &mut Db, entry: &Entry) -> Result<(), StoreError>
     .bind(entry.ttl_secs.map(i64::from))
     .bind(&entry.created_by)
     .bind(millis(entry.created_at))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Which entries a list shows. What is absent filters nothing.
@@ -132,8 +132,9 @@ pub(crate) async fn holding_on(
 pub(crate) async fn delete(db: &mut Db, id: &EntryId) -> Result<bool, StoreError> {
     let done = query("DELETE FROM entries WHERE id = $1")
         .bind(id.as_str())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
+    revisions::bump(db, revisions::WORKLOADS).await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, query, time};
+use super::{Db, StoreError, millis, query, revisions, time};
 use crate::ids::{HostId, TeamId};
 use crate::model::{Host, HostStatus, HostType, Tag};
 
@@ -162,9 +162,10 @@ pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Host>, Stor
 pub(crate) async fn delete(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
     query("DELETE FROM hosts WHERE id = $1")
         .bind(id.as_str())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    revisions::bump(db, revisions::HOSTS).await?;
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Opens a host to new VMs or closes it.
@@ -188,9 +189,9 @@ pub(crate) async fn add_tag(db: &mut Db, id: &HostId, tag: &Tag) -> Result<(), S
     query("INSERT INTO host_tags (host_id, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(id.as_str())
         .bind(tag.as_str())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Takes a tag from a host, if it has it.
@@ -198,9 +199,9 @@ pub(crate) async fn remove_tag(db: &mut Db, id: &HostId, tag: &str) -> Result<()
     query("DELETE FROM host_tags WHERE host_id = $1 AND tag = $2")
         .bind(id.as_str())
         .bind(tag)
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Notes that a registered host was heard of, and its status before and after.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, query, time};
+use super::{Db, StoreError, millis, query, revisions, time};
 use crate::ids::{KeyId, TeamId};
 use crate::model::ApiKeyInfo;
 use crate::scopes::KeyScope;
@@ -127,7 +127,8 @@ pub(crate) async fn delete(
         query("DELETE FROM api_keys WHERE id = $1 AND (CAST($2 AS TEXT) IS NULL OR team_id = $2)")
             .bind(id.as_str())
             .bind(team.map(TeamId::as_str))
-            .execute(db)
+            .execute(&mut *db)
             .await?;
+    revisions::bump(db, revisions::KEYS).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -67,12 +67,7 @@ impl Server {
     /// Connects, and brings the tables up to date; of any number of replicas that start at once,
     /// one does so and the others wait for it.
     pub(super) async fn open(url: &PostgresUrl) -> Result<Self, OpenStoreError> {
-        let name = url.to_string();
-        let plain: PgConnectOptions = url
-            .options()
-            .application_name("hostler")
-            .disable_statement_logging();
-        let durable = prepare(&plain, &name).await?;
+        let (plain, durable) = prepare(url).await?;
         let options = plain.options([
             ("lock_timeout", PATIENCE),
             ("idle_in_transaction_session_timeout", PATIENCE),
@@ -137,8 +132,14 @@ impl Server {
     }
 }
 
-/// Brings the tables up to date. Says whether commits wait for the disk without being asked to.
-async fn prepare(options: &PgConnectOptions, name: &str) -> Result<bool, OpenStoreError> {
+/// Brings the tables up to date. How to connect, and whether commits wait for the disk without
+/// being asked to.
+pub(super) async fn prepare(url: &PostgresUrl) -> Result<(PgConnectOptions, bool), OpenStoreError> {
+    let name = &url.to_string();
+    let options: PgConnectOptions = url
+        .options()
+        .application_name("hostler")
+        .disable_statement_logging();
     let refused = |error: sqlx::Error| OpenStoreError::unusable(name, error);
     let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect());
     let mut db = connecting
@@ -151,14 +152,19 @@ async fn prepare(options: &PgConnectOptions, name: &str) -> Result<bool, OpenSto
         .execute(&mut db)
         .await
         .map_err(refused)?;
-    let migrated = MIGRATIONS.run(&mut db).await;
+    let migrator = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.clone());
+    let migrated = MIGRATIONS.run(&migrator).await;
+    migrator.close().await;
     migrated.map_err(|error| OpenStoreError::migration(name.to_owned(), error))?;
     sqlx::raw_sql(BYTEWISE)
         .execute(&mut db)
         .await
         .map_err(refused)?;
     db.close().await.map_err(refused)?;
-    Ok(durable)
+    Ok((options, durable))
 }
 
 /// Whether this server can hold the books at all; and whether its commits wait for the disk.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, number, query};
+use super::{Db, StoreError, millis, number, query, revisions};
 use crate::enrolment::TokenBinding;
 use crate::ids::HostId;
 use crate::model::HostAddress;
@@ -121,8 +121,9 @@ pub(crate) async fn bring_online(
     .bind(facts.memory_mb.map(number))
     .bind(facts.disk_gb.map(number))
     .bind(millis(now))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
+    revisions::bump(db, revisions::HOSTS).await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -22,6 +22,7 @@ mod isolation;
 mod monitor;
 #[path = "../it/power_cut.rs"]
 mod power_cut;
+mod replicas;
 #[path = "../it/snapshots.rs"]
 mod snapshots;
 #[path = "../it/standin.rs"]

@@ -268,7 +268,7 @@ impl Desk {
         counted.expect(of)
     }
 
-    async fn on_the_server(&self) -> PgConnection {
+    pub(crate) async fn on_the_server(&self) -> PgConnection {
         let Database::Postgres(url) = &self.books else {
             panic!("the books are a file");
         };

@@ -23,6 +23,7 @@ mod monitor;
 #[path = "../it/power_cut.rs"]
 mod power_cut;
 mod replicas;
+mod server;
 #[path = "../it/snapshots.rs"]
 mod snapshots;
 #[path = "../it/standin.rs"]

@@ -30,7 +30,7 @@ const READERS: u32 = 5;
 const IDLE: Duration = Duration::from_secs(60);
 /// A connection that lay idle for longer is asked whether it lives before it is used: a server
 /// that was restarted meanwhile has ended it.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
+const TRUSTED_FOR: Duration = Duration::from_millis(100);
 /// How long somebody waits for the writers' lock, and how long a replica that fell silent in a
 /// transaction may hold it: the server then ends that transaction.
 const PATIENCE: &str = "10s";

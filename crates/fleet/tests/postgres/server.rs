@@ -78,8 +78,8 @@ async fn connections_that_were_cut_are_replaced_and_nobody_notices() {
         let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
         desk.execute(cut).await;
-        // Whatever lay idle for a second is asked first whether it lives.
-        tokio::time::sleep(Duration::from_millis(1100)).await;
+        // Whatever lay idle for a tenth of a second is asked first whether it lives.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         desk.call("hosts/create", json!({})).await;
         desk.call("hosts/list", json!({})).await;
         host.heartbeat(&desk, Value::Null).await;

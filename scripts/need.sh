@@ -61,6 +61,42 @@ need_nginx() {
 # The registry that images are fetched from in tests.
 need_docker_registry() { need_alone docker-registry; }
 
+# The programs of PostgreSQL, of which tests start a server of their own. Debian's package would start
+# one on the machine's port; so it is unpacked, with the libraries that it lacks, and not installed.
+need_postgresql() {
+    local bin at new package lib
+    for bin in /usr/lib/postgresql/*/bin "$(dirname "$(command -v initdb 2>/dev/null || echo /none/x)")"; do
+        [ -x "$bin/initdb" ] && [ -x "$bin/postgres" ] && { export HOSTLER_POSTGRESQL_BIN="$bin"; break; }
+    done
+    if [ -z "${HOSTLER_POSTGRESQL_BIN:-}" ]; then
+        # Root's tests run it as nobody, who must be able to read it.
+        at="${XDG_CACHE_HOME:-$HOME/.cache}/hostler/postgresql"
+        [ "$(id -u)" -eq 0 ] && at=/var/cache/hostler/postgresql
+        if [ ! -d "$at/usr" ]; then
+            need_package_lists
+            package=$(apt-cache depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$/\1/p')
+            say "fetching $package (apt), without installing it"
+            new="$at.$$"
+            mkdir -p "$new"
+            lib=$(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts \
+                --no-breaks --no-replaces --no-enhances "$package" | grep '^lib' | sort -u \
+                | while read -r lib; do dpkg -s "$lib" >/dev/null 2>&1 || echo "$lib"; done)
+            # shellcheck disable=SC2086
+            (cd "$new" && chmod 755 . && apt-get download -qq "$package" $lib >/dev/null 2>&1 \
+                && for package in *.deb; do dpkg -x "$package" .; done && rm -f ./*.deb) \
+                || die "apt-get could not download PostgreSQL; is the Debian mirror reachable?"
+            rm -rf "$at" && mv "$new" "$at"
+        fi
+        for bin in "$at"/usr/lib/postgresql/*/bin; do export HOSTLER_POSTGRESQL_BIN="$bin"; done
+        for lib in "$at"/usr/lib/*-linux-gnu; do
+            export LD_LIBRARY_PATH="$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+        done
+    fi
+    "$HOSTLER_POSTGRESQL_BIN/postgres" --version >/dev/null 2>&1 \
+        || die "PostgreSQL does not run; install Debian's package postgresql"
+    [ "$(id -u)" -ne 0 ] || need setpriv=util-linux
+}
+
 # Debian has Python without the part that makes environments.
 need_python_environments() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || need a-python-environment=python3-venv

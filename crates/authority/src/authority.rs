@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hostler_identity::{
     JwtBundles, KeyAndCsr, Source, SpiffeId, Svid, TrustBundles, TrustDomain, wait_until,
@@ -19,12 +19,15 @@ use crate::files;
 use crate::keys::{Bundles, Keys};
 use crate::mint::{self, IssuedJwtSvid};
 use crate::renewer;
+use crate::shared::{SharedState, SharedStateError};
 use crate::signer::{self, Leaf};
-use crate::store::Store;
+use crate::store::{SaveError, Store};
 use crate::succession::Dated;
 
 /// After keys could not be changed, or had no need to although it seemed so.
 const TEND_AGAIN: Duration = Duration::from_secs(5);
+/// How often replicas that start together may be in each other's way.
+const OVERTAKEN_AT_MOST: u32 = 5;
 
 /// How long keys, certificates and tokens live.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +64,9 @@ struct Inner {
     keys: Mutex<Keys>,
     bundles: watch::Sender<Bundles>,
     /// Held so that no second process signs from the same directory.
-    _lock: File,
+    _lock: Option<File>,
+    /// When a change of keys last failed to be stored where replicas share them.
+    failed_at: Mutex<Option<Instant>>,
 }
 
 /// An X.509-SVID that was signed for somebody else's key.
@@ -106,28 +111,36 @@ impl Authority {
         files::make_private_dir(dir)?;
         let lock = files::lock(&dir.join("authority.lock"))?;
         let store = Store::new(dir.join("authority.json"), trust_domain.clone());
-        let stored = store
-            .load()
-            .map_err(|error| OpenError::from_store(error, &trust_domain))?;
-        let (keys, changed) = match stored {
-            Some((roots, Some(jwt))) => {
-                let mut keys = Keys { roots, jwt };
-                let changed = keys.advance(&trust_domain, &lifetimes, now)?;
-                (keys, changed)
-            }
-            Some((roots, None)) => {
-                let mut keys = Keys::with_first_jwt_key(roots, &lifetimes, now)?;
-                keys.advance(&trust_domain, &lifetimes, now)?;
-                (keys, true)
-            }
-            None => {
-                info!(%trust_domain, "new certificate authority");
-                (Keys::begin(&trust_domain, &lifetimes, now)?, true)
+        Self::open_store(store, Some(lock), trust_domain, lifetimes, now)
+    }
+
+    /// Opens the authority whose memory lies where replicas share it, or begins a new one there.
+    /// Whichever replica is first, all have the same keys.
+    pub fn open_shared(
+        state: Arc<dyn SharedState>,
+        trust_domain: TrustDomain,
+        lifetimes: Lifetimes,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let store = Store::shared(state, trust_domain.clone());
+        Self::open_store(store, None, trust_domain, lifetimes, now)
+    }
+
+    fn open_store(
+        store: Store,
+        lock: Option<File>,
+        trust_domain: TrustDomain,
+        lifetimes: Lifetimes,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let mut tries = 0;
+        let keys = loop {
+            match stored_keys(&store, &trust_domain, &lifetimes, now) {
+                // What the other has stored is there now.
+                Err(OpenError::Overtaken) if tries < OVERTAKEN_AT_MOST => tries += 1,
+                opened => break opened?,
             }
         };
-        if changed {
-            store.save(&keys)?;
-        }
         let (bundles, _) = watch::channel(keys.bundles(&trust_domain));
         let keys = Mutex::new(keys);
         Ok(Self(Arc::new(Inner {
@@ -137,7 +150,26 @@ impl Authority {
             keys,
             bundles,
             _lock: lock,
+            failed_at: Mutex::new(None),
         })))
+    }
+
+    /// Takes over what another replica has made of the keys. May block as a disk does.
+    ///
+    /// # Errors
+    /// The shared place cannot be read; the present keys stay in force.
+    pub fn refresh(&self) -> Result<(), OpenError> {
+        let mut keys = self.lock();
+        self.adopt(&mut keys)
+    }
+
+    fn adopt(&self, keys: &mut Keys) -> Result<(), OpenError> {
+        let newer = self.0.store.load_newer();
+        let newer = newer.map_err(|error| OpenError::from_store(error, &self.0.trust_domain))?;
+        if let Some((roots, Some(jwt))) = newer {
+            self.publish(keys, Keys { roots, jwt });
+        }
+        Ok(())
     }
 
     /// The trust domain that this authority speaks for.
@@ -228,10 +260,24 @@ impl Authority {
                 store,
                 ..
             } = &*self.0;
-            let mut forced = keys.clone();
-            forced.force(now + overlap, trust_domain, lifetimes, now)?;
-            store.save(&forced)?;
-            self.publish(&mut keys, forced);
+            let force = |keys: &Keys| -> Result<Keys, SignError> {
+                let mut forced = keys.clone();
+                forced.force(now + overlap, trust_domain, lifetimes, now)?;
+                store.save(&forced)?;
+                Ok(forced)
+            };
+            match force(&keys) {
+                Ok(forced) => self.publish(&mut keys, forced),
+                Err(SignError::Overtaken) => {
+                    self.adopt(&mut keys).map_err(unreadable)?;
+                    // Unless it was asked for on another replica, too, at the same moment.
+                    if keys.roots.sign_early_at.is_none() {
+                        let forced = force(&keys)?;
+                        self.publish(&mut keys, forced);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
         }
         let signs_at = keys.roots.sign_early_at.unwrap_or(now);
         let ends_at = keys.roots.drop_retired_at.unwrap_or(signs_at);
@@ -324,10 +370,15 @@ impl Authority {
     /// longer do its work; until then it is tried again with every signature.
     fn settled(&self, now: Timestamp) -> Result<MutexGuard<'_, Keys>, SignError> {
         let mut keys = self.lock();
+        if self.failed_lately() && keys.first_end() > now + self.0.lifetimes.svid {
+            return Ok(keys);
+        }
         let mut advanced = keys.clone();
         match self.advance(&mut advanced, now) {
             Ok(false) => {}
             Ok(true) => self.publish(&mut keys, advanced),
+            // Another replica has done what was due.
+            Err(SignError::Overtaken) => self.adopt(&mut keys).map_err(unreadable)?,
             Err(error) if keys.first_end() <= now + self.0.lifetimes.svid => return Err(error),
             Err(error) => warn!(%error, "the authority's keys are due to change"),
         }
@@ -355,15 +406,63 @@ impl Authority {
         } = &*self.0;
         let changed = keys.advance(trust_domain, lifetimes, now)?;
         if changed {
-            store.save(keys)?;
+            let saved = store.save(keys);
+            let failed = matches!(saved, Err(SaveError::Shared(_)));
+            *self.failure() = failed.then(Instant::now);
+            saved?;
         }
         Ok(changed)
+    }
+
+    /// Whether the shared place was out of reach a moment ago: then not every signature waits for
+    /// it again.
+    fn failed_lately(&self) -> bool {
+        self.0.store.is_shared() && self.failure().is_some_and(|at| at.elapsed() < TEND_AGAIN)
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<Instant>> {
+        let failed_at = &self.0.failed_at;
+        failed_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The keys are replaced whole, so a panic elsewhere cannot have left them half changed.
     fn lock(&self) -> MutexGuard<'_, Keys> {
         self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The keys as they are stored, moved on to `now`, or new ones.
+fn stored_keys(
+    store: &Store,
+    trust_domain: &TrustDomain,
+    lifetimes: &Lifetimes,
+    now: Timestamp,
+) -> Result<Keys, OpenError> {
+    let stored = store
+        .load()
+        .map_err(|error| OpenError::from_store(error, trust_domain))?;
+    let (keys, changed) = match stored {
+        Some((roots, Some(jwt))) => {
+            let mut keys = Keys { roots, jwt };
+            let changed = keys.advance(trust_domain, lifetimes, now)?;
+            (keys, changed)
+        }
+        Some((roots, None)) => {
+            let mut keys = Keys::with_first_jwt_key(roots, lifetimes, now)?;
+            keys.advance(trust_domain, lifetimes, now)?;
+            (keys, true)
+        }
+        None => (Keys::begin(trust_domain, lifetimes, now)?, true),
+    };
+    if changed {
+        store.save(&keys)?;
+        info!(%trust_domain, sequence = keys.sequence(), "the authority's keys are stored");
+    }
+    Ok(keys)
+}
+
+fn unreadable(error: OpenError) -> SignError {
+    SignError::Shared(SharedStateError(error.into()))
 }
 
 impl std::fmt::Debug for Authority {

@@ -7,7 +7,8 @@ use jiff::SignedDuration;
 
 use crate::csr::CsrRefused;
 use crate::files::FileError;
-use crate::store::StoreError;
+use crate::shared::SharedStateError;
+use crate::store::{SaveError, StoreError};
 
 /// Why an authority could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,12 @@ pub enum OpenError {
         /// The trust domain that was asked for.
         wanted: TrustDomain,
     },
+    /// The place that replicas share could not be used.
+    #[error(transparent)]
+    Shared(#[from] SharedStateError),
+    /// Other replicas changed the keys again and again.
+    #[error("other replicas keep changing the authority's keys; start again")]
+    Overtaken,
     /// A key or certificate could not be made.
     #[error("cannot make a root certificate: {0}")]
     Make(#[from] rcgen::Error),
@@ -63,6 +70,12 @@ pub enum SignError {
     /// The roots had to change, and that could not be stored.
     #[error("the authority's roots are due to change, which failed: {0}")]
     Store(#[from] FileError),
+    /// The keys had to change, and that could not be stored where replicas share them.
+    #[error("the authority's roots are due to change, which failed: {0}")]
+    Shared(#[from] SharedStateError),
+    /// Another replica changed the keys at the same moment.
+    #[error("another replica changed the authority's keys at the same moment; try again")]
+    Overtaken,
     /// A JWT-SVID was asked for without saying for whom.
     #[error("a JWT-SVID needs at least one audience, and none may be empty")]
     NoAudience,
@@ -89,12 +102,33 @@ impl OpenError {
     pub(crate) fn from_store(error: StoreError, wanted: &TrustDomain) -> Self {
         match error {
             StoreError::File(error) => Self::File(error),
+            StoreError::Shared(error) => Self::Shared(error),
             StoreError::Damaged { path, reason } => Self::Damaged { path, reason },
             StoreError::OtherTrustDomain { path, found } => Self::OtherTrustDomain {
                 path,
                 found,
                 wanted: wanted.clone(),
             },
+        }
+    }
+}
+
+impl From<SaveError> for OpenError {
+    fn from(error: SaveError) -> Self {
+        match error {
+            SaveError::File(error) => Self::File(error),
+            SaveError::Shared(error) => Self::Shared(error),
+            SaveError::Overtaken => Self::Overtaken,
+        }
+    }
+}
+
+impl From<SaveError> for SignError {
+    fn from(error: SaveError) -> Self {
+        match error {
+            SaveError::File(error) => Self::Store(error),
+            SaveError::Shared(error) => Self::Shared(error),
+            SaveError::Overtaken => Self::Overtaken,
         }
     }
 }

@@ -1,7 +1,9 @@
-//! The authority's memory: one file, so that keys, roots and their order change together or not
-//! at all.
+//! The authority's memory: one text, in a file or in a place that processes share, so that keys,
+//! roots and their order change together or not at all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hostler_identity::TrustDomain;
 use jiff::Timestamp;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::files::{self, FileError};
 use crate::jwt_signer::{JwtPublic, JwtSigner};
 use crate::keys::Keys;
+use crate::shared::{SharedState, SharedStateError};
 use crate::signer::{LoadError, RootCertificate, Signer};
 use crate::succession::Succession;
 
@@ -19,8 +22,32 @@ const LAYOUT: u32 = 1;
 
 /// Where the state of one trust domain's authority is kept.
 pub(crate) struct Store {
-    path: PathBuf,
+    place: Place,
     trust_domain: TrustDomain,
+}
+
+enum Place {
+    File(PathBuf),
+    Shared {
+        state: Arc<dyn SharedState>,
+        /// What this process has read or written last.
+        revision: AtomicU64,
+    },
+}
+
+/// The name of an authority's memory in a shared place.
+const SHARED_NAME: &str = "authority";
+
+/// Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SaveError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Shared(#[from] SharedStateError),
+    /// Another process has changed the state since it was loaded.
+    #[error("another replica was faster")]
+    Overtaken,
 }
 
 /// The stored state cannot be used.
@@ -28,6 +55,8 @@ pub(crate) struct Store {
 pub(crate) enum StoreError {
     #[error(transparent)]
     File(#[from] FileError),
+    #[error(transparent)]
+    Shared(#[from] SharedStateError),
     #[error("{} is damaged: {reason}", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error("{} belongs to the trust domain {found}", path.display())]
@@ -102,19 +131,60 @@ pub(crate) type Loaded = (Succession<Signer>, Option<Succession<JwtSigner>>);
 
 impl Store {
     pub(crate) fn new(path: PathBuf, trust_domain: TrustDomain) -> Self {
-        Self { path, trust_domain }
+        let place = Place::File(path);
+        Self {
+            place,
+            trust_domain,
+        }
+    }
+
+    pub(crate) fn shared(state: Arc<dyn SharedState>, trust_domain: TrustDomain) -> Self {
+        let revision = AtomicU64::new(0);
+        Self {
+            place: Place::Shared { state, revision },
+            trust_domain,
+        }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.place, Place::Shared { .. })
     }
 
     /// The stored keys; `None` before the first start.
     pub(crate) fn load(&self) -> Result<Option<Loaded>, StoreError> {
-        let Some(bytes) = files::read_private(&self.path)? else {
+        match &self.place {
+            Place::File(path) => match files::read_private(path)? {
+                Some(bytes) => self.read(&bytes, path).map(Some),
+                None => Ok(None),
+            },
+            Place::Shared { state, revision } => match state.load(SHARED_NAME)? {
+                Some(stored) => {
+                    let name = Path::new("the authority's state in the database");
+                    let loaded = self.read(stored.text.expose_secret().as_bytes(), name)?;
+                    revision.store(stored.number, Ordering::Release);
+                    Ok(Some(loaded))
+                }
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The stored keys, if another process has changed them since they were last read here.
+    pub(crate) fn load_newer(&self) -> Result<Option<Loaded>, StoreError> {
+        let Place::Shared { revision, .. } = &self.place else {
             return Ok(None);
         };
+        let known = revision.load(Ordering::Acquire);
+        let loaded = self.load()?;
+        Ok(loaded.filter(|_| revision.load(Ordering::Acquire) != known))
+    }
+
+    fn read(&self, bytes: &[u8], path: &Path) -> Result<Loaded, StoreError> {
         let damaged = |reason: String| StoreError::Damaged {
-            path: self.path.clone(),
+            path: path.to_owned(),
             reason,
         };
-        let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        let stored: Stored = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
         if stored.layout != LAYOUT {
             return Err(damaged(format!(
                 "its layout {} is not known here",
@@ -122,16 +192,13 @@ impl Store {
             )));
         }
         if stored.trust_domain != self.trust_domain.as_str() {
-            let (path, found) = (self.path.clone(), stored.trust_domain);
+            let (path, found) = (path.to_owned(), stored.trust_domain);
             return Err(StoreError::OtherTrustDomain { path, found });
         }
-        stored
-            .load()
-            .map(Some)
-            .map_err(|error| damaged(error.to_string()))
+        stored.load().map_err(|error| damaged(error.to_string()))
     }
 
-    pub(crate) fn save(&self, keys: &Keys) -> Result<(), FileError> {
+    pub(crate) fn save(&self, keys: &Keys) -> Result<(), SaveError> {
         let roots = &keys.roots;
         let stored = Stored {
             layout: LAYOUT,
@@ -150,7 +217,21 @@ impl Store {
         };
         let text = serde_json::to_string_pretty(&stored);
         let text = SecretString::from(text.expect("strings and numbers serialize"));
-        files::replace(&self.path, text.expose_secret().as_bytes(), 0o600)
+        match &self.place {
+            Place::File(path) => Ok(files::replace(
+                path,
+                text.expose_secret().as_bytes(),
+                0o600,
+            )?),
+            Place::Shared { state, revision } => {
+                let over = revision.load(Ordering::Acquire);
+                if !state.replace(SHARED_NAME, over, &text)? {
+                    return Err(SaveError::Overtaken);
+                }
+                revision.store(over + 1, Ordering::Release);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -17,9 +17,11 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::files::{self, FileError};
+use crate::shared::{SharedState, SharedStateError};
 use crate::signer::{Leaf, Signer};
 use crate::succession::Dated;
 
@@ -75,6 +77,18 @@ pub enum WebAuthorityError {
         /// When it ended.
         at: Timestamp,
     },
+    /// Where replicas share their keys there is another CA.
+    #[error(
+        "{} is another CA than the one that the replicas share; remove it and its key to use the \
+         shared one", ca.display()
+    )]
+    OtherCa {
+        /// The CA's certificate in this replica's directory.
+        ca: PathBuf,
+    },
+    /// The place where replicas share their keys could not be used.
+    #[error(transparent)]
+    Shared(#[from] SharedStateError),
     /// A name for the certificate is neither a DNS name nor an IP address, or there is none.
     #[error("{0:?} cannot stand in a certificate: give DNS names or IP addresses, at least one")]
     Name(String),
@@ -106,6 +120,22 @@ impl WebAuthority {
             resolver: Arc::new(SelfRenewing { ca, names, current }),
             ca_path,
         })
+    }
+
+    /// [`open`](Self::open) with the CA that all replicas have: whichever of them is first brings
+    /// its own, or makes it. The directory keeps a copy.
+    pub fn open_shared(
+        dir: &Path,
+        state: &dyn SharedState,
+        names: &[String],
+        now: Timestamp,
+    ) -> Result<Self, WebAuthorityError> {
+        files::make_private_dir(dir)?;
+        {
+            let _lock: File = files::lock(&dir.join("ca.lock"))?;
+            share_ca(&dir.join("ca.pem"), &dir.join("ca.key"), state, now)?;
+        }
+        Self::open(dir, names, now)
     }
 
     /// The CA's certificate in PEM: what clients trust.
@@ -172,6 +202,69 @@ fn open_ca(ca_path: &Path, key_path: &Path, now: Timestamp) -> Result<Signer, We
             files::replace(ca_path, ca.root().pem().as_bytes(), 0o644)?;
             info!(path = %ca_path.display(), "new private CA for the people's door");
             Ok(ca)
+        }
+    }
+}
+
+/// The name of the CA in a shared place.
+const SHARED_NAME: &str = "people-ca";
+
+/// Both files of the CA, as replicas share them.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SharedCa {
+    /// PEM.
+    certificate: String,
+    /// PEM, PKCS#8.
+    key: String,
+}
+
+/// Makes the CA in the directory and the one that replicas share the same.
+fn share_ca(
+    ca_path: &Path,
+    key_path: &Path,
+    state: &dyn SharedState,
+    now: Timestamp,
+) -> Result<(), WebAuthorityError> {
+    let own = files::read(ca_path)?;
+    let shared = match state.load(SHARED_NAME)? {
+        Some(shared) => shared.text,
+        None => {
+            let ca = match &own {
+                Some(_) => open_ca(ca_path, key_path, now)?,
+                None => Signer::web(now - BACKDATE, ROOT_LIFE)?,
+            };
+            let shared = SharedCa {
+                certificate: ca.root().pem().to_owned(),
+                key: ca.key_pem().expose_secret().to_owned(),
+            };
+            let text = serde_json::to_string(&shared).expect("strings serialize");
+            let text = SecretString::from(text);
+            match state.replace(SHARED_NAME, 0, &text)? {
+                true => text,
+                // Another replica was faster; then it is there.
+                false => match state.load(SHARED_NAME)? {
+                    Some(shared) => shared.text,
+                    None => text,
+                },
+            }
+        }
+    };
+    let shared: SharedCa = serde_json::from_str(shared.expose_secret()).map_err(|error| {
+        WebAuthorityError::Damaged {
+            ca: "the people's CA in the database".into(),
+            reason: error.to_string(),
+        }
+    })?;
+    match own {
+        Some(own) if own != shared.certificate.as_bytes() => Err(WebAuthorityError::OtherCa {
+            ca: ca_path.to_owned(),
+        }),
+        Some(_) => Ok(()),
+        None => {
+            files::replace(key_path, shared.key.as_bytes(), 0o600)?;
+            files::replace(ca_path, shared.certificate.as_bytes(), 0o644)?;
+            Ok(())
         }
     }
 }

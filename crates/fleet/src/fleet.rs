@@ -1,6 +1,5 @@
 //! The fleet's front desk: opens the books and holds what the operations work with.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::config::{Config, Database};
+use crate::config::Config;
 use crate::connector::Connector;
 use crate::identify::KnownKeys;
 use crate::ids::{HostId, KeyId};
@@ -41,6 +40,8 @@ pub struct Fleet {
     pub(crate) bundles: watch::Receiver<Bundles>,
     /// Changes with the entries, and with what decides on which hosts they hold.
     pub(crate) workload_changes: watch::Sender<()>,
+    /// What this server is called among those on the same books, until it ends.
+    pub(crate) replica: String,
     /// Cancelled when the server stops: nobody is kept waiting for news any more.
     pub(crate) closing: CancellationToken,
 }
@@ -53,10 +54,10 @@ pub enum OpenError {
     #[error(transparent)]
     Database(#[from] OpenStoreError),
     /// The database was opened and then failed.
-    #[error("cannot use the database {}: {reason}", path.display())]
+    #[error("cannot use the database {database}: {reason}")]
     Store {
-        /// Its file.
-        path: PathBuf,
+        /// Which; without a password.
+        database: String,
         /// Why.
         reason: StoreError,
     },
@@ -83,11 +84,10 @@ impl Fleet {
         authority: Authority,
         source: Source,
     ) -> Result<(Arc<Self>, Option<ApiKey>), OpenError> {
-        let Database::Sqlite(path) = config.database;
-        let store = Store::open(&path).await?;
+        let store = Store::open(&config.database).await?;
         let now = clock::now();
         let failed = |reason| OpenError::Store {
-            path: path.clone(),
+            database: config.database.to_string(),
             reason,
         };
         let signing_keys = signing_keys(&store, now)
@@ -97,7 +97,7 @@ impl Fleet {
                 SigningKeyError::Unusable(reason) => reason.into(),
             })?;
         let host_tokens = HostTokens::new(&signing_keys.0, &signing_keys.1)?;
-        let first_key = begin(&store, now).await.map_err(failed)?;
+        let no_key = begin(&store, now).await.map_err(failed)?;
         let roll = Roll::new(enrolled(&store).await.map_err(failed)?);
         // Without endpoints there is nothing to follow.
         let bundles = match config.federation {
@@ -117,9 +117,11 @@ impl Fleet {
             signed_for: SignedFor::default(),
             bundles,
             workload_changes: watch::Sender::new(()),
+            replica: uuid::Uuid::now_v7().to_string(),
             closing: CancellationToken::new(),
         };
-        Ok((Arc::new(fleet), first_key))
+        let shows_key = no_key && fleet.shows_first_key().await.map_err(failed)?;
+        Ok((Arc::new(fleet), shows_key.then(ApiKey::generate)))
     }
 
     /// Makes the key of the first start good, once it has been shown: a key that nobody saw would
@@ -142,6 +144,9 @@ impl Fleet {
     pub async fn close(&self) {
         self.healthy.store(false, Ordering::Relaxed);
         self.closing.cancel();
+        if let Err(error) = self.give_up_leases().await {
+            tracing::debug!(%error, "the leases of this replica end by themselves");
+        }
         self.store.close().await;
     }
 }
@@ -180,13 +185,18 @@ async fn enrolled(store: &Store) -> Result<Vec<HostId>, StoreError> {
 }
 
 /// What a start does to the books before anybody asks: what the last run left half done comes to
-/// light. Returns the first admin's key where there is none; it is not good yet.
-async fn begin(store: &Store, now: Timestamp) -> Result<Option<ApiKey>, StoreError> {
+/// light. Whether there is no API key yet.
+async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
-    monitor::surface_abandoned(&mut tx, now, now).await?;
+    // On shared books a creation may be another replica's, which is still at it.
+    let abandoned = match store.is_shared() {
+        true => now - monitor::ABANDONED_AFTER,
+        false => now,
+    };
+    monitor::surface_abandoned(&mut tx, abandoned, now).await?;
     let first = !keys::any(&mut tx).await?;
     store::commit(tx).await?;
-    Ok(first.then(ApiKey::generate))
+    Ok(first)
 }
 
 /// Enters the first admin's key, where there is no key at all.

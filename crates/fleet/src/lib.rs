@@ -40,6 +40,8 @@
 //! | `roll` | who may come through the machines' door, and stay inside |
 //! | `connector` | the way to a host's door |
 //! | `monitor` | notices who has fallen silent |
+//! | `replicas` | what servers on the same books must know of each other |
+//! | `shared_keys` | keys that all of them have |
 
 #![warn(missing_docs)]
 
@@ -58,9 +60,11 @@ mod operations;
 mod placement;
 mod reach;
 mod reconcile;
+mod replicas;
 mod roll;
 mod scopes;
 mod secrets;
+mod shared_keys;
 mod signed_for;
 mod store;
 mod words;
@@ -80,4 +84,5 @@ pub use placement::CPU_OVERCOMMIT;
 pub use reach::Principal;
 pub use scopes::KeyScope;
 pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken};
-pub use store::{OpenStoreError, StoreError};
+pub use shared_keys::SharedKeys;
+pub use store::{OpenStoreError, PostgresUrl, PostgresUrlRefused, StoreError};

@@ -4,7 +4,7 @@
 //! silent, and lists show it so. Nothing has to be undone when the host comes back.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::MissedTickBehavior;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::fleet::Fleet;
+use crate::replicas::TRY_EVERY;
 use crate::store::audit::{self, Actor};
 use crate::store::{self, Db, StoreError, hosts, registration, vms};
 
@@ -20,7 +21,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// After how long without a heartbeat a host is unreachable.
 pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(90);
 /// After how long a VM that is still on its way was certainly abandoned: no request lives so long.
-const ABANDONED_AFTER: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const ABANDONED_AFTER: SignedDuration = SignedDuration::from_mins(5);
 const ABANDONED: &str =
     "the control plane stopped while the VM was being created; look again, or delete it";
 
@@ -32,18 +33,47 @@ impl Fleet {
             () = stop.cancelled() => {}
             () = self.authority.tend() => {}
             () = self.keep_looking() => {}
+            () = self.follow() => {}
         }
         self.closing.cancel();
     }
 
+    /// Looks every [`LOOK_EVERY`] while it is this server that keeps watch, and at once when it
+    /// becomes so.
     async fn keep_looking(&self) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
+        let shared = self.store.is_shared();
+        let mut tries = tokio::time::interval(if shared { TRY_EVERY } else { LOOK_EVERY });
         // After a pause of the whole machine one look is enough.
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked: Option<Instant> = None;
         loop {
-            looks.tick().await;
-            if let Err(error) = self.look(clock::now()).await {
-                tracing::error!(%error, "the monitor could not look; it tries again");
+            tries.tick().await;
+            match self.keeps_watch().await {
+                Ok(true) => {
+                    if shared && looked.is_none() {
+                        tracing::info!(replica = self.replica, "this replica keeps watch now");
+                    }
+                    // On books of its own every try is a look.
+                    if shared && looked.is_some_and(|at| at.elapsed() < LOOK_EVERY - TRY_EVERY / 2)
+                    {
+                        continue;
+                    }
+                    looked = Some(Instant::now());
+                    if let Err(error) = self.look(clock::now()).await {
+                        tracing::error!(%error, "the monitor could not look; it tries again");
+                        // At the next try.
+                        looked = None;
+                    }
+                }
+                Ok(false) => {
+                    looked = None;
+                    self.healthy.store(true, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    looked = None;
+                    self.healthy.store(false, Ordering::Relaxed);
+                    tracing::error!(%error, "cannot see which replica keeps watch");
+                }
             }
         }
     }

@@ -42,6 +42,18 @@ impl Roll {
         self.struck.send_replace(());
     }
 
+    /// Puts what the books say in the place of what was known.
+    pub(crate) fn replace(&self, enrolled: impl IntoIterator<Item = HostId>) {
+        let enrolled = enrolled.into_iter().collect();
+        let mut hosts = self.hosts.write().unwrap_or_else(PoisonError::into_inner);
+        let before: HashSet<HostId> = std::mem::replace(&mut *hosts, enrolled);
+        let struck = before.iter().any(|host| !hosts.contains(host));
+        drop(hosts);
+        if struck {
+            self.struck.send_replace(());
+        }
+    }
+
     fn holds(&self, host: &HostId) -> bool {
         let hosts = self.hosts.read().unwrap_or_else(PoisonError::into_inner);
         hosts.contains(host)

@@ -1,128 +1,116 @@
-//! What the fleet remembers: SQLite in write-ahead-log mode, one file of mode 0600.
+//! What the fleet remembers: in a file of its own (SQLite), or on a PostgreSQL server that several
+//! replicas share.
 //!
-//! Every change is a transaction that takes the write lock when it begins (`BEGIN IMMEDIATE`), on
-//! the one connection that writes; so transactions come one after another in a fair queue, what one
-//! read stays true until it commits, and none fails because another was faster. Readers have
-//! connections of their own and wait for nobody. `synchronous=FULL`: what was acknowledged survives
-//! a power cut.
+//! A transaction that may write is alone: whatever it reads stays true until it commits, and none
+//! fails because another was faster. Readers have connections of their own and wait for nobody.
+//! What was acknowledged survives a power cut.
 //!
 //! The modules hold the statements, one module for each table, as functions on a connection;
-//! whoever needs several of them to happen together calls them on one transaction. The statements
-//! are those that SQLite and PostgreSQL share.
+//! whoever needs several of them to happen together calls them on one transaction. There is one
+//! set of statements, in what SQLite and PostgreSQL share.
 
 pub(crate) mod audit;
 pub(crate) mod entries;
 pub(crate) mod hosts;
 pub(crate) mod keys;
+pub(crate) mod leases;
 pub(crate) mod registration;
+pub(crate) mod revisions;
 pub(crate) mod signing;
 pub(crate) mod teams;
 pub(crate) mod vms;
 
+mod db;
 mod error;
 mod file;
+mod postgres;
+mod sqlite;
+mod url;
 
-use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{ConnectOptions, Sqlite, SqliteConnection, Transaction};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::config::Database;
 
 pub use error::{OpenStoreError, StoreError};
+pub use url::{PostgresUrl, PostgresUrlRefused};
 
-/// How long a transaction waits for another process (a backup, `sqlite3`) to let go of the file.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) use db::{Db, Tx, query};
+
+/// The tables, as they came to be. Forward only.
+static MIGRATIONS: Migrator = sqlx::migrate!();
 /// How long a request waits for a connection when all are in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
-/// Takes the write lock at once.
-const BEGIN: &str = "BEGIN IMMEDIATE";
-const READERS: u32 = 3;
-/// A reader that nobody needed for this long is closed, and its memory with it.
-const READER_IDLE: Duration = Duration::from_secs(60);
-/// Memory for cached pages, in KiB, of each connection.
-const CACHE_KIB: u32 = 1024;
-
-/// A connection, inside a transaction or not: what the statements run on.
-pub(crate) type Db = SqliteConnection;
-/// A transaction. Dropped without a commit, it never happened.
-pub(crate) type Tx = Transaction<'static, Sqlite>;
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+pub(crate) struct Store(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Sqlite(sqlite::File),
+    Postgres(postgres::Server),
 }
 
 impl Store {
     /// Opens the database, or makes it, and brings its tables up to date.
-    pub(crate) async fn open(path: &Path) -> Result<Self, OpenStoreError> {
-        file::prepare(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .pragma("cache_size", format!("-{CACHE_KIB}"))
-            .disable_statement_logging();
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(ACQUIRE_TIMEOUT)
-                .test_before_acquire(false)
-                .max_lifetime(None)
-        };
-        let refused = |error: sqlx::Error| OpenStoreError::Unusable {
-            path: path.to_owned(),
-            reason: StoreError::from(error),
-        };
-        let writer = pool(1)
-            .idle_timeout(None)
-            .connect_with(options.clone())
-            .await;
-        let writer = writer.map_err(refused)?;
-        let migrated = sqlx::migrate!().run(&writer).await;
-        migrated.map_err(|error| OpenStoreError::migration(path, error))?;
-        let readers = pool(READERS)
-            .idle_timeout(READER_IDLE)
-            .connect_lazy_with(options.pragma("query_only", "on"));
-        Ok(Self { writer, readers })
+    pub(crate) async fn open(database: &Database) -> Result<Self, OpenStoreError> {
+        Ok(Self(match database {
+            Database::Sqlite(path) => Kind::Sqlite(sqlite::File::open(path).await?),
+            Database::Postgres(url) => Kind::Postgres(postgres::Server::open(url).await?),
+        }))
+    }
+
+    /// Whether other replicas may be at the same books.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self.0, Kind::Postgres(_))
     }
 
     /// A connection to read on.
-    pub(crate) async fn read(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
-        Ok(self.readers.acquire().await?)
+    pub(crate) async fn read(&self) -> Result<Db, StoreError> {
+        Ok(match &self.0 {
+            Kind::Sqlite(file) => file.read().await?.into(),
+            Kind::Postgres(server) => server.read().await?.into(),
+        })
+    }
+
+    /// A connection for statements each of which is a change by itself, and reads nothing that
+    /// has to stay true.
+    pub(crate) async fn note(&self) -> Result<Db, StoreError> {
+        Ok(match &self.0 {
+            Kind::Sqlite(file) => file.note().await?.into(),
+            Kind::Postgres(server) => server.note().await?.into(),
+        })
     }
 
     /// Begins a transaction that may write.
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        match self.writer.begin_with(BEGIN).await {
-            // A full disk makes SQLite roll back by itself. The driver does not notice: its own
-            // rollback then fails, and it holds the transaction for open ever after. So the
-            // connection is given up, and a new one takes its place.
-            Err(sqlx::Error::InvalidSavePointStatement) => {
-                self.writer.acquire().await?.close().await?;
-                Ok(self.writer.begin_with(BEGIN).await?)
-            }
-            begun => Ok(begun?),
-        }
+        Ok(match &self.0 {
+            Kind::Sqlite(file) => file.begin().await?.into(),
+            Kind::Postgres(server) => server.begin().await?.into(),
+        })
     }
 
-    /// Lets go of the file once everything under way has ended.
+    /// Lets go of the database once everything under way has ended.
     pub(crate) async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        match &self.0 {
+            Kind::Sqlite(file) => file.close().await,
+            Kind::Postgres(server) => server.close().await,
+        }
     }
+}
+
+/// Brings the tables on a server up to date; how to connect to it.
+pub(crate) async fn prepare_server(url: &PostgresUrl) -> Result<PgConnectOptions, OpenStoreError> {
+    Ok(postgres::prepare(url).await?.0)
 }
 
 /// Commits, with the errors of this room.
 pub(crate) async fn commit(tx: Tx) -> Result<(), StoreError> {
-    Ok(tx.commit().await?)
+    tx.commit().await
 }
 
 /// A time as the tables have it: milliseconds since 1970.
@@ -158,9 +146,8 @@ mod tests {
 
     async fn store() -> (Store, tempfile::TempDir) {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&dir.path().join("fleet.db"))
-            .await
-            .expect("a store");
+        let database = Database::Sqlite(dir.path().join("fleet.db"));
+        let store = Store::open(&database).await.expect("a store");
         (store, dir)
     }
 
@@ -168,8 +155,8 @@ mod tests {
     async fn fill(store: &Store) -> Result<(), StoreError> {
         let mut tx = store.begin().await.expect("a transaction");
         // The database may not grow any more: SQLite reports it as it does a full disk.
-        sqlx::query("PRAGMA max_page_count = 1")
-            .execute(&mut *tx)
+        query("PRAGMA max_page_count = 1")
+            .execute(&mut tx)
             .await
             .expect("set");
         let mut filled = Ok(());

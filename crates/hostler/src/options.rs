@@ -16,11 +16,14 @@ mod agent;
 mod firecracker;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use hostler_fleet::Database;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -60,9 +63,20 @@ pub(crate) struct ServerOptions {
     /// The machines' door as hosts reach it, when that is not the address it listens on
     #[arg(long, env = "HOSTLER_FLEET_URL", value_name = "URL")]
     fleet_url: Option<String>,
-    /// Where the data lives [default: sqlite:DATA_DIR/hostler.db]
-    #[arg(long, env = "HOSTLER_DATABASE_URL", value_name = "URL")]
-    database_url: Option<String>,
+    /// Where the data lives: sqlite:PATH, or postgres://USER:PASSWORD@HOST:PORT/DATABASE, which
+    /// several servers may share; others on this machine can read a flag, so give a URL with a
+    /// password in the variable or a file [default: sqlite:DATA_DIR/hostler.db]
+    #[arg(
+        long,
+        alias = "database",
+        env = "HOSTLER_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    database_url: Option<SecretString>,
+    /// A file that holds the URL of the database, mode 0600
+    #[arg(long, env = "HOSTLER_DATABASE_URL_FILE", value_name = "FILE")]
+    database_url_file: Option<PathBuf>,
     /// The SPIFFE trust domain of this fleet [default: hostler.internal]
     #[arg(long, env = "HOSTLER_TRUST_DOMAIN", value_name = "NAME")]
     trust_domain: Option<String>,
@@ -121,7 +135,7 @@ pub(crate) struct ServerSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) fleet_url: Option<String>,
-    pub(crate) database_url: Option<String>,
+    pub(crate) database: Database,
     pub(crate) trust_domain: String,
     pub(crate) svid_ttl: Duration,
     pub(crate) ca_ttl: Duration,
@@ -174,6 +188,44 @@ impl FromStr for Federate {
     }
 }
 
+/// The books of a server that keeps them itself.
+fn own_database(data_dir: &Path) -> Database {
+    Database::Sqlite(data_dir.join("hostler.db"))
+}
+
+/// Where the books are. A URL is never repeated in an error: a password may be in it.
+fn database(
+    url: Option<SecretString>,
+    file: Option<PathBuf>,
+    data_dir: &Path,
+) -> Result<Database, Failure> {
+    let url = match (url, file) {
+        (None, None) => return Ok(own_database(data_dir)),
+        (Some(url), None) => url,
+        (None, Some(path)) => secret_of_file(&path)?,
+        (Some(_), Some(_)) => {
+            return Err(Failure::new(
+                "--database-url and --database-url-file say the same thing; give one of them",
+            ));
+        }
+    };
+    Ok(url.expose_secret().trim().parse()?)
+}
+
+/// The text of a file that nobody else may read.
+fn secret_of_file(path: &Path) -> Result<SecretString, Failure> {
+    let reading = || format!("cannot read {}", path.display());
+    let mode = std::fs::metadata(path).doing(reading)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(Failure::new(format!(
+            "others can read {}, which holds a secret; run: chmod 600 {}",
+            path.display(),
+            path.display()
+        )));
+    }
+    Ok(std::fs::read_to_string(path).doing(reading)?.into())
+}
+
 impl ServerOptions {
     pub(crate) fn resolve(self) -> Result<ServerSettings, Failure> {
         let file: Self = read(self.config.as_deref())?;
@@ -186,6 +238,7 @@ impl ServerOptions {
             fleet_listen,
             fleet_url,
             database_url,
+            database_url_file,
             trust_domain,
             svid_ttl,
             ca_ttl,
@@ -224,16 +277,17 @@ impl ServerOptions {
         }
         let federate = all.federate.unwrap_or_default();
         let federate = federate.iter().map(|text| text.parse());
+        let data_dir = all
+            .data_dir
+            .map_or_else(|| default_data_dir("server"), Ok)?;
         Ok(ServerSettings {
             ca_ttl,
             federate: federate.collect::<Result<_, _>>()?,
-            data_dir: all
-                .data_dir
-                .map_or_else(|| default_data_dir("server"), Ok)?,
+            database: database(all.database_url, all.database_url_file, &data_dir)?,
+            data_dir,
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             fleet_url: all.fleet_url,
-            database_url: all.database_url,
             trust_domain: all
                 .trust_domain
                 .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
@@ -249,12 +303,13 @@ impl ServerOptions {
 impl ServerSettings {
     /// The control plane of `hostler up`.
     pub(crate) fn for_up(up: &UpSettings) -> Self {
+        let data_dir = up.data_dir.join("server");
         Self {
-            data_dir: up.data_dir.join("server"),
+            database: own_database(&data_dir),
+            data_dir,
             listen: up.listen,
             fleet_listen: up.fleet_listen,
             fleet_url: None,
-            database_url: None,
             trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
             svid_ttl: DEFAULT_SVID_TTL,
             ca_ttl: DEFAULT_CA_TTL,

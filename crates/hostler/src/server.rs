@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use hostler_authority::federation::BundleEndpoint;
 use hostler_authority::{Authority, Lifetimes, WebAuthority};
-use hostler_fleet::{ApiKey, Config, Database, Fleet, IdentifyError, Principal};
+use hostler_fleet::{ApiKey, Config, Fleet, IdentifyError, Principal, SharedKeys};
 use hostler_gateway::{
     Admission, AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter,
     IdentityProvider, Mcp,
@@ -104,6 +104,8 @@ impl Plane {
         };
         // What was asked for is checked before the admin's key is made, which is shown only once.
         let decoy = decoy(&settings.decoy)?;
+        // Servers that share a database share the keys that are in it.
+        let shared = SharedKeys::open(&settings.database).await?.map(Arc::new);
         let mut names = names(people.local_addr(), settings.tls_names);
         let (people_tls, ca_pem, pin) = match &settings.tls_files {
             Some((cert, key)) => {
@@ -114,26 +116,25 @@ impl Plane {
                 (tls, None, pin)
             }
             None => {
-                let web = WebAuthority::open(&settings.data_dir, &names, now)?;
+                let dir = &settings.data_dir;
+                let web = match &shared {
+                    Some(keys) => WebAuthority::open_shared(dir, &**keys, &names, now)?,
+                    None => WebAuthority::open(dir, &names, now)?,
+                };
                 let pin = ServerPin::of(web.ca_der())?;
                 (web.server_config(&ALPN), Some(web.ca_pem().to_owned()), pin)
             }
         };
-        let authority = Authority::open_with(
-            &settings.data_dir.join("authority"),
-            trust_domain.clone(),
-            lifetimes,
-            now,
-        )?;
+        let (dir, domain) = (settings.data_dir.join("authority"), trust_domain.clone());
+        let authority = match shared {
+            Some(keys) => Authority::open_shared(keys, domain, lifetimes, now)?,
+            None => Authority::open_with(&dir, domain, lifetimes, now)?,
+        };
         let own_id = SpiffeId::from_segments(trust_domain, &["control-plane", "1"])?;
         let source = authority.source(&own_id)?;
 
-        let database: Database = match settings.database_url {
-            Some(url) => url.parse()?,
-            None => Database::Sqlite(settings.data_dir.join("hostler.db")),
-        };
         let config = Config {
-            database,
+            database: settings.database,
             machines_url: machines_url.clone(),
             federation: bundle_endpoints(&settings.federate)?,
         };

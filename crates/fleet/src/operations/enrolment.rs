@@ -354,6 +354,9 @@ struct VmReport {
 
 async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), HostSelfError> {
     let now = clock::now();
+    if says_nothing_new(fleet, &call, &input, now).await? {
+        return Ok(());
+    }
     let mut tx = fleet.store.begin().await?;
     let host = caller(&mut tx, &call, &input.id).await?;
     let status = match (input.goodbye, host.status) {
@@ -382,4 +385,32 @@ async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), Ho
         }
     }
     Ok(store::commit(tx).await?)
+}
+
+/// Notes the time of a heartbeat that changes nothing else, which nearly all are, without making
+/// any other change of the books wait. Whether it was one.
+async fn says_nothing_new(
+    fleet: &Fleet,
+    call: &Call,
+    input: &Heartbeat,
+    now: Timestamp,
+) -> Result<bool, HostSelfError> {
+    let mut db = fleet.store.read().await?;
+    let host = caller(&mut db, call, &input.id).await?;
+    let stays = matches!(host.status, HostStatus::Online | HostStatus::Draining);
+    let moved = input.address.as_ref().map(HostAddress::as_str);
+    if input.goodbye || !stays || moved.is_some_and(|to| host.address.as_deref() != Some(to)) {
+        return Ok(false);
+    }
+    if let Some(reports) = &input.vms {
+        let known = vms::known_on_host(&mut db, &host.id, now - SETTLED_AFTER).await?;
+        let reported = reports.iter().map(|vm| (vm.name.as_str(), vm.state));
+        if !reconcile::changes(&known, reported).is_empty() {
+            return Ok(false);
+        }
+    }
+    drop(db);
+    let mut db = fleet.store.note().await?;
+    // The monitor may have been faster: then the host has another status now.
+    Ok(hosts::still_there(&mut db, &host.id, host.status, now).await?)
 }

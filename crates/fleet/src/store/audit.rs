@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use hostler_operations::{Call, Identity, RequestId};
 use jiff::Timestamp;
 
-use super::{Db, StoreError, millis};
+use super::{Db, StoreError, millis, query};
 
 /// Who makes a change, when, and from where.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub(crate) async fn record(
     action: &str,
     object: impl ToString,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "INSERT INTO audit (id, at, subject, action, object, request_id, remote)
          VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )

@@ -2,7 +2,7 @@
 
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, time};
+use super::{Db, StoreError, millis, query, revisions, time};
 use crate::ids::{EntryId, HostId};
 use crate::model::{Entry, Host, HostType, Tag};
 
@@ -57,7 +57,7 @@ fn read(rows: Vec<Row>) -> Result<Vec<Entry>, StoreError> {
 /// Adds an entry; one that says the same is a duplicate.
 pub(crate) async fn insert(db: &mut Db, entry: &Entry) -> Result<(), StoreError> {
     let selectors = serde_json::to_string(&entry.selectors).map_err(StoreError::unreadable)?;
-    sqlx::query(
+    query(
         "INSERT INTO entries (id, spiffe_id, selectors, host_id, tag, hint, ttl_secs, created_by,
                               created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -71,9 +71,9 @@ pub(crate) async fn insert(db: &mut Db, entry: &Entry) -> Result<(), StoreError>
     .bind(entry.ttl_secs.map(i64::from))
     .bind(&entry.created_by)
     .bind(millis(entry.created_at))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Which entries a list shows. What is absent filters nothing.
@@ -89,7 +89,7 @@ pub(crate) struct Filter {
 
 /// A page of entries, in the order of their creation.
 pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Entry>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(select_entry!(
+    let rows: Vec<Row> = query(select_entry!(
         "WHERE id > $1
            AND (CAST($2 AS TEXT) IS NULL OR spiffe_id = $2)
            AND (CAST($3 AS TEXT) IS NULL OR host_id = $3)
@@ -112,7 +112,7 @@ pub(crate) async fn holding_on(
     host: &Host,
     spiffe_id: Option<&str>,
 ) -> Result<Vec<Entry>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(select_entry!(
+    let rows: Vec<Row> = query(select_entry!(
         "WHERE (CAST($3 AS TEXT) IS NULL OR spiffe_id = $3)
            AND (host_id = $1
                 OR ($2 AND host_id IS NULL
@@ -130,16 +130,17 @@ pub(crate) async fn holding_on(
 
 /// Removes an entry; says whether it was there.
 pub(crate) async fn delete(db: &mut Db, id: &EntryId) -> Result<bool, StoreError> {
-    let done = sqlx::query("DELETE FROM entries WHERE id = $1")
+    let done = query("DELETE FROM entries WHERE id = $1")
         .bind(id.as_str())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
+    revisions::bump(db, revisions::WORKLOADS).await?;
     Ok(done.rows_affected() == 1)
 }
 
 /// Removes the entries that name this host; says which they were.
 pub(crate) async fn delete_of_host(db: &mut Db, host: &HostId) -> Result<Vec<EntryId>, StoreError> {
-    let ids: Vec<(String,)> = sqlx::query_as("DELETE FROM entries WHERE host_id = $1 RETURNING id")
+    let ids: Vec<(String,)> = query("DELETE FROM entries WHERE host_id = $1 RETURNING id")
         .bind(host.as_str())
         .fetch_all(db)
         .await?;

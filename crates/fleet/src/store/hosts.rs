@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, time};
+use super::{Db, StoreError, millis, query, revisions, time};
 use crate::ids::{HostId, TeamId};
 use crate::model::{Host, HostStatus, HostType, Tag};
 
@@ -84,7 +84,7 @@ impl TryFrom<Row> for Host {
 
 /// Adds a pending host.
 pub(crate) async fn insert(db: &mut Db, host: &Host) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "INSERT INTO hosts (id, kind, team_id, provider, availability_zone, status, cordoned,
                             created_by, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -109,7 +109,7 @@ pub(crate) async fn insert(db: &mut Db, host: &Host) -> Result<(), StoreError> {
 
 /// The host of this id.
 pub(crate) async fn get(db: &mut Db, id: &HostId) -> Result<Option<Host>, StoreError> {
-    let row: Option<Row> = sqlx::query_as(select_host!("WHERE id = $1"))
+    let row: Option<Row> = query(select_host!("WHERE id = $1"))
         .bind(id.as_str())
         .fetch_optional(db)
         .await?;
@@ -118,7 +118,7 @@ pub(crate) async fn get(db: &mut Db, id: &HostId) -> Result<Option<Host>, StoreE
 
 /// The hosts that have registered.
 pub(crate) async fn enrolled(db: &mut Db) -> Result<Vec<HostId>, StoreError> {
-    let ids: Vec<(String,)> = sqlx::query_as("SELECT id FROM hosts WHERE status <> 'pending'")
+    let ids: Vec<(String,)> = query("SELECT id FROM hosts WHERE status <> 'pending'")
         .fetch_all(db)
         .await?;
     Ok(ids.into_iter().map(|(id,)| HostId::named(id)).collect())
@@ -138,7 +138,7 @@ pub(crate) struct Filter {
 
 /// A page of hosts, in the order of their creation.
 pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Host>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(select_host!(
+    let rows: Vec<Row> = query(select_host!(
         "WHERE id > $1
            AND (CAST($2 AS TEXT) IS NULL OR status = $2)
            AND (CAST($3 AS TEXT) IS NULL OR kind = $3)
@@ -160,11 +160,12 @@ pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Host>, Stor
 
 /// Removes a host with its tags and registration tokens.
 pub(crate) async fn delete(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM hosts WHERE id = $1")
+    query("DELETE FROM hosts WHERE id = $1")
         .bind(id.as_str())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    revisions::bump(db, revisions::HOSTS).await?;
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Opens a host to new VMs or closes it.
@@ -174,7 +175,7 @@ pub(crate) async fn set_cordoned(
     cordoned: bool,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE hosts SET cordoned = $2, updated_at = $3 WHERE id = $1 AND cordoned <> $2")
+    query("UPDATE hosts SET cordoned = $2, updated_at = $3 WHERE id = $1 AND cordoned <> $2")
         .bind(id.as_str())
         .bind(cordoned)
         .bind(millis(now))
@@ -185,22 +186,22 @@ pub(crate) async fn set_cordoned(
 
 /// Gives a host a tag; one that it has already stays.
 pub(crate) async fn add_tag(db: &mut Db, id: &HostId, tag: &Tag) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO host_tags (host_id, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+    query("INSERT INTO host_tags (host_id, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(id.as_str())
         .bind(tag.as_str())
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Takes a tag from a host, if it has it.
 pub(crate) async fn remove_tag(db: &mut Db, id: &HostId, tag: &str) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM host_tags WHERE host_id = $1 AND tag = $2")
+    query("DELETE FROM host_tags WHERE host_id = $1 AND tag = $2")
         .bind(id.as_str())
         .bind(tag)
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    revisions::bump(db, revisions::WORKLOADS).await
 }
 
 /// Notes that a registered host was heard of, and its status before and after.
@@ -210,7 +211,7 @@ pub(crate) async fn heard_of(
     status: HostStatus,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "UPDATE hosts
          SET last_heartbeat_at = $3, status = $2,
              updated_at = CASE WHEN status = $2 THEN updated_at ELSE $3 END
@@ -224,6 +225,22 @@ pub(crate) async fn heard_of(
     Ok(())
 }
 
+/// Notes that a host of this status was heard of and is as it was; whether it has this status.
+pub(crate) async fn still_there(
+    db: &mut Db,
+    id: &HostId,
+    status: HostStatus,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let done = query("UPDATE hosts SET last_heartbeat_at = $3 WHERE id = $1 AND status = $2")
+        .bind(id.as_str())
+        .bind(status.as_str())
+        .bind(millis(now))
+        .execute(db)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Notes where a host's door is reached from now on.
 pub(crate) async fn set_address(
     db: &mut Db,
@@ -231,7 +248,7 @@ pub(crate) async fn set_address(
     address: &str,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE hosts SET address = $2, updated_at = $3 WHERE id = $1")
+    query("UPDATE hosts SET address = $2, updated_at = $3 WHERE id = $1")
         .bind(id.as_str())
         .bind(address)
         .bind(millis(now))
@@ -246,7 +263,7 @@ pub(crate) async fn mark_silent(
     silent_since: Timestamp,
     now: Timestamp,
 ) -> Result<Vec<HostId>, StoreError> {
-    let ids: Vec<(String,)> = sqlx::query_as(
+    let ids: Vec<(String,)> = query(
         "UPDATE hosts SET status = 'unreachable', updated_at = $2
          WHERE status = 'online' AND last_heartbeat_at < $1
          RETURNING id",
@@ -263,7 +280,7 @@ pub(crate) async fn count_by_status(
     db: &mut Db,
     team: Option<&TeamId>,
 ) -> Result<Vec<(HostStatus, u64)>, StoreError> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
+    let rows: Vec<(String, i64)> = query(
         "SELECT status, COUNT(*) FROM hosts
          WHERE CAST($1 AS TEXT) IS NULL OR team_id = $1 GROUP BY status",
     )

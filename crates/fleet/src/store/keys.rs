@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, time};
+use super::{Db, StoreError, millis, query, revisions, time};
 use crate::ids::{KeyId, TeamId};
 use crate::model::ApiKeyInfo;
 use crate::scopes::KeyScope;
@@ -43,7 +43,7 @@ impl TryFrom<Row> for ApiKeyInfo {
 /// Adds a key.
 pub(crate) async fn insert(db: &mut Db, key: &ApiKeyInfo, hash: &str) -> Result<(), StoreError> {
     let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-    sqlx::query(
+    query(
         "INSERT INTO api_keys
              (id, hash, name, scopes, team_id, created_by, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -63,7 +63,7 @@ pub(crate) async fn insert(db: &mut Db, key: &ApiKeyInfo, hash: &str) -> Result<
 
 /// The key with this hash, expired or not.
 pub(crate) async fn by_hash(db: &mut Db, hash: &str) -> Result<Option<ApiKeyInfo>, StoreError> {
-    let row: Option<Row> = sqlx::query_as(
+    let row: Option<Row> = query(
         "SELECT id, name, scopes, team_id, created_by, created_at, expires_at
          FROM api_keys WHERE hash = $1",
     )
@@ -75,7 +75,7 @@ pub(crate) async fn by_hash(db: &mut Db, hash: &str) -> Result<Option<ApiKeyInfo
 
 /// Whether there is any key.
 pub(crate) async fn any(db: &mut Db) -> Result<bool, StoreError> {
-    let found: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM api_keys LIMIT 1")
+    let found: Option<(String,)> = query("SELECT id FROM api_keys LIMIT 1")
         .fetch_optional(db)
         .await?;
     Ok(found.is_some())
@@ -83,8 +83,8 @@ pub(crate) async fn any(db: &mut Db) -> Result<bool, StoreError> {
 
 /// Whether a key that may do everything is left, now.
 pub(crate) async fn any_admin(db: &mut Db, now: Timestamp) -> Result<bool, StoreError> {
-    let found: Option<(i64,)> = sqlx::query_as(
-        "SELECT 1 FROM api_keys
+    let found: Option<(String,)> = query(
+        "SELECT id FROM api_keys
          WHERE team_id IS NULL AND ' ' || scopes || ' ' LIKE $1
              AND (expires_at IS NULL OR expires_at > $2)
          LIMIT 1",
@@ -103,7 +103,7 @@ pub(crate) async fn list(
     after: &str,
     limit: u32,
 ) -> Result<Vec<ApiKeyInfo>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query(
         "SELECT id, name, scopes, team_id, created_by, created_at, expires_at
          FROM api_keys
          WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR team_id = $2)
@@ -123,12 +123,12 @@ pub(crate) async fn delete(
     id: &KeyId,
     team: Option<&TeamId>,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query(
-        "DELETE FROM api_keys WHERE id = $1 AND (CAST($2 AS TEXT) IS NULL OR team_id = $2)",
-    )
-    .bind(id.as_str())
-    .bind(team.map(TeamId::as_str))
-    .execute(db)
-    .await?;
+    let done =
+        query("DELETE FROM api_keys WHERE id = $1 AND (CAST($2 AS TEXT) IS NULL OR team_id = $2)")
+            .bind(id.as_str())
+            .bind(team.map(TeamId::as_str))
+            .execute(&mut *db)
+            .await?;
+    revisions::bump(db, revisions::KEYS).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, number};
+use super::{Db, StoreError, millis, number, query, revisions};
 use crate::enrolment::TokenBinding;
 use crate::ids::HostId;
 use crate::model::HostAddress;
@@ -32,11 +32,11 @@ pub(crate) async fn replace(
     now: Timestamp,
     expires_at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM registration_tokens WHERE host_id = $1")
+    query("DELETE FROM registration_tokens WHERE host_id = $1")
         .bind(host.as_str())
         .execute(&mut *db)
         .await?;
-    sqlx::query(
+    query(
         "INSERT INTO registration_tokens (hash, host_id, cidr, arch, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
@@ -54,7 +54,7 @@ pub(crate) async fn replace(
 /// Whether there is such a token at all. Whoever has none is turned away without waiting for the
 /// connection that writes, and so without making others wait.
 pub(crate) async fn is_known(db: &mut Db, token: &RegistrationToken) -> Result<bool, StoreError> {
-    let found: Option<(i64,)> = sqlx::query_as("SELECT 1 FROM registration_tokens WHERE hash = $1")
+    let found: Option<(String,)> = query("SELECT host_id FROM registration_tokens WHERE hash = $1")
         .bind(token.hash())
         .fetch_optional(db)
         .await?;
@@ -67,7 +67,7 @@ pub(crate) async fn consume(
     token: &RegistrationToken,
     now: Timestamp,
 ) -> Result<Option<UsedToken>, StoreError> {
-    let row: Option<Row> = sqlx::query_as(
+    let row: Option<Row> = query(
         "DELETE FROM registration_tokens WHERE hash = $1 AND expires_at > $2
          RETURNING host_id, cidr, arch",
     )
@@ -108,7 +108,7 @@ pub(crate) async fn bring_online(
     facts: &Facts<'_>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE hosts
          SET status = 'online', address = $2, arch = $3, cpu_cores = $4, memory_mb = $5,
              disk_gb = $6, last_heartbeat_at = $7, updated_at = $7
@@ -121,14 +121,15 @@ pub(crate) async fn bring_online(
     .bind(facts.memory_mb.map(number))
     .bind(facts.disk_gb.map(number))
     .bind(millis(now))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
+    revisions::bump(db, revisions::HOSTS).await?;
     Ok(done.rows_affected() == 1)
 }
 
 /// Forgets the tokens whose time is over.
 pub(crate) async fn purge_expired(db: &mut Db, now: Timestamp) -> Result<u64, StoreError> {
-    let done = sqlx::query("DELETE FROM registration_tokens WHERE expires_at <= $1")
+    let done = query("DELETE FROM registration_tokens WHERE expires_at <= $1")
         .bind(millis(now))
         .execute(db)
         .await?;

@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::{Db, StoreError, millis};
+use super::{Db, StoreError, millis, query};
 use crate::secrets::SigningKey;
 use secrecy::ExposeSecret;
 
 /// All keys, newest first.
 pub(crate) async fn all(db: &mut Db) -> Result<Vec<SigningKey>, StoreError> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
+    let rows: Vec<(String, String)> = query(
         "SELECT kid, pkcs8 FROM signing_keys WHERE algorithm = 'ES256'
          ORDER BY created_at DESC, kid",
     )
@@ -29,7 +29,7 @@ pub(crate) async fn insert(
     key: &SigningKey,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "INSERT INTO signing_keys (kid, algorithm, pkcs8, created_at)
          VALUES ($1, 'ES256', $2, $3)",
     )

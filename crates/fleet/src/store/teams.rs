@@ -1,6 +1,6 @@
 //! The table of teams.
 
-use super::{Db, StoreError, millis, time};
+use super::{Db, StoreError, millis, query, time};
 use crate::ids::TeamId;
 use crate::model::Team;
 
@@ -17,7 +17,7 @@ fn team((id, name, is_byoc, created_at): Row) -> Result<Team, StoreError> {
 
 /// Adds a team; [`StoreError::Duplicate`] when there is one of this name.
 pub(crate) async fn insert(db: &mut Db, team: &Team) -> Result<(), StoreError> {
-    sqlx::query("INSERT INTO teams (id, name, is_byoc, created_at) VALUES ($1, $2, $3, $4)")
+    query("INSERT INTO teams (id, name, is_byoc, created_at) VALUES ($1, $2, $3, $4)")
         .bind(team.id.as_str())
         .bind(&team.name)
         .bind(team.is_byoc)
@@ -29,22 +29,20 @@ pub(crate) async fn insert(db: &mut Db, team: &Team) -> Result<(), StoreError> {
 
 /// The team of this id.
 pub(crate) async fn get(db: &mut Db, id: &TeamId) -> Result<Option<Team>, StoreError> {
-    let row: Option<Row> =
-        sqlx::query_as("SELECT id, name, is_byoc, created_at FROM teams WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(db)
-            .await?;
+    let row: Option<Row> = query("SELECT id, name, is_byoc, created_at FROM teams WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
     row.map(team).transpose()
 }
 
 /// The teams after this id, in the order of their creation.
 pub(crate) async fn list(db: &mut Db, after: &str, limit: u32) -> Result<Vec<Team>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(
-        "SELECT id, name, is_byoc, created_at FROM teams WHERE id > $1 ORDER BY id LIMIT $2",
-    )
-    .bind(after)
-    .bind(i64::from(limit))
-    .fetch_all(db)
-    .await?;
+    let rows: Vec<Row> =
+        query("SELECT id, name, is_byoc, created_at FROM teams WHERE id > $1 ORDER BY id LIMIT $2")
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(db)
+            .await?;
     rows.into_iter().map(team).collect()
 }

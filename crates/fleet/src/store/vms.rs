@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, hosts, millis, number, time};
+use super::{Db, StoreError, hosts, millis, number, query, time};
 use crate::ids::{HostId, TeamId, VmId};
 use crate::model::{HostVm, Observed, Vm, VmName, VmSpec, VmState};
 use crate::placement::{Candidate, Resources};
@@ -93,7 +93,7 @@ pub(crate) async fn insert(
     asked: Asked<'_>,
 ) -> Result<(), StoreError> {
     let vm = &record.vm;
-    sqlx::query(
+    query(
         "INSERT INTO vms (id, team_id, name, host_id, cpus, memory_mb, disk_size_mb, spec, placed,
                           state, idempotency_key, request_hash, created_by, created_at, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
@@ -119,7 +119,7 @@ pub(crate) async fn insert(
 
 /// Removes a VM and its reservation.
 pub(crate) async fn delete(db: &mut Db, id: &VmId) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM vms WHERE id = $1")
+    query("DELETE FROM vms WHERE id = $1")
         .bind(id.as_str())
         .execute(db)
         .await?;
@@ -133,7 +133,7 @@ pub(crate) async fn observe(
     said: &HostVm,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "UPDATE vms SET placed = TRUE, state = $2, state_reason = $3, spec = $4, observed = $5,
                         updated_at = $6
          WHERE id = $1",
@@ -157,7 +157,7 @@ pub(crate) async fn set_state(
     reason: Option<&str>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    query(
         "UPDATE vms SET placed = TRUE, state = $2, state_reason = $3, updated_at = $4
          WHERE id = $1",
     )
@@ -176,18 +176,17 @@ pub(crate) async fn by_name(
     team: Option<&TeamId>,
     name: &str,
 ) -> Result<Option<Record>, StoreError> {
-    let row: Option<Row> =
-        sqlx::query_as(select_vm!("WHERE COALESCE(team_id, '') = $1 AND name = $2"))
-            .bind(team.map_or("", TeamId::as_str))
-            .bind(name)
-            .fetch_optional(db)
-            .await?;
+    let row: Option<Row> = query(select_vm!("WHERE COALESCE(team_id, '') = $1 AND name = $2"))
+        .bind(team.map_or("", TeamId::as_str))
+        .bind(name)
+        .fetch_optional(db)
+        .await?;
     row.map(TryInto::try_into).transpose()
 }
 
 /// The VM of this id.
 pub(crate) async fn get(db: &mut Db, id: &VmId) -> Result<Option<Record>, StoreError> {
-    let row: Option<Row> = sqlx::query_as(select_vm!("WHERE id = $1"))
+    let row: Option<Row> = query(select_vm!("WHERE id = $1"))
         .bind(id.as_str())
         .fetch_optional(db)
         .await?;
@@ -200,7 +199,7 @@ pub(crate) async fn by_idempotency_key(
     team: Option<&TeamId>,
     key: &str,
 ) -> Result<Option<Record>, StoreError> {
-    let row: Option<Row> = sqlx::query_as(select_vm!(
+    let row: Option<Row> = query(select_vm!(
         "WHERE COALESCE(team_id, '') = $1 AND idempotency_key = $2"
     ))
     .bind(team.map_or("", TeamId::as_str))
@@ -222,7 +221,7 @@ pub(crate) struct Filter {
 /// A page of placed VMs, in the order of their creation. Those on hosts that are not heard of are
 /// `missing`.
 pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Vm>, StoreError> {
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows: Vec<Row> = query(
         "SELECT v.id, v.team_id, v.name, v.host_id, v.spec, v.placed,
                 CASE WHEN h.status IN ('unreachable', 'offline') THEN 'missing' ELSE v.state END
                     AS state,
@@ -249,7 +248,7 @@ pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Vm>, StoreE
 /// The ids and names of all VMs on a host, placed or on their way.
 pub(crate) async fn on_host(db: &mut Db, host: &HostId) -> Result<Vec<(VmId, String)>, StoreError> {
     let rows: Vec<(String, String)> =
-        sqlx::query_as("SELECT id, name FROM vms WHERE host_id = $1 ORDER BY id")
+        query("SELECT id, name FROM vms WHERE host_id = $1 ORDER BY id")
             .bind(host.as_str())
             .fetch_all(db)
             .await?;
@@ -261,7 +260,7 @@ pub(crate) async fn on_host(db: &mut Db, host: &HostId) -> Result<Vec<(VmId, Str
 
 /// Removes all VMs of a host, which is about to be removed itself.
 pub(crate) async fn delete_on_host(db: &mut Db, host: &HostId) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM vms WHERE host_id = $1")
+    query("DELETE FROM vms WHERE host_id = $1")
         .bind(host.as_str())
         .execute(db)
         .await?;
@@ -285,7 +284,7 @@ pub(crate) async fn candidates(db: &mut Db) -> Result<Vec<Candidate>, StoreError
     };
     let hosts = hosts::list(db, &everything).await?;
     // SUM of BIGINT is wider than BIGINT in PostgreSQL.
-    let reserved: Vec<Reserved> = sqlx::query_as(
+    let reserved: Vec<Reserved> = query(
         "SELECT host_id, CAST(SUM(cpus) AS BIGINT) AS cpus,
                 CAST(SUM(memory_mb) AS BIGINT) AS memory_mb,
                 CAST(SUM(disk_size_mb) AS BIGINT) AS disk_size_mb
@@ -319,7 +318,7 @@ pub(crate) async fn known_on_host(
     settled: Timestamp,
 ) -> Result<Vec<Known>, StoreError> {
     let rows: Vec<(String, String, bool, i64)> =
-        sqlx::query_as("SELECT id, state, placed, updated_at FROM vms WHERE host_id = $1")
+        query("SELECT id, state, placed, updated_at FROM vms WHERE host_id = $1")
             .bind(host.as_str())
             .fetch_all(db)
             .await?;
@@ -342,7 +341,7 @@ pub(crate) async fn surface_abandoned(
     reason: &str,
     now: Timestamp,
 ) -> Result<u64, StoreError> {
-    let done = sqlx::query(
+    let done = query(
         "UPDATE vms SET placed = TRUE, state = 'error', state_reason = $2, updated_at = $3
          WHERE NOT placed AND created_at <= $1",
     )
@@ -359,7 +358,7 @@ pub(crate) async fn count_by_state(
     db: &mut Db,
     team: Option<&TeamId>,
 ) -> Result<Vec<(VmState, u64)>, StoreError> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
+    let rows: Vec<(String, i64)> = query(
         "SELECT CASE WHEN h.status IN ('unreachable', 'offline') THEN 'missing' ELSE v.state END
                     AS state, COUNT(*)
          FROM vms v JOIN hosts h ON h.id = v.host_id

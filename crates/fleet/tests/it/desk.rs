@@ -11,9 +11,11 @@ use hostler_authority::{Authority, FileError, OpenError};
 use hostler_fleet::{ApiKey, Config, Database, Fleet, mount};
 use hostler_identity::TrustDomain;
 use hostler_operations::{CallError, Identity, Kind, Registry, Reply, Request};
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tempfile::TempDir;
 
 pub(crate) const TRUST_DOMAIN: &str = "fleet.test";
@@ -24,11 +26,26 @@ pub(crate) struct Desk {
     pub(crate) authority: Authority,
     pub(crate) first_key: Option<ApiKey>,
     pub(crate) admin: Identity,
-    pub(crate) books: PathBuf,
+    pub(crate) books: Database,
     dir: Option<TempDir>,
 }
 
-fn database(dir: &Path) -> PathBuf {
+/// The books that belong to this directory: in it, or on the server of this test program.
+pub(crate) async fn database(dir: &Path) -> Database {
+    if !crate::ON_POSTGRES {
+        return Database::Sqlite(file(dir));
+    }
+    let noted = dir.join("database-url");
+    if !noted.exists() {
+        let url = crate::cluster::cluster().database().await;
+        std::fs::write(&noted, url).expect("noted");
+    }
+    let url = std::fs::read_to_string(&noted).expect("readable");
+    url.parse().expect("a database")
+}
+
+/// Where the books of this directory are when they are a file.
+pub(crate) fn file(dir: &Path) -> PathBuf {
     dir.join("books/fleet.db")
 }
 
@@ -41,7 +58,7 @@ pub(crate) async fn begin(dir: &Path) -> (Authority, Arc<Fleet>, Option<ApiKey>)
         .expect("an id");
     let source = authority.source(&own_id).expect("an identity");
     let config = Config {
-        database: Database::Sqlite(database(dir)),
+        database: database(dir).await,
         machines_url: "https://127.0.0.1:8444".into(),
         federation: Vec::new(),
     };
@@ -77,7 +94,7 @@ impl Desk {
             authority,
             first_key,
             admin,
-            books: database(dir),
+            books: database(dir).await,
             dir: None,
         }
     }
@@ -220,26 +237,50 @@ impl Desk {
     }
 
     pub(crate) async fn execute(&self, statement: &str) -> u64 {
-        let mut db = self.in_the_books().await;
-        let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
-        done.expect(statement).rows_affected()
+        match &self.books {
+            Database::Sqlite(path) => {
+                let mut db = in_the_file(path).connect().await.expect("the books");
+                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+                done.expect(statement).rows_affected()
+            }
+            Database::Postgres(_) => {
+                let mut db = self.on_the_server().await;
+                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
+                done.expect(statement).rows_affected()
+            }
+            other => panic!("{other}"),
+        }
     }
 
     pub(crate) async fn count(&self, of: &str) -> i64 {
-        let query = format!("SELECT COUNT(*) FROM {of}");
-        let mut db = self.in_the_books().await;
-        sqlx::query_scalar(AssertSqlSafe(query))
-            .fetch_one(&mut db)
-            .await
-            .expect(of)
+        let query = AssertSqlSafe(format!("SELECT COUNT(*) FROM {of}"));
+        let counted = match &self.books {
+            Database::Sqlite(path) => {
+                let mut db = in_the_file(path).connect().await.expect("the books");
+                sqlx::query_scalar(query).fetch_one(&mut db).await
+            }
+            Database::Postgres(_) => {
+                let mut db = self.on_the_server().await;
+                sqlx::query_scalar(query).fetch_one(&mut db).await
+            }
+            other => panic!("{other}"),
+        };
+        counted.expect(of)
     }
 
-    async fn in_the_books(&self) -> SqliteConnection {
-        let options = SqliteConnectOptions::new()
-            .filename(&self.books)
-            .busy_timeout(Duration::from_secs(30));
-        options.connect().await.expect("the books")
+    pub(crate) async fn on_the_server(&self) -> PgConnection {
+        let Database::Postgres(url) = &self.books else {
+            panic!("the books are a file");
+        };
+        let connected = PgConnection::connect(url.secret().expose_secret()).await;
+        connected.expect("the books")
     }
+}
+
+fn in_the_file(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(Duration::from_secs(30))
 }
 
 /// Opens the authority; one that was open before lets go when its last task has ended.

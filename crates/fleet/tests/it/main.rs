@@ -1,6 +1,10 @@
 //! What a fleet promises: real databases, real certificates, and hosts that are real servers behind
 //! mutual TLS.
 
+/// On which database a test's books are; `tests/postgres` has them on the other.
+const ON_POSTGRES: bool = false;
+
+mod cluster;
 mod desk;
 mod enrolment;
 mod entries;

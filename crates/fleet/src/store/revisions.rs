@@ -1,0 +1,35 @@
+//! How often something has changed of which each replica keeps a picture in memory. Whoever changes
+//! it says so in the same transaction; the others look every half second.
+
+use super::{Db, StoreError, query};
+
+/// Which hosts may come through the machines' door.
+pub(crate) const HOSTS: &str = "hosts";
+/// Which processes have which identities.
+pub(crate) const WORKLOADS: &str = "workloads";
+/// Which API keys are good.
+pub(crate) const KEYS: &str = "keys";
+/// With which keys the authority signs.
+pub(crate) const AUTHORITY: &str = "state:authority";
+
+/// Says that this has changed.
+pub(crate) async fn bump(db: &mut Db, topic: &str) -> Result<(), StoreError> {
+    query(
+        "INSERT INTO revisions (topic, revision) VALUES ($1, 1)
+         ON CONFLICT (topic) DO UPDATE SET revision = revisions.revision + 1",
+    )
+    .bind(topic)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// All of them, with those of the shared keys.
+pub(crate) async fn all(db: &mut Db) -> Result<Vec<(String, i64)>, StoreError> {
+    query(
+        "SELECT topic, revision FROM revisions
+         UNION ALL SELECT 'state:' || name, revision FROM shared_state",
+    )
+    .fetch_all(db)
+    .await
+}

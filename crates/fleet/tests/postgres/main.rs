@@ -1,0 +1,36 @@
+//! The same promises as in `tests/it`, and the same tests, on a PostgreSQL server; and what only
+//! books that replicas share have to promise.
+
+/// On which database a test's books are.
+const ON_POSTGRES: bool = true;
+
+#[path = "../it/cluster.rs"]
+mod cluster;
+#[path = "../it/desk.rs"]
+mod desk;
+#[path = "../it/enrolment.rs"]
+mod enrolment;
+#[path = "../it/entries.rs"]
+mod entries;
+#[path = "../it/hosts.rs"]
+mod hosts;
+#[path = "../it/identity.rs"]
+mod identity;
+#[path = "../it/isolation.rs"]
+mod isolation;
+#[path = "../it/monitor.rs"]
+mod monitor;
+#[path = "../it/power_cut.rs"]
+mod power_cut;
+mod replicas;
+mod server;
+#[path = "../it/snapshots.rs"]
+mod snapshots;
+#[path = "../it/standin.rs"]
+mod standin;
+#[path = "../it/storage.rs"]
+mod storage;
+#[path = "../it/streams.rs"]
+mod streams;
+#[path = "../it/vms.rs"]
+mod vms;

@@ -236,3 +236,75 @@ fn a_host_becomes_a_service_and_nothing_is_replaced_unasked() {
         .collect();
     assert!(ours.is_empty(), "{ours:#?}");
 }
+
+#[test]
+fn a_copy_of_the_audit_trail_is_checked_far_from_its_server() {
+    let plane = Plane::start();
+    let (url, ca) = (plane.url(), plane.ca());
+    let asked = |arguments: &[&str]| {
+        let output = hostler()
+            .args(arguments)
+            .env("HOSTLER_SERVER", &url)
+            .env("HOSTLER_TOKEN", plane.key())
+            .env("HOSTLER_CA", &ca)
+            .output()
+            .expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (
+            output.status.code(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    for _ in 0..2 {
+        assert_eq!(asked(&["host", "create"]).0, Some(0));
+    }
+    let (code, said, _) = asked(&["audit", "verify"]);
+    assert_eq!(code, Some(0), "{said}");
+    let head = said.lines().find_map(|line| line.strip_prefix("head "));
+    let head = head.expect("a head").to_owned();
+    let (_, listed, _) = asked(&["audit", "list"]);
+    assert!(
+        listed.contains("host.create") && listed.contains("127.0.0.1"),
+        "{listed}"
+    );
+
+    let (_, copy, _) = asked(&["audit", "list", "--output", "json"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("audit.json");
+    let file_name = file.to_str().expect("text");
+    let check = |trail: &str, more: &[&str]| {
+        std::fs::write(&file, trail).expect("written");
+        let output = hostler()
+            .args(["audit", "verify", file_name])
+            .args(more)
+            .output();
+        let output = output.expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), told)
+    };
+    assert_eq!(check(&copy, &["--head", &head]).0, Some(0));
+    let (code, told) = check(&copy.replacen("host.create", "host.delete", 1), &[]);
+    assert!(
+        code == Some(1) && one_line(&told) && told.contains("is not as it was written"),
+        "{told}"
+    );
+    let mut lines: Vec<serde_json::Value> = serde_json::from_str(&copy).expect("JSON");
+    lines.pop();
+    let short = serde_json::to_string(&lines).expect("JSON");
+    assert_eq!(
+        check(&short, &[]).0,
+        Some(0),
+        "without a head it cannot be known"
+    );
+    let (code, told) = check(&short, &["--head", &head]);
+    assert!(
+        code == Some(1) && told.contains("the trail ends at line"),
+        "{told}"
+    );
+    let (code, told) = check("[{}]", &[]);
+    assert!(
+        code == Some(1) && told.contains("hostler audit list"),
+        "{told}"
+    );
+}

@@ -90,6 +90,7 @@ impl Fleet {
             database: config.database.to_string(),
             reason,
         };
+        chain_old_lines(&store).await.map_err(failed)?;
         let signing_keys = signing_keys(&store, now)
             .await
             .map_err(|error| match error {
@@ -197,6 +198,18 @@ async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
     let first = !keys::any(&mut tx).await?;
     store::commit(tx).await?;
     Ok(first)
+}
+
+/// Puts the audit lines of older versions into the chain.
+async fn chain_old_lines(store: &Store) -> Result<(), StoreError> {
+    loop {
+        let mut tx = store.begin().await?;
+        let more = audit::chain_old_lines(&mut tx).await?;
+        store::commit(tx).await?;
+        if !more {
+            return Ok(());
+        }
+    }
 }
 
 /// Enters the first admin's key, where there is no key at all.

@@ -36,6 +36,7 @@
 //! | `store` | the tables and their statements |
 //! | `secrets` | registration tokens, host tokens, API keys |
 //! | `enrolment`, `placement`, `reconcile` | rules without clock, socket or storage |
+//! | [`chain`] | how a copy of the audit trail is checked |
 //! | `identify` | whose a credential is |
 //! | `roll` | who may come through the machines' door, and stay inside |
 //! | `connector` | the way to a host's door |
@@ -44,6 +45,8 @@
 //! | `shared_keys` | keys that all of them have |
 
 #![warn(missing_docs)]
+
+pub mod chain;
 
 mod clock;
 mod codes;

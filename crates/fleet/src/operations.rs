@@ -2,6 +2,7 @@
 //! its operations.
 
 mod api_keys;
+mod audit;
 mod bundle;
 mod enrolment;
 mod entries;
@@ -36,6 +37,7 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
         .service(relay::metrics(), fleet)
         .service(api_keys::operations(), fleet)
         .service(teams::operations(), fleet)
+        .service(audit::operations(), fleet)
         .service(status::operations(), fleet)
         .service(bundle::operations(), fleet)
         .service(workloads::of_entries(entries::operations()), fleet)

@@ -15,6 +15,7 @@ pub(crate) const KEYS_WRITE: Scope = Scope::new("keys:write");
 pub(crate) const ENTRIES_READ: Scope = Scope::new("entries:read");
 pub(crate) const ENTRIES_WRITE: Scope = Scope::new("entries:write");
 pub(crate) const AUTHORITY_WRITE: Scope = Scope::new("authority:write");
+pub(crate) const AUDIT_READ: Scope = Scope::new("audit:read");
 /// What an enrolled host may do about itself, and all that it may do.
 pub(crate) const HOST_SELF: Scope = Scope::new("host:self");
 
@@ -45,6 +46,8 @@ words! {
         EntriesWrite = "entries:write",
         /// Rotate the authority's keys; only for keys of the platform.
         AuthorityWrite = "authority:write",
+        /// See who changed what; only for keys of the platform.
+        AuditRead = "audit:read",
     }
 }
 

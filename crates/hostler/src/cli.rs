@@ -5,7 +5,7 @@ use clap_complete::Shell;
 
 use crate::agent::install::Install;
 use crate::commands::{
-    Common, api_key, entry, host, image, kernel, login, snapshot, spiffe_id, svid, tls, vm,
+    Common, api_key, audit, entry, host, image, kernel, login, snapshot, spiffe_id, svid, tls, vm,
 };
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
@@ -62,6 +62,9 @@ pub(crate) enum Command {
     /// Registration entries: which processes on which hosts have which identities
     #[command(subcommand)]
     Entry(entry::Entry),
+    /// The audit trail: who changed what, and whether it is whole
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Show the state of the whole fleet
     #[command(after_help = "Example:\n  hostler status --output json")]
     Status(Common),

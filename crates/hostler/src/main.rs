@@ -65,6 +65,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),
         Command::Entry(entry) => process::client(commands::entry::run(entry)),
+        Command::Audit(audit) => process::client(commands::audit::run(audit)),
         Command::Status(status) => process::client(commands::status::run(status)),
         Command::Login(login) => process::client(commands::login::run(login)),
         Command::Svid(svid) => process::client(commands::svid::run(svid)),

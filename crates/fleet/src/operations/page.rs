@@ -33,17 +33,22 @@ impl Page {
     }
 
     /// Cuts what was fetched to the page, and tells the caller where the next one begins.
-    pub(super) fn cut<T>(
+    pub(super) fn cut<T>(&self, call: &Call, fetched: Vec<T>, id: impl Fn(&T) -> &str) -> Vec<T> {
+        self.cut_at(call, fetched, |last| id(last).to_owned())
+    }
+
+    /// Cuts where a cursor is not an id.
+    pub(super) fn cut_at<T>(
         &self,
         call: &Call,
         mut fetched: Vec<T>,
-        id: impl Fn(&T) -> &str,
+        cursor: impl Fn(&T) -> String,
     ) -> Vec<T> {
         let limit = self.limit() as usize;
         if fetched.len() > limit {
             fetched.truncate(limit);
             if let Some(last) = fetched.last() {
-                call.set_next_cursor(id(last).to_owned());
+                call.set_next_cursor(cursor(last));
             }
         }
         fetched

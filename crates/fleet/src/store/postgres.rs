@@ -56,6 +56,15 @@ BEGIN
     END LOOP;
 END $$"#;
 
+/// The audit trail is only added to.
+const APPEND_ONLY: &str = "
+CREATE OR REPLACE FUNCTION audit_is_only_added_to() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'the audit trail is only added to';
+END $$;
+CREATE OR REPLACE TRIGGER audit_is_only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_is_only_added_to();";
+
 #[derive(Clone)]
 pub(super) struct Server {
     writer: PgPool,
@@ -159,10 +168,10 @@ pub(super) async fn prepare(url: &PostgresUrl) -> Result<(PgConnectOptions, bool
     let migrated = MIGRATIONS.run(&migrator).await;
     migrator.close().await;
     migrated.map_err(|error| OpenStoreError::migration(name.to_owned(), error))?;
-    sqlx::raw_sql(BYTEWISE)
-        .execute(&mut db)
-        .await
-        .map_err(refused)?;
+    for once in [BYTEWISE, APPEND_ONLY] {
+        let done = sqlx::raw_sql(once).execute(&mut db).await;
+        done.map_err(refused)?;
+    }
     db.close().await.map_err(refused)?;
     Ok((options, durable))
 }

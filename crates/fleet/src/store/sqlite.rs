@@ -27,6 +27,13 @@ const READER_IDLE: Duration = Duration::from_secs(60);
 /// Memory for cached pages, in KiB, of each connection.
 const CACHE_KIB: u32 = 1024;
 
+/// The audit trail is only added to.
+const APPEND_ONLY: &str = "
+CREATE TRIGGER IF NOT EXISTS audit_keeps_lines BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END;
+CREATE TRIGGER IF NOT EXISTS audit_changes_no_line BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit trail is only added to'); END;";
+
 #[derive(Clone)]
 pub(super) struct File {
     writer: SqlitePool,
@@ -62,7 +69,12 @@ impl File {
             reason: error.into(),
         })?;
         let migrated = MIGRATIONS.run(&writer).await;
-        migrated.map_err(|error| OpenStoreError::migration(name, error))?;
+        migrated.map_err(|error| OpenStoreError::migration(name.clone(), error))?;
+        let guarded = sqlx::raw_sql(APPEND_ONLY).execute(&writer).await;
+        guarded.map_err(|error| OpenStoreError::Unusable {
+            database: name,
+            reason: error.into(),
+        })?;
         let readers = pool(READERS)
             .idle_timeout(READER_IDLE)
             .connect_lazy_with(options.pragma("query_only", "on"));

@@ -237,16 +237,20 @@ impl Desk {
     }
 
     pub(crate) async fn execute(&self, statement: &str) -> u64 {
+        self.try_execute(statement).await.expect(statement)
+    }
+
+    /// Runs one statement, or several; how many rows that changed.
+    pub(crate) async fn try_execute(&self, statements: &str) -> Result<u64, sqlx::Error> {
+        let statements = sqlx::raw_sql(AssertSqlSafe(statements));
         match &self.books {
             Database::Sqlite(path) => {
                 let mut db = in_the_file(path).connect().await.expect("the books");
-                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
-                done.expect(statement).rows_affected()
+                Ok(statements.execute(&mut db).await?.rows_affected())
             }
             Database::Postgres(_) => {
                 let mut db = self.on_the_server().await;
-                let done = sqlx::query(AssertSqlSafe(statement)).execute(&mut db).await;
-                done.expect(statement).rows_affected()
+                Ok(statements.execute(&mut db).await?.rows_affected())
             }
             other => panic!("{other}"),
         }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::desk::{Desk, text};
 use crate::standin::StandIn;
 
-const ALL: [&str; 10] = [
+const ALL: [&str; 11] = [
+    "audit:read",
     "entries:read",
     "entries:write",
     "hosts:read",

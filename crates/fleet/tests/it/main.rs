@@ -4,6 +4,7 @@
 /// On which database a test's books are; `tests/postgres` has them on the other.
 const ON_POSTGRES: bool = false;
 
+mod audit;
 mod cluster;
 mod desk;
 mod enrolment;

@@ -4,6 +4,8 @@
 /// On which database a test's books are.
 const ON_POSTGRES: bool = true;
 
+#[path = "../it/audit.rs"]
+mod audit;
 #[path = "../it/cluster.rs"]
 mod cluster;
 #[path = "../it/desk.rs"]

@@ -1,6 +1,7 @@
 //! The client commands, one file for each noun.
 
 pub(crate) mod api_key;
+pub(crate) mod audit;
 pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod image;

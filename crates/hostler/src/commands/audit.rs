@@ -1,0 +1,124 @@
+//! `hostler audit`: who changed what, and whether the trail is whole.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use hostler_fleet::chain::{self, Head, Line};
+use serde_json::Value;
+
+use super::{Column, Common, show};
+use crate::failure::{Doing, Failure};
+use crate::output::{self, cell, moment};
+
+#[derive(Subcommand)]
+pub(crate) enum Audit {
+    /// List the lines, oldest first
+    #[command(
+        after_help = "Examples:\n  hostler audit list --action host.create\n  hostler audit \
+                            list --output json > audit.json"
+    )]
+    List {
+        /// Only what this one did: a key's id, a host's SPIFFE ID, or server
+        #[arg(long)]
+        subject: Option<String>,
+        /// Only this kind of change
+        #[arg(long)]
+        action: Option<String>,
+        /// Only what was done to this
+        #[arg(long)]
+        object: Option<String>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Check that no line was changed, removed or inserted; fails and names the first that is wrong
+    #[command(
+        after_help = "Examples:\n  hostler audit verify\n  hostler audit verify audit.json --head \
+                            1204:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    )]
+    Verify {
+        /// A copy, as `hostler audit list --output json` printed all of it; nothing is asked of
+        /// the control plane then [default: what the control plane has]
+        file: Option<PathBuf>,
+        #[arg(
+            long,
+            value_name = "NUMBER:HASH",
+            value_parser = head,
+            help = "The head of an earlier check, which must still be in the trail: without one, a \
+                    trail that was cut off at its end or written anew looks whole"
+        )]
+        head: Option<Head>,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+const COLUMNS: &[Column] = &[
+    ("LINE", |l| cell(l, "seq")),
+    ("AT", |l| moment(l, "at")),
+    ("SUBJECT", |l| cell(l, "subject")),
+    ("ACTION", |l| cell(l, "action")),
+    ("OBJECT", |l| cell(l, "object")),
+    ("FROM", |l| cell(l, "remote")),
+];
+
+const AUDIT: [&str; 2] = ["v1", "audit"];
+
+fn head(text: &str) -> Result<Head, String> {
+    let parts = text.split_once(':');
+    let parsed = parts.and_then(|(seq, hash)| Some((seq.parse().ok()?, hash)));
+    match parsed {
+        Some((seq, hash)) if hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            let hash = hash.to_ascii_lowercase();
+            Ok(Head { seq, hash })
+        }
+        _ => Err("expected NUMBER:HASH, as an earlier check printed it".to_owned()),
+    }
+}
+
+pub(crate) async fn run(audit: Audit) -> Result<(), Failure> {
+    match audit {
+        Audit::List {
+            subject,
+            action,
+            object,
+            common,
+        } => {
+            let api = common.connect.open()?;
+            let filters = [("subject", subject), ("action", action), ("object", object)];
+            let filters: Vec<(&str, String)> = filters
+                .into_iter()
+                .filter_map(|(key, value)| Some((key, value?)))
+                .collect();
+            let lines = api.list_where(&AUDIT, &filters).await?;
+            show(common.printing, &lines, COLUMNS);
+        }
+        Audit::Verify { file, head, common } => {
+            let trail = match &file {
+                Some(file) => read(file)?,
+                None => common.connect.open()?.list_where(&AUDIT, &[]).await?,
+            };
+            let lines: Vec<Line> = serde_json::from_value(trail).doing(
+                || "the trail cannot be read; give what `hostler audit list --output json` printed",
+            )?;
+            let end = chain::verify(&lines, head.as_ref())
+                .map_err(|broken| Failure::new(format!("the audit trail is broken: {broken}")))?;
+            output::line(format!("{} lines, whole", end.seq));
+            output::line(format!("head {}:{}", end.seq, end.hash));
+            if head.is_none() {
+                output::progress(
+                    "keep the head elsewhere and give it to the next check (--head): only so a trail \
+                     is found out that was cut off or written anew",
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Value, Failure> {
+    let text = std::fs::read(file).doing(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_slice(&text).doing(|| {
+        let file = file.display();
+        format!("{file} is no JSON; give what `hostler audit list --output json` printed")
+    })
+}

@@ -17,6 +17,8 @@ pub(crate) const NO_HOSTS_AVAILABLE: ErrorCode =
     ErrorCode::declared("NO_HOSTS_AVAILABLE", 503).retryable();
 pub(crate) const PORT_IN_USE: ErrorCode = ErrorCode::declared("PORT_IN_USE", 409);
 pub(crate) const STORAGE_FULL: ErrorCode = ErrorCode::declared("STORAGE_FULL", 507);
+pub(crate) const STORAGE_UNAVAILABLE: ErrorCode =
+    ErrorCode::declared("STORAGE_UNAVAILABLE", 503).retryable();
 pub(crate) const UNAUTHORIZED: ErrorCode = ErrorCode::declared("UNAUTHORIZED", 401);
 pub(crate) const UNSUPPORTED: ErrorCode = ErrorCode::declared("UNSUPPORTED", 422);
 

@@ -110,7 +110,7 @@ pub(crate) async fn prepare_server(url: &PostgresUrl) -> Result<PgConnectOptions
 
 /// Commits, with the errors of this room.
 pub(crate) async fn commit(tx: Tx) -> Result<(), StoreError> {
-    tx.commit().await
+    tx.commit().await.map_err(StoreError::of_commit)
 }
 
 /// A time as the tables have it: milliseconds since 1970.

@@ -19,6 +19,10 @@ macro_rules! write_errors {
                 StorageFull = $crate::codes::STORAGE_FULL,
                     "the control plane's disk is full and nothing was changed; free some space \
                      there, then try again";
+                /// The fleet's books cannot be reached now. Nothing was changed.
+                StorageUnavailable = $crate::codes::STORAGE_UNAVAILABLE,
+                    "the control plane's database cannot be reached and nothing was changed; try \
+                     again in a moment";
             }
         }
 
@@ -26,6 +30,10 @@ macro_rules! write_errors {
             fn from(error: $crate::store::StoreError) -> Self {
                 match error {
                     $crate::store::StoreError::Full => Self::StorageFull,
+                    error if error.passes() => {
+                        tracing::warn!(%error, "a change was refused");
+                        Self::StorageUnavailable
+                    }
                     other => Self::Internal(hostler_operations::internal(other)),
                 }
             }
@@ -41,11 +49,20 @@ macro_rules! read_errors {
     ) => {
         hostler_operations::errors! {
             $(#[$meta])*
-            $visibility enum $name { $($variants)* }
+            $visibility enum $name {
+                $($variants)*
+                /// The fleet's books cannot be reached now.
+                StorageUnavailable = $crate::codes::STORAGE_UNAVAILABLE,
+                    "the control plane's database cannot be reached; try again in a moment";
+            }
         }
 
         impl From<$crate::store::StoreError> for $name {
             fn from(error: $crate::store::StoreError) -> Self {
+                if error.passes() {
+                    tracing::warn!(%error, "a question was not answered");
+                    return Self::StorageUnavailable;
+                }
                 Self::Internal(hostler_operations::internal(error))
             }
         }

@@ -26,10 +26,12 @@ pub enum StoreError {
     /// Somebody else held the database for too long.
     #[error("the database is busy; another program holds it, or the disk is very slow")]
     Busy(#[source] Box<sqlx::Error>),
-    /// The server cannot be reached, or has ended the connection. A change that was being committed
-    /// may have been stored.
+    /// The server cannot be reached, or has ended the connection before anything was committed.
     #[error("the database cannot be reached: {0}")]
     Unavailable(#[source] Box<sqlx::Error>),
+    /// The server ended the connection over a commit, so a change may have been stored or not.
+    #[error("the database was lost while a change was committed, which may be stored or not: {0}")]
+    Uncertain(#[source] Box<sqlx::Error>),
     /// Our role may not do this.
     #[error("the database's role lacks a right: {0}; give it the rights on the schema")]
     Denied(#[source] Box<sqlx::Error>),
@@ -93,6 +95,19 @@ pub enum OpenStoreError {
 }
 
 impl StoreError {
+    /// Whether it passes by itself, and nothing was changed: whoever tries again does right.
+    pub(crate) fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Busy(_))
+    }
+
+    /// The same failure, of a commit.
+    pub(super) fn of_commit(self) -> Self {
+        match self {
+            Self::Unavailable(error) => Self::Uncertain(error),
+            other => other,
+        }
+    }
+
     pub(super) fn unreadable(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unreadable(reason.into())
     }

@@ -34,7 +34,7 @@ const NOBODY: [&str; 4] = [
 pub(crate) struct Cluster {
     dir: PathBuf,
     /// Its standard input ends with this program.
-    _guard: Child,
+    guard: Child,
 }
 
 /// The program's cluster.
@@ -140,7 +140,7 @@ impl Cluster {
             .current_dir("/")
             .stdin(Stdio::piped());
         let guard = guard.spawn().expect("a shell runs");
-        let cluster = Self { dir, _guard: guard };
+        let cluster = Self { dir, guard };
         cluster.wait();
         cluster
     }
@@ -162,6 +162,13 @@ impl Cluster {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Ends it, as a server is ended that is to be restarted.
+    #[allow(dead_code, reason = "tests/it has books in files")]
+    pub(crate) fn stop(mut self) {
+        drop(self.guard.stdin.take());
+        self.guard.wait().expect("its guard ends with it");
     }
 
     pub(crate) fn url(&self, database: &str) -> String {

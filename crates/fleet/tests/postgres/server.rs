@@ -5,7 +5,7 @@ use std::time::Duration;
 use hostler_fleet::{Database, SharedKeys};
 use serde_json::{Value, json};
 
-use crate::cluster::cluster;
+use crate::cluster::{Cluster, cluster};
 use crate::desk::Desk;
 use crate::standin::StandIn;
 
@@ -105,4 +105,20 @@ async fn a_heartbeat_that_changes_nothing_waits_for_no_other_change() {
     assert!(waited.is_err(), "two wrote at once");
     cluster().execute(&mut other, "ROLLBACK").await;
     desk.call("hosts/create", json!({})).await;
+}
+
+#[tokio::test]
+async fn while_the_server_is_away_callers_are_told_to_try_again() {
+    let own = Cluster::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = own.database().await;
+    std::fs::write(dir.path().join("database-url"), url).expect("noted");
+    let desk = Desk::open_existing(dir.path()).await;
+    desk.pending().await;
+    own.stop();
+    let calls = ["hosts/list", "hosts/create"].map(|name| desk.refusal(name, json!({})));
+    for refused in futures::future::join_all(calls).await {
+        assert_eq!(refused.code().as_str(), "STORAGE_UNAVAILABLE", "{refused}");
+        assert!(refused.code().is_retryable());
+    }
 }

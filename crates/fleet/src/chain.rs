@@ -65,6 +65,15 @@ impl Head {
         }
     }
 
+    /// The head of a chain that ends with this line.
+    #[must_use]
+    pub fn at(line: &Line) -> Self {
+        Self {
+            seq: line.seq,
+            hash: line.hash.clone(),
+        }
+    }
+
     /// The line that says this and comes next.
     #[must_use]
     pub fn next(&self, change: Change) -> Line {
@@ -121,10 +130,7 @@ pub fn verify<'a>(
         if rewritten || hash(&head.hash, found, &line.change) != line.hash {
             return Err(Broken::Changed { seq: found });
         }
-        head = Head {
-            seq: found,
-            hash: line.hash.clone(),
-        };
+        head = Head::at(line);
     }
     match kept {
         Some(kept) if kept.seq > head.seq => Err(Broken::CutOff {
@@ -182,10 +188,7 @@ mod tests {
         let mut lines = Vec::new();
         for entry in entries {
             let line = head.next(entry);
-            head = Head {
-                seq: line.seq,
-                hash: line.hash.clone(),
-            };
+            head = Head::at(&line);
             lines.push(line);
         }
         lines
@@ -221,10 +224,7 @@ mod tests {
         ) {
             let (mut lines, at) = (lines.clone(), at.index(lines.len() - 1));
             prop_assume!(lines[at].change != other);
-            let before = at.checked_sub(1).map_or_else(Head::empty, |before| Head {
-                seq: lines[before].seq,
-                hash: lines[before].hash.clone(),
-            });
+            let before = lines[..at].last().map_or_else(Head::empty, Head::at);
             lines[at] = before.next(other);
             let seq = at as u64 + 2;
             prop_assert_eq!(verify(&lines, None), Err(Broken::Changed { seq }));
@@ -258,10 +258,7 @@ mod tests {
         fn an_inserted_line_is_found(lines in chain(), at in any::<prop::sample::Index>(),
                                      other in entry()) {
             let (mut lines, at) = (lines.clone(), at.index(lines.len()));
-            let before = at.checked_sub(1).map_or_else(Head::empty, |before| Head {
-                seq: lines[before].seq,
-                hash: lines[before].hash.clone(),
-            });
+            let before = lines[..at].last().map_or_else(Head::empty, Head::at);
             lines.insert(at, before.next(other));
             lines[at + 1..].iter_mut().for_each(|line| line.seq += 1);
             prop_assert!(verify(&lines, None).is_err());

@@ -95,14 +95,35 @@ async fn append(db: &mut Db, change: Change) -> Result<(), StoreError> {
 }
 
 #[derive(FromRow)]
-struct Row {
-    seq: i64,
+struct ChangeRow {
     at: i64,
     subject: String,
     action: String,
     object: String,
     request_id: String,
     remote: Option<String>,
+}
+
+impl TryFrom<ChangeRow> for Change {
+    type Error = StoreError;
+
+    fn try_from(row: ChangeRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            at: time(row.at)?,
+            subject: row.subject,
+            action: row.action,
+            object: row.object,
+            request_id: row.request_id,
+            remote: row.remote,
+        })
+    }
+}
+
+#[derive(FromRow)]
+struct Row {
+    seq: i64,
+    #[sqlx(flatten)]
+    change: ChangeRow,
     hash: String,
 }
 
@@ -112,14 +133,7 @@ impl TryFrom<Row> for Line {
     fn try_from(row: Row) -> Result<Self, StoreError> {
         Ok(Self {
             seq: u64::try_from(row.seq).map_err(StoreError::unreadable)?,
-            change: Change {
-                at: time(row.at)?,
-                subject: row.subject,
-                action: row.action,
-                object: row.object,
-                request_id: row.request_id,
-                remote: row.remote,
-            },
+            change: row.change.try_into()?,
             hash: row.hash,
         })
     }
@@ -158,12 +172,8 @@ pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Line>, Stor
 #[derive(FromRow)]
 struct Unchained {
     id: String,
-    at: i64,
-    subject: String,
-    action: String,
-    object: String,
-    request_id: String,
-    remote: Option<String>,
+    #[sqlx(flatten)]
+    change: ChangeRow,
 }
 
 /// Puts lines into the chain that were written before there was one, oldest first; says whether
@@ -181,15 +191,7 @@ pub(crate) async fn chain_old_lines(db: &mut Db) -> Result<bool, StoreError> {
         return Ok(false);
     };
     for row in rows {
-        let change = Change {
-            at: time(row.at)?,
-            subject: row.subject,
-            action: row.action,
-            object: row.object,
-            request_id: row.request_id,
-            remote: row.remote,
-        };
-        append(db, change).await?;
+        append(db, row.change.try_into()?).await?;
     }
     query("DELETE FROM audit_unchained WHERE id <= $1")
         .bind(last)

@@ -212,3 +212,16 @@ impl OpenStoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_of_a_commit_it_is_uncertain_whether_it_was_stored() {
+        let lost = || StoreError::from(sqlx::Error::WorkerCrashed);
+        assert!(lost().passes());
+        let commit = lost().of_commit();
+        assert!(matches!(commit, StoreError::Uncertain(_)) && !commit.passes());
+    }
+}

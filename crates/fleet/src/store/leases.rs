@@ -5,17 +5,6 @@ use std::time::Duration;
 
 use super::{Db, StoreError, query};
 
-/// The database's clock, in milliseconds since 1970.
-macro_rules! with_clock {
-    ($before:literal, $after:literal) => {
-        concat!(
-            $before,
-            "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)",
-            $after
-        )
-    };
-}
-
 /// Takes a lease, or keeps it: it is this holder's for so long from now. Whether it is.
 pub(crate) async fn take(
     db: &mut Db,
@@ -23,16 +12,14 @@ pub(crate) async fn take(
     holder: &str,
     life: Duration,
 ) -> Result<bool, StoreError> {
-    let done = query(concat!(
-        with_clock!(
-            "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, ",
-            " + $3)
-             ON CONFLICT (name) DO UPDATE
-                 SET holder = excluded.holder, expires_at = excluded.expires_at
-                 WHERE leases.holder = excluded.holder OR leases.expires_at <= "
-        ),
-        "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
-    ))
+    let done = query(
+        "INSERT INTO leases (name, holder, expires_at)
+         VALUES ($1, $2, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) + $3)
+         ON CONFLICT (name) DO UPDATE
+             SET holder = excluded.holder, expires_at = excluded.expires_at
+             WHERE leases.holder = excluded.holder
+                 OR leases.expires_at <= excluded.expires_at - $3",
+    )
     .bind(name)
     .bind(holder)
     .bind(i64::try_from(life.as_millis()).unwrap_or(i64::MAX))

@@ -4,7 +4,7 @@ use hostler_fleet::chain::{self, Broken, Head, Line};
 use hostler_operations::Kind;
 use serde_json::{Value, json};
 
-use crate::desk::{Desk, text};
+use crate::desk::Desk;
 
 async fn trail(desk: &Desk) -> Vec<Line> {
     let lines = desk.call("audit/list", json!({"limit": 1000})).await;
@@ -222,7 +222,6 @@ async fn every_change_that_succeeds_leaves_a_line() {
         let lines = trail(&desk).await;
         let after: Head = chain::verify(&lines, Some(&head)).expect("whole");
         assert!(after.seq > head.seq, "{operation} left no line");
-        assert!(!text(&json!(lines.last().expect("one").change.action)).is_empty());
         head = after;
     }
 }

@@ -126,16 +126,18 @@ impl Api {
         self.list_where(path, &[]).await
     }
 
-    /// Every item of a list that passes these filters.
+    /// Every item of a list that passes these filters; one without a value is none.
     pub(crate) async fn list_where(
         &self,
         path: &[&str],
-        filters: &[(&str, String)],
+        filters: &[(&str, Option<String>)],
     ) -> Result<Value, Failure> {
         let mut all = Vec::new();
         let mut ask = self.get(path).query("limit", "1000");
         for (key, value) in filters {
-            ask = ask.query(key, value);
+            if let Some(value) = value {
+                ask = ask.query(key, value);
+            }
         }
         loop {
             let page = ask.send_page().await?;

@@ -85,10 +85,6 @@ pub(crate) async fn run(audit: Audit) -> Result<(), Failure> {
         } => {
             let api = common.connect.open()?;
             let filters = [("subject", subject), ("action", action), ("object", object)];
-            let filters: Vec<(&str, String)> = filters
-                .into_iter()
-                .filter_map(|(key, value)| Some((key, value?)))
-                .collect();
             let lines = api.list_where(&AUDIT, &filters).await?;
             show(common.printing, &lines, COLUMNS);
         }

@@ -105,10 +105,6 @@ pub(crate) async fn run(entry: Entry) -> Result<(), Failure> {
         } => {
             let api = common.connect.open()?;
             let filters = [("spiffe_id", spiffe_id), ("host", host)];
-            let filters: Vec<(&str, String)> = filters
-                .into_iter()
-                .filter_map(|(key, value)| Some((key, value?)))
-                .collect();
             let entries = api.list_where(&ENTRIES, &filters).await?;
             show(common.printing, &entries, COLUMNS);
         }

@@ -223,10 +223,6 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
 async fn list(status: Option<String>, tag: Option<String>, common: Common) -> Result<(), Failure> {
     let api = common.connect.open()?;
     let filters = [("status", status), ("tag", tag)];
-    let filters: Vec<(&str, String)> = filters
-        .into_iter()
-        .filter_map(|(key, value)| Some((key, value?)))
-        .collect();
     show(
         common.printing,
         &api.list_where(&["v1", "hosts"], &filters).await?,

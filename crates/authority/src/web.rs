@@ -245,7 +245,10 @@ fn share_ca(
                 // Another replica was faster; then it is there.
                 false => match state.load(SHARED_NAME)? {
                     Some(shared) => shared.text,
-                    None => text,
+                    None => {
+                        let reason = "the people's CA was removed while it was being shared";
+                        return Err(SharedStateError(reason.into()).into());
+                    }
                 },
             }
         }

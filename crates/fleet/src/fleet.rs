@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::beats::Beats;
 use crate::clock;
 use crate::config::Config;
 use crate::connector::Connector;
@@ -32,6 +33,7 @@ pub struct Fleet {
     pub(crate) connector: Connector,
     pub(crate) host_tokens: HostTokens,
     pub(crate) known_keys: KnownKeys,
+    pub(crate) beats: Beats,
     pub(crate) machines_url: String,
     pub(crate) healthy: AtomicBool,
     pub(crate) roll: Roll,
@@ -112,6 +114,7 @@ impl Fleet {
             connector: Connector::new(source, trust_domain),
             host_tokens,
             known_keys: KnownKeys::default(),
+            beats: Beats::default(),
             machines_url: config.machines_url,
             healthy: AtomicBool::new(true),
             roll,

@@ -38,6 +38,7 @@
 //! | `enrolment`, `placement`, `reconcile` | rules without clock, socket or storage |
 //! | [`chain`] | how a copy of the audit trail is checked |
 //! | `identify` | whose a credential is |
+//! | `beats` | heartbeats, noted many at a time |
 //! | `roll` | who may come through the machines' door, and stay inside |
 //! | `connector` | the way to a host's door |
 //! | `monitor` | notices who has fallen silent |
@@ -48,6 +49,7 @@
 
 pub mod chain;
 
+mod beats;
 mod clock;
 mod codes;
 mod config;

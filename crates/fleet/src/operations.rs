@@ -7,6 +7,7 @@ mod bundle;
 mod enrolment;
 mod entries;
 mod errors;
+mod heartbeat;
 mod hosts;
 mod page;
 mod relay;
@@ -26,7 +27,8 @@ use crate::fleet::Fleet;
 /// Adds all operations on this fleet to a registry.
 #[must_use]
 pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
-    let hosts = tags::operations(enrolment::operations(hosts::operations()));
+    let hosts = enrolment::operations(hosts::operations());
+    let hosts = tags::operations(heartbeat::operations(hosts));
     builder
         .service(hosts, fleet)
         .service(vms::snapshots::of_vms(vms::operations()), fleet)

@@ -27,11 +27,14 @@ pub(crate) struct Change {
 }
 
 /// Says what changed. VMs on the host that are in no book are not touched.
-pub(crate) fn changes<'a>(
-    known: &[Known],
-    reported: impl IntoIterator<Item = (&'a str, VmState)>,
-) -> Vec<Change> {
-    let reported: HashMap<&str, VmState> = reported.into_iter().collect();
+pub(crate) fn changes(known: &[Known], reported: &[(String, VmState)]) -> Vec<Change> {
+    if known.is_empty() {
+        return Vec::new();
+    }
+    let reported: HashMap<&str, VmState> = reported
+        .iter()
+        .map(|(name, state)| (name.as_str(), *state))
+        .collect();
     let change = |vm: &Known| {
         let (state, reason) = match reported.get(vm.id.as_str()) {
             Some(state) => (*state, None),
@@ -69,7 +72,7 @@ mod tests {
             ..known(id, VmState::Created, true)
         };
         let books = [on_its_way("vm-made"), on_its_way("vm-not-yet")];
-        let changes = changes(&books, [("vm-made", VmState::Created)]);
+        let changes = changes(&books, &[("vm-made".to_owned(), VmState::Created)]);
         assert_eq!(
             changes,
             [Change {
@@ -97,7 +100,8 @@ mod tests {
             ("vm-back", Running),
             ("vm-of-somebody-else", Running),
         ];
-        let changes: Vec<_> = changes(&books, report)
+        let report = report.map(|(name, state)| (name.to_owned(), state));
+        let changes: Vec<_> = changes(&books, &report)
             .into_iter()
             .map(|change| (change.id.to_string(), change.state, change.reason.is_some()))
             .collect();

@@ -38,7 +38,7 @@ use crate::config::Database;
 pub use error::{OpenStoreError, StoreError};
 pub use url::{PostgresUrl, PostgresUrlRefused};
 
-pub(crate) use db::{Db, Tx, query};
+pub(crate) use db::{Db, ForMany, Tx, query};
 
 /// The tables, as they came to be. Forward only.
 static MIGRATIONS: Migrator = sqlx::migrate!();

@@ -1,5 +1,5 @@
-//! `hosts/token`, `register`, `renew`, `heartbeat`: how a pending host becomes a machine that
-//! proves who it is, and stays one.
+//! `hosts/token`, `register`, `renew`: how a pending host becomes a machine that proves who it is,
+//! and stays one. How it says that it is there is in [`heartbeat`](super::heartbeat).
 //!
 //! Registration is one transaction. Using the token up, bringing the host online and signing its
 //! certificate happen together or not at all; whoever kills the server in between finds the token
@@ -9,7 +9,7 @@ use hostler_authority::SignError;
 use hostler_operations::{
     Call, FORBIDDEN, INVALID_INPUT, Method, NOT_FOUND, Service, StatusCode, internal, mutation,
 };
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -22,17 +22,13 @@ use crate::enrolment::{Cidr, REGISTRATION_TOKEN_LIFE, TokenBinding};
 use crate::fault;
 use crate::fleet::Fleet;
 use crate::ids::HostId;
-use crate::model::{Host, HostAddress, HostStatus, VmState};
+use crate::model::{Host, HostAddress, HostStatus};
 use crate::reach::calling_host;
-use crate::reconcile;
 use crate::scopes::{HOST_SELF, HOSTS_WRITE};
 use crate::secrets::{self, RegistrationToken};
 use crate::store::audit::{self, Actor};
 use crate::store::registration::{self, Facts};
-use crate::store::{self, Db, StoreError, hosts, vms};
-
-/// A VM that changed less than this ago may be unknown to a report that was under way.
-const SETTLED_AFTER: SignedDuration = SignedDuration::from_secs(60);
+use crate::store::{self, Db, StoreError, hosts};
 
 pub(super) fn operations(hosts: Service<Fleet>) -> Service<Fleet> {
     hosts
@@ -50,11 +46,6 @@ pub(super) fn operations(hosts: Service<Fleet>) -> Service<Fleet> {
             Method::POST,
             "/v1/hosts/{id}/svid",
             StatusCode::OK,
-        ))
-        .with(mutation("heartbeat", heartbeat).requires(HOST_SELF).rest(
-            Method::POST,
-            "/v1/hosts/{id}/heartbeat",
-            StatusCode::NO_CONTENT,
         ))
 }
 
@@ -288,7 +279,7 @@ struct Renewed {
 
 write_errors! {
     /// Why a host was not heard.
-    enum HostSelfError {
+    pub(super) enum HostSelfError {
         /// The caller is not this host.
         Mismatch = FORBIDDEN, "host ID mismatch: a host may speak only about itself";
         /// The host was deleted.
@@ -300,7 +291,7 @@ write_errors! {
 }
 
 /// The calling host, if it is the one of this id and still exists.
-async fn caller(db: &mut Db, call: &Call, id: &HostId) -> Result<Host, HostSelfError> {
+pub(super) async fn caller(db: &mut Db, call: &Call, id: &HostId) -> Result<Host, HostSelfError> {
     if calling_host(call) != Some(id) {
         return Err(HostSelfError::Mismatch);
     }
@@ -322,95 +313,4 @@ async fn renew(fleet: &Fleet, call: Call, input: Renew) -> Result<Renewed, HostS
         svid,
         bundle: fleet.authority.bundle_pem(),
     })
-}
-
-/// Says that the calling host is there, and how its VMs are.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Heartbeat {
-    /// The host's id.
-    id: HostId,
-    /// All VMs on the host; absent: nothing is said of them.
-    #[serde(default)]
-    #[schemars(length(max = 10_000))]
-    vms: Option<Vec<VmReport>>,
-    /// Where the host door is reached now, if that may have changed since the host registered.
-    #[serde(default)]
-    address: Option<HostAddress>,
-    /// The host is about to leave.
-    #[serde(default)]
-    goodbye: bool,
-}
-
-/// A VM on a host, in a heartbeat.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct VmReport {
-    /// Its name on the host.
-    name: String,
-    /// Its state.
-    state: VmState,
-}
-
-async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), HostSelfError> {
-    let now = clock::now();
-    if says_nothing_new(fleet, &call, &input, now).await? {
-        return Ok(());
-    }
-    let mut tx = fleet.store.begin().await?;
-    let host = caller(&mut tx, &call, &input.id).await?;
-    let status = match (input.goodbye, host.status) {
-        (true, _) => HostStatus::Offline,
-        (false, HostStatus::Draining) => HostStatus::Draining,
-        (false, _) => HostStatus::Online,
-    };
-    hosts::heard_of(&mut tx, &host.id, status, now).await?;
-    if status != host.status {
-        let actor = Actor::of(&call, now);
-        audit::record(&mut tx, &actor, &format!("host.{status}"), &host.id).await?;
-        tracing::info!(host = %host.id, from = %host.status, to = %status, "a host changed");
-    }
-    if let Some(address) = &input.address
-        && host.address.as_deref() != Some(address.as_str())
-    {
-        hosts::set_address(&mut tx, &host.id, address.as_str(), now).await?;
-        audit::record(&mut tx, &Actor::of(&call, now), "host.moved", &host.id).await?;
-        tracing::info!(host = %host.id, %address, "a host has another address");
-    }
-    if let Some(reports) = &input.vms {
-        let known = vms::known_on_host(&mut tx, &host.id, now - SETTLED_AFTER).await?;
-        let reported = reports.iter().map(|vm| (vm.name.as_str(), vm.state));
-        for change in reconcile::changes(&known, reported) {
-            vms::set_state(&mut tx, &change.id, change.state, change.reason, now).await?;
-        }
-    }
-    Ok(store::commit(tx).await?)
-}
-
-/// Notes the time of a heartbeat that changes nothing else, which nearly all are, without making
-/// any other change of the books wait. Whether it was one.
-async fn says_nothing_new(
-    fleet: &Fleet,
-    call: &Call,
-    input: &Heartbeat,
-    now: Timestamp,
-) -> Result<bool, HostSelfError> {
-    let mut db = fleet.store.read().await?;
-    let host = caller(&mut db, call, &input.id).await?;
-    let stays = matches!(host.status, HostStatus::Online | HostStatus::Draining);
-    let moved = input.address.as_ref().map(HostAddress::as_str);
-    if input.goodbye || !stays || moved.is_some_and(|to| host.address.as_deref() != Some(to)) {
-        return Ok(false);
-    }
-    if let Some(reports) = &input.vms {
-        let known = vms::known_on_host(&mut db, &host.id, now - SETTLED_AFTER).await?;
-        let reported = reports.iter().map(|vm| (vm.name.as_str(), vm.state));
-        if !reconcile::changes(&known, reported).is_empty() {
-            return Ok(false);
-        }
-    }
-    drop(db);
-    let mut db = fleet.store.note().await?;
-    // The monitor may have been faster: then the host has another status now.
-    Ok(hosts::still_there(&mut db, &host.id, host.status, now).await?)
 }

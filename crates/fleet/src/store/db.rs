@@ -5,6 +5,7 @@
 //! it is run on decides which driver does so. A row is read by the same `FromRow` from both.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
@@ -222,5 +223,90 @@ impl Statement {
             Value::Truth(truth) => query.bind(truth),
         };
         self.values.into_iter().fold(sqlx::query(self.sql), bind)
+    }
+}
+
+/// How many texts a statement for many takes. One of each size is prepared at most.
+const SIZES: [usize; 4] = [1, 8, 64, 512];
+
+/// A statement about any number of texts: `{}` in it becomes their placeholders.
+pub(crate) struct ForMany {
+    sql: &'static str,
+    /// How many placeholders come before them.
+    fixed: usize,
+    sized: [OnceLock<String>; SIZES.len()],
+}
+
+impl ForMany {
+    pub(crate) const fn new(sql: &'static str, fixed: usize) -> Self {
+        let sized = [const { OnceLock::new() }; SIZES.len()];
+        Self { sql, fixed, sized }
+    }
+
+    /// The statements that together are about all of these. The last text fills the places that
+    /// are left over; said twice, it says nothing new.
+    pub(crate) fn of<'a>(
+        &'static self,
+        fixed: impl IntoIterator<Item = Value>,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<Statement> {
+        let fixed: Vec<Value> = fixed.into_iter().collect();
+        let texts: Vec<&str> = texts.into_iter().collect();
+        let largest = SIZES[SIZES.len() - 1];
+        let statement = |some: &[&str]| {
+            let fits = |size: &usize| some.len() <= *size;
+            let at = SIZES.iter().position(fits).unwrap_or(SIZES.len() - 1);
+            let mut statement = query(self.sized[at].get_or_init(|| self.with_places(SIZES[at])));
+            statement.values.clone_from(&fixed);
+            let fill = some
+                .iter()
+                .rev()
+                .take(1)
+                .cycle()
+                .take(SIZES[at] - some.len());
+            let values = some.iter().chain(fill).map(|text| Value::from(*text));
+            statement.values.extend(values);
+            statement
+        };
+        texts.chunks(largest).map(statement).collect()
+    }
+
+    fn with_places(&self, count: usize) -> String {
+        let places: Vec<String> = (1..=count)
+            .map(|n| format!("${}", self.fixed + n))
+            .collect();
+        self.sql.replacen("{}", &places.join(", "), 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_for_many_has_a_place_for_each_and_is_one_of_few() {
+        static STATEMENT: ForMany = ForMany::new("UPDATE t SET a = $1 WHERE b IN ({})", 1);
+        let texts: Vec<String> = (0..520).map(|n| n.to_string()).collect();
+        let of = |count: usize| {
+            let texts = texts[..count].iter().map(String::as_str);
+            STATEMENT.of([7_i64.into()], texts)
+        };
+        assert!(of(0).is_empty());
+        assert_eq!(of(1)[0].sql.as_str(), "UPDATE t SET a = $1 WHERE b IN ($2)");
+        for (count, sizes) in [
+            (2, vec![8]),
+            (8, vec![8]),
+            (9, vec![64]),
+            (520, vec![512, 8]),
+        ] {
+            let statements = of(count);
+            let values = |s: &Statement| s.values.len() - 1;
+            assert_eq!(statements.iter().map(values).collect::<Vec<_>>(), sizes);
+            let said: std::collections::BTreeSet<String> = statements
+                .iter()
+                .flat_map(|s| s.values[1..].iter().map(|value| format!("{value:?}")))
+                .collect();
+            assert_eq!(said.len(), count, "each is said");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, query, revisions, time};
+use super::{Db, ForMany, StoreError, millis, query, revisions, time};
 use crate::ids::{HostId, TeamId};
 use crate::model::{Host, HostStatus, HostType, Tag};
 
@@ -225,20 +225,25 @@ pub(crate) async fn heard_of(
     Ok(())
 }
 
-/// Notes that a host of this status was heard of and is as it was; whether it has this status.
+/// Notes that these hosts were heard of, unless the books have one as silent or do not have it at
+/// all. The ids and addresses of those that were noted.
 pub(crate) async fn still_there(
     db: &mut Db,
-    id: &HostId,
-    status: HostStatus,
+    ids: &[&HostId],
     now: Timestamp,
-) -> Result<bool, StoreError> {
-    let done = query("UPDATE hosts SET last_heartbeat_at = $3 WHERE id = $1 AND status = $2")
-        .bind(id.as_str())
-        .bind(status.as_str())
-        .bind(millis(now))
-        .execute(db)
-        .await?;
-    Ok(done.rows_affected() == 1)
+) -> Result<Vec<(String, Option<String>)>, StoreError> {
+    static STATEMENT: ForMany = ForMany::new(
+        "UPDATE hosts SET last_heartbeat_at = $1
+         WHERE status IN ('online', 'draining') AND id IN ({})
+         RETURNING id, address",
+        1,
+    );
+    let ids = ids.iter().map(|id| id.as_str());
+    let mut noted = Vec::new();
+    for statement in STATEMENT.of([millis(now).into()], ids) {
+        noted.append(&mut statement.fetch_all(db).await?);
+    }
+    Ok(noted)
 }
 
 /// Notes where a host's door is reached from now on.

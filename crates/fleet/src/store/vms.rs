@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, hosts, millis, number, query, time};
+use super::{Db, ForMany, StoreError, hosts, millis, number, query, time};
 use crate::ids::{HostId, TeamId, VmId};
 use crate::model::{HostVm, Observed, Vm, VmName, VmSpec, VmState};
 use crate::placement::{Candidate, Resources};
@@ -310,27 +310,31 @@ pub(crate) async fn candidates(db: &mut Db) -> Result<Vec<Candidate>, StoreError
     Ok(hosts.into_iter().map(with_reservation).collect())
 }
 
-/// The VMs of a host, to be compared with what it reports. Those that have changed after `settled`
-/// are too fresh for a report to know of.
-pub(crate) async fn known_on_host(
+/// The VMs of these hosts, to be compared with what they report. Those that have changed after
+/// `settled` are too fresh for a report to know of.
+pub(crate) async fn known_on(
     db: &mut Db,
-    host: &HostId,
+    hosts: &[&HostId],
     settled: Timestamp,
-) -> Result<Vec<Known>, StoreError> {
-    let rows: Vec<(String, String, bool, i64)> =
-        query("SELECT id, state, placed, updated_at FROM vms WHERE host_id = $1")
-            .bind(host.as_str())
-            .fetch_all(db)
-            .await?;
-    let known = rows.into_iter().map(|(id, state, placed, updated_at)| {
-        Ok(Known {
-            id: VmId::named(id),
-            state: VmState::parse(&state).map_err(StoreError::unreadable)?,
-            placed,
-            settled: updated_at <= millis(settled),
-        })
-    });
-    known.collect()
+) -> Result<Vec<(HostId, Known)>, StoreError> {
+    static STATEMENT: ForMany = ForMany::new(
+        "SELECT host_id, id, state, placed, updated_at FROM vms WHERE host_id IN ({})",
+        0,
+    );
+    let mut known = Vec::new();
+    for statement in STATEMENT.of([], hosts.iter().map(|id| id.as_str())) {
+        let rows: Vec<(String, String, String, bool, i64)> = statement.fetch_all(db).await?;
+        for (host, id, state, placed, updated_at) in rows {
+            let vm = Known {
+                id: VmId::named(id),
+                state: VmState::parse(&state).map_err(StoreError::unreadable)?,
+                placed,
+                settled: updated_at <= millis(settled),
+            };
+            known.push((HostId::named(host), vm));
+        }
+    }
+    Ok(known)
 }
 
 /// Gives the VMs whose creation nobody finished since `abandoned` a state of their own, so that

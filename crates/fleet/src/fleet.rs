@@ -19,6 +19,7 @@ use crate::identify::KnownKeys;
 use crate::ids::{HostId, KeyId};
 use crate::model::ApiKeyInfo;
 use crate::monitor;
+use crate::placement::census::Census;
 use crate::roll::Roll;
 use crate::scopes::KeyScope;
 use crate::secrets::{ApiKey, HostTokens, KeyUnusable, SigningKey};
@@ -34,6 +35,7 @@ pub struct Fleet {
     pub(crate) host_tokens: HostTokens,
     pub(crate) known_keys: KnownKeys,
     pub(crate) beats: Beats,
+    pub(crate) census: Census,
     pub(crate) machines_url: String,
     pub(crate) healthy: AtomicBool,
     pub(crate) roll: Roll,
@@ -115,6 +117,7 @@ impl Fleet {
             host_tokens,
             known_keys: KnownKeys::default(),
             beats: Beats::default(),
+            census: Census::default(),
             machines_url: config.machines_url,
             healthy: AtomicBool::new(true),
             roll,

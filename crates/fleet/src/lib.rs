@@ -85,7 +85,7 @@ pub use model::{
 };
 pub use monitor::{LOOK_EVERY, SILENT_AFTER};
 pub use operations::mount;
-pub use placement::CPU_OVERCOMMIT;
+pub use placement::{CPU_OVERCOMMIT, Policy};
 pub use reach::Principal;
 pub use scopes::KeyScope;
 pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken};

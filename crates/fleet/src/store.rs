@@ -10,6 +10,7 @@
 //! set of statements, in what SQLite and PostgreSQL share.
 
 pub(crate) mod audit;
+pub(crate) mod census;
 pub(crate) mod entries;
 pub(crate) mod hosts;
 pub(crate) mod keys;

@@ -12,7 +12,7 @@ pub(crate) struct UnknownWord {
 macro_rules! words {
     (
         $(#[$meta:meta])*
-        pub enum $name:ident {
+        $vis:vis enum $name:ident {
             $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)*
         }
     ) => {
@@ -22,16 +22,16 @@ macro_rules! words {
             serde::Serialize, serde::Deserialize, schemars::JsonSchema,
         )]
         #[non_exhaustive]
-        pub enum $name {
+        $vis enum $name {
             $($(#[$variant_meta])* #[serde(rename = $word)] $variant,)*
         }
 
         impl $name {
             /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$variant),*];
+            $vis const ALL: &[Self] = &[$(Self::$variant),*];
 
             /// The word.
-            pub fn as_str(self) -> &'static str {
+            $vis fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)*
                 }
@@ -46,6 +46,7 @@ macro_rules! words {
 
         impl $name {
             /// Reads the word as the database has it.
+            #[allow(dead_code, reason = "some are only shown")]
             pub(crate) fn parse(word: &str) -> Result<Self, $crate::words::UnknownWord> {
                 match word {
                     $($word => Ok(Self::$variant),)*

@@ -6,6 +6,7 @@ mod create;
 mod guest;
 mod inspect;
 mod lifecycle;
+mod place;
 pub(super) mod snapshots;
 
 use std::time::Duration;
@@ -43,6 +44,11 @@ fn of_vms() -> Service<Fleet> {
                 .timeout(WORK_TIMEOUT + MARGIN)
                 .rest(Method::POST, "/v1/vms", StatusCode::CREATED),
         )
+        .with(query("place", place::place).requires(VMS_READ).rest(
+            Method::POST,
+            "/v1/vms/place",
+            StatusCode::OK,
+        ))
         .with(query("list", inspect::list).requires(VMS_READ).rest(
             Method::GET,
             "/v1/vms",

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, ForMany, StoreError, millis, query, revisions, time};
+use super::{Db, ForMany, StoreError, census, millis, query, revisions, time};
 use crate::ids::{HostId, TeamId};
 use crate::model::{Host, HostStatus, HostType, Tag};
 
@@ -53,13 +53,6 @@ impl TryFrom<Row> for Host {
                 .map_err(StoreError::unreadable)
         };
         let cpu_cores = row.cpu_cores.map(u32::try_from).transpose();
-        let mut tags = row
-            .tags
-            .iter()
-            .flat_map(|tags| tags.split(','))
-            .map(|tag| Tag::try_from(tag.to_owned()).map_err(StoreError::unreadable))
-            .collect::<Result<Vec<_>, _>>()?;
-        tags.sort_unstable();
         Ok(Self {
             id: HostId::named(row.id),
             kind: HostType::parse(&row.kind).map_err(StoreError::unreadable)?,
@@ -73,13 +66,23 @@ impl TryFrom<Row> for Host {
             address: row.address,
             status: HostStatus::parse(&row.status).map_err(StoreError::unreadable)?,
             cordoned: row.cordoned,
-            tags,
+            tags: tags_of(row.tags.as_deref())?,
             last_heartbeat_at: row.last_heartbeat_at.map(time).transpose()?,
             created_by: row.created_by,
             created_at: time(row.created_at)?,
             updated_at: time(row.updated_at)?,
         })
     }
+}
+
+/// Tags that are joined by commas, in alphabetical order.
+pub(super) fn tags_of(joined: Option<&str>) -> Result<Vec<Tag>, StoreError> {
+    let tags = joined.into_iter().flat_map(|tags| tags.split(','));
+    let mut tags = tags
+        .map(|tag| Tag::try_from(tag.to_owned()).map_err(StoreError::unreadable))
+        .collect::<Result<Vec<_>, _>>()?;
+    tags.sort_unstable();
+    Ok(tags)
 }
 
 /// Adds a pending host.
@@ -164,6 +167,7 @@ pub(crate) async fn delete(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
         .bind(id.as_str())
         .execute(&mut *db)
         .await?;
+    census::deleted(db).await?;
     revisions::bump(db, revisions::HOSTS).await?;
     revisions::bump(db, revisions::WORKLOADS).await
 }
@@ -179,9 +183,9 @@ pub(crate) async fn set_cordoned(
         .bind(id.as_str())
         .bind(cordoned)
         .bind(millis(now))
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    census::touch(db, id).await
 }
 
 /// Gives a host a tag; one that it has already stays.
@@ -191,6 +195,7 @@ pub(crate) async fn add_tag(db: &mut Db, id: &HostId, tag: &Tag) -> Result<(), S
         .bind(tag.as_str())
         .execute(&mut *db)
         .await?;
+    census::touch(db, id).await?;
     revisions::bump(db, revisions::WORKLOADS).await
 }
 
@@ -201,6 +206,7 @@ pub(crate) async fn remove_tag(db: &mut Db, id: &HostId, tag: &str) -> Result<()
         .bind(tag)
         .execute(&mut *db)
         .await?;
+    census::touch(db, id).await?;
     revisions::bump(db, revisions::WORKLOADS).await
 }
 
@@ -220,9 +226,9 @@ pub(crate) async fn heard_of(
     .bind(id.as_str())
     .bind(status.as_str())
     .bind(millis(now))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    census::touch(db, id).await
 }
 
 /// Notes that these hosts were heard of, unless the books have one as silent or do not have it at
@@ -275,9 +281,13 @@ pub(crate) async fn mark_silent(
     )
     .bind(millis(silent_since))
     .bind(millis(now))
-    .fetch_all(db)
+    .fetch_all(&mut *db)
     .await?;
-    Ok(ids.into_iter().map(|(id,)| HostId::named(id)).collect())
+    let ids: Vec<HostId> = ids.into_iter().map(|(id,)| HostId::named(id)).collect();
+    for id in &ids {
+        census::touch(db, id).await?;
+    }
+    Ok(ids)
 }
 
 /// How many hosts are in each status, of one team or of all.

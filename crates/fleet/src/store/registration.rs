@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, millis, number, query, revisions};
+use super::{Db, StoreError, census, millis, number, query, revisions};
 use crate::enrolment::TokenBinding;
 use crate::ids::HostId;
 use crate::model::HostAddress;
@@ -123,6 +123,7 @@ pub(crate) async fn bring_online(
     .bind(millis(now))
     .execute(&mut *db)
     .await?;
+    census::touch(db, host).await?;
     revisions::bump(db, revisions::HOSTS).await?;
     Ok(done.rows_affected() == 1)
 }

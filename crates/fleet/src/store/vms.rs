@@ -3,10 +3,9 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, ForMany, StoreError, hosts, millis, number, query, time};
+use super::{Db, ForMany, StoreError, census, millis, number, query, time};
 use crate::ids::{HostId, TeamId, VmId};
 use crate::model::{HostVm, Observed, Vm, VmName, VmSpec, VmState};
-use crate::placement::{Candidate, Resources};
 use crate::reconcile::Known;
 
 /// A VM with what only the fleet needs to know of it.
@@ -83,6 +82,8 @@ fn json<T: serde::Serialize>(value: &T) -> Result<String, StoreError> {
 pub(crate) struct Asked<'a> {
     pub(crate) by: &'a str,
     pub(crate) idempotency_key: Option<&'a str>,
+    /// From which VMs it is to be put apart: those of its team that named the same group.
+    pub(crate) spread_group: Option<&'a str>,
 }
 
 /// Adds a VM, and with it the reservation on its host; [`StoreError::Duplicate`] when its team has
@@ -95,8 +96,9 @@ pub(crate) async fn insert(
     let vm = &record.vm;
     query(
         "INSERT INTO vms (id, team_id, name, host_id, cpus, memory_mb, disk_size_mb, spec, placed,
-                          state, idempotency_key, request_hash, created_by, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14)",
+                          state, idempotency_key, request_hash, created_by, created_at, updated_at,
+                          spread_group)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15)",
     )
     .bind(vm.id.as_str())
     .bind(vm.team_id.as_ref().map(TeamId::as_str))
@@ -112,13 +114,15 @@ pub(crate) async fn insert(
     .bind(&record.request_hash)
     .bind(asked.by)
     .bind(millis(vm.created_at))
-    .execute(db)
+    .bind(asked.spread_group)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    census::placed_on(db, &vm.host).await
 }
 
 /// Removes a VM and its reservation.
 pub(crate) async fn delete(db: &mut Db, id: &VmId) -> Result<(), StoreError> {
+    census::touch_host_of(db, id).await?;
     query("DELETE FROM vms WHERE id = $1")
         .bind(id.as_str())
         .execute(db)
@@ -265,49 +269,6 @@ pub(crate) async fn delete_on_host(db: &mut Db, host: &HostId) -> Result<(), Sto
         .execute(db)
         .await?;
     Ok(())
-}
-
-#[derive(FromRow)]
-struct Reserved {
-    host_id: String,
-    cpus: i64,
-    memory_mb: i64,
-    disk_size_mb: i64,
-}
-
-/// Every registered host with what is reserved on it. Inside a transaction that writes, nobody
-/// else reserves anything until it ends.
-pub(crate) async fn candidates(db: &mut Db) -> Result<Vec<Candidate>, StoreError> {
-    let everything = hosts::Filter {
-        limit: u32::MAX,
-        ..hosts::Filter::default()
-    };
-    let hosts = hosts::list(db, &everything).await?;
-    // SUM of BIGINT is wider than BIGINT in PostgreSQL.
-    let reserved: Vec<Reserved> = query(
-        "SELECT host_id, CAST(SUM(cpus) AS BIGINT) AS cpus,
-                CAST(SUM(memory_mb) AS BIGINT) AS memory_mb,
-                CAST(SUM(disk_size_mb) AS BIGINT) AS disk_size_mb
-         FROM vms GROUP BY host_id",
-    )
-    .fetch_all(db)
-    .await?;
-    let mut reserved: std::collections::HashMap<String, Resources> = reserved
-        .into_iter()
-        .map(|row| {
-            let resources = Resources {
-                cpus: row.cpus.unsigned_abs(),
-                memory_mb: row.memory_mb.unsigned_abs(),
-                disk_mb: row.disk_size_mb.unsigned_abs(),
-            };
-            (row.host_id, resources)
-        })
-        .collect();
-    let with_reservation = |host: crate::model::Host| {
-        let reserved = reserved.remove(host.id.as_str()).unwrap_or_default();
-        Candidate { host, reserved }
-    };
-    Ok(hosts.into_iter().map(with_reservation).collect())
 }
 
 /// The VMs of these hosts, to be compared with what they report. Those that have changed after

@@ -13,6 +13,7 @@ mod hosts;
 mod identity;
 mod isolation;
 mod monitor;
+mod placement;
 mod power_cut;
 mod snapshots;
 mod standin;

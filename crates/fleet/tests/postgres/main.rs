@@ -22,6 +22,8 @@ mod identity;
 mod isolation;
 #[path = "../it/monitor.rs"]
 mod monitor;
+#[path = "../it/placement.rs"]
+mod placement;
 #[path = "../it/power_cut.rs"]
 mod power_cut;
 mod replicas;

@@ -194,6 +194,31 @@ async fn what_one_revokes_is_refused_by_the_other_within_five_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_changes_about_a_host_the_other_places_by_at_once() {
+    let (one, other, admin) = pair().await;
+    let made = one.call(&admin, "hosts/create", json!({})).await;
+    let token = text(&made["registration_token"]);
+    let request = Request {
+        input: machine(&token),
+        ..Request::default()
+    };
+    let host = one.registry.invoke("hosts/register", request).await;
+    let id = host.expect("registered").output["host"]["id"].clone();
+    let about = json!({ "id": id });
+    let chosen = async |replica: &Replica| {
+        let said = replica.call(&admin, "vms/place", json!({})).await;
+        said.get("host").cloned()
+    };
+    assert_eq!(chosen(&other).await, Some(id.clone()));
+    one.call(&admin, "hosts/cordon", about.clone()).await;
+    assert_eq!(chosen(&other).await, None);
+    other.call(&admin, "hosts/uncordon", about.clone()).await;
+    assert_eq!(chosen(&one).await, Some(id));
+    other.call(&admin, "hosts/delete", about).await;
+    assert_eq!(chosen(&one).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_that_rotate_at_once_rotate_once_and_all_follow() {
     let (one, other, _) = pair().await;
     let rotate = |authority: Authority| {

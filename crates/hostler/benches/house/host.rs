@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::fleet::{free_port, hostler};
+use crate::server::{free_port, hostler};
 
 pub(crate) struct Host {
     directory: TempDir,

@@ -56,7 +56,7 @@ fn until_ready(host: &Host) {
 }
 
 /// Milliseconds of processor time; the kernel counts in hundredths of a second.
-fn cpu_ms(pid: u32) -> f64 {
+pub(crate) fn cpu_ms(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
     let (_, rest) = stat.rsplit_once(')').expect("a command");
     let fields = rest.split_ascii_whitespace().skip(11).take(2);

@@ -7,7 +7,8 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use crate::boot::until_answer;
-use crate::fleet::{Fleet, free_port};
+use crate::fleet::Fleet;
+use crate::server::free_port;
 use crate::table::{Table, median};
 
 const ROUNDS: usize = 9;

@@ -5,22 +5,21 @@
 //! the host is asked once what it has; if that stays open, the row stays, in state `error` with the
 //! reason, until somebody looks or deletes. It is never sent a second time.
 
-use std::collections::BTreeSet;
-
 use hostler_operations::{Call, FORBIDDEN, INVALID_INPUT, NOT_FOUND, internal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::place::Wanted;
 use super::{WORK_TIMEOUT, ask, described, note};
 use crate::clock;
 use crate::codes::{CONFLICT, NO_HOSTS_AVAILABLE};
 use crate::connector::{Ask, HostFailure, OrHost};
 use crate::fleet::Fleet;
 use crate::ids::{HostId, TeamId, VmId};
-use crate::model::{Host, HostVm, Observed, Tag, Vm, VmName, VmSpec, VmState};
+use crate::model::{Host, HostVm, Observed, Vm, VmName, VmSpec, VmState};
 use crate::operations::errors::write_errors;
-use crate::placement::{self, Demand, Resources};
+use crate::placement::{self, Resources};
 use crate::reach::Reach;
 use crate::secrets;
 use crate::store::audit::{self, Actor};
@@ -34,20 +33,8 @@ const UNCERTAIN: &str = "its host did not say whether it made it; look again, or
 pub(super) struct CreateVm {
     /// What the VM is called; unique in its team.
     name: VmName,
-    /// Whose VM it is to be; a team's key needs not say it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    team_id: Option<TeamId>,
-    /// The host to put it on; absent: the least loaded one on which it fits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    host: Option<HostId>,
-    /// The architecture (`x86_64`, `aarch64`) that the host must have; absent: any.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
-    arch: Option<String>,
-    /// Tags that the host must have, all of them.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    #[schemars(length(max = 64))]
-    required_tags: BTreeSet<Tag>,
+    #[serde(flatten)]
+    place: Wanted,
     /// A word of the caller's own by which a repeated request is recognised: it is answered with
     /// the VM that the first one created.
     #[serde(default, skip_serializing)]
@@ -123,7 +110,7 @@ async fn reserve(fleet: &Fleet, call: &Call, input: CreateVm) -> Result<Reserved
     }
     let (reach, actor) = (Reach::of(call), Actor::of(call, clock::now()));
     let mut tx = fleet.store.begin().await?;
-    let team_id = owner(&mut tx, &reach, input.team_id.clone()).await?;
+    let team_id = owner(&mut tx, &reach, input.place.team_id.clone()).await?;
     if !input.spec.mounts.is_empty() && !reach.is_platform() {
         return Err(CreateVmError::MountsRefused);
     }
@@ -144,7 +131,7 @@ async fn reserve(fleet: &Fleet, call: &Call, input: CreateVm) -> Result<Reserved
     {
         return Err(CreateVmError::NameTaken { name: input.name });
     }
-    let host = choose_host(&mut tx, &reach, team_id.clone(), &input).await?;
+    let host = choose_host(fleet, &mut tx, &reach, team_id.clone(), &input).await?;
     let vm = Vm {
         name: input.name,
         id: VmId::generate(),
@@ -164,6 +151,7 @@ async fn reserve(fleet: &Fleet, call: &Call, input: CreateVm) -> Result<Reserved
     let asked = Asked {
         by: &actor.subject,
         idempotency_key: input.idempotency_key.as_deref(),
+        spread_group: input.place.spread_group.as_deref(),
     };
     vms::insert(&mut tx, &record, asked).await?;
     audit::record(&mut tx, &actor, "vm.create", &record.vm.id).await?;
@@ -194,12 +182,13 @@ async fn owner(
 }
 
 async fn choose_host(
+    fleet: &Fleet,
     db: &mut Db,
     reach: &Reach,
     team: Option<TeamId>,
     input: &CreateVm,
 ) -> Result<Host, CreateVmError> {
-    if let Some(id) = &input.host {
+    if let Some(id) = &input.place.host {
         let named = hosts::get(db, id)
             .await?
             .filter(|host| reach.sees_host(host));
@@ -207,28 +196,24 @@ async fn choose_host(
             return Err(CreateVmError::NoSuchHost { id: id.clone() });
         }
     }
-    let demand = Demand {
-        resources: Resources {
-            cpus: input.spec.cpus.into(),
-            memory_mb: input.spec.memory_mb,
-            disk_mb: input.spec.disk_size_mb,
-        },
-        arch: input.arch.clone(),
-        tags: input.required_tags.clone(),
-        team,
-        host: input.host.clone(),
+    let resources = Resources {
+        cpus: input.spec.cpus.into(),
+        memory_mb: input.spec.memory_mb,
+        disk_mb: input.spec.disk_size_mb,
     };
-    let candidates = vms::candidates(db).await?;
-    let chosen = placement::place(&demand, &candidates)
-        .map_err(|none| CreateVmError::NoHosts {
-            reason: none.to_string(),
-        })?
-        .clone();
-    let host = candidates
-        .into_iter()
-        .map(|candidate| candidate.host)
-        .find(|h| h.id == chosen);
-    host.ok_or(CreateVmError::NoSuchHost { id: chosen })
+    let demand = input.place.demand(db, team, resources).await?;
+    let known = fleet.census.look(db).await?;
+    let chosen = placement::place(&demand, known.hosts());
+    let id = match chosen {
+        Ok(chosen) => chosen.host.id.clone(),
+        Err(none) => {
+            let reason = none.to_string();
+            return Err(CreateVmError::NoHosts { reason });
+        }
+    };
+    drop(known);
+    let host = hosts::get(db, &id).await?;
+    host.ok_or(CreateVmError::NoSuchHost { id })
 }
 
 /// Has the host make the VM, and brings the books in line with what came of it.

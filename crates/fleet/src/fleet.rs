@@ -15,6 +15,7 @@ use crate::beats::Beats;
 use crate::clock;
 use crate::config::Config;
 use crate::connector::Connector;
+use crate::events::{Following, Recent};
 use crate::identify::KnownKeys;
 use crate::ids::{HostId, KeyId};
 use crate::model::ApiKeyInfo;
@@ -36,6 +37,7 @@ pub struct Fleet {
     pub(crate) known_keys: KnownKeys,
     pub(crate) beats: Beats,
     pub(crate) census: Census,
+    recent: Arc<Recent>,
     pub(crate) machines_url: String,
     pub(crate) healthy: AtomicBool,
     pub(crate) roll: Roll,
@@ -118,6 +120,7 @@ impl Fleet {
             known_keys: KnownKeys::default(),
             beats: Beats::default(),
             census: Census::default(),
+            recent: Arc::default(),
             machines_url: config.machines_url,
             healthy: AtomicBool::new(true),
             roll,
@@ -147,6 +150,16 @@ impl Fleet {
         self.workload_changes.send_replace(());
     }
 
+    /// For somebody who watches what happens.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch {
+            store: self.store.clone(),
+            recent: Arc::clone(&self.recent),
+            news: self.store.watch_news(),
+            closing: self.closing.clone(),
+        }
+    }
+
     /// Waits for what is under way in the books and closes them. Later operations fail.
     pub async fn close(&self) {
         self.healthy.store(false, Ordering::Relaxed);
@@ -155,6 +168,39 @@ impl Fleet {
             tracing::debug!(%error, "the leases of this replica end by themselves");
         }
         self.store.close().await;
+    }
+}
+
+/// What somebody needs who watches what happens.
+pub(crate) struct Watch {
+    store: Store,
+    recent: Arc<Recent>,
+    news: watch::Receiver<u64>,
+    closing: CancellationToken,
+}
+
+impl Watch {
+    /// The number of the newest event.
+    pub(crate) async fn newest(&self) -> Result<i64, StoreError> {
+        self.recent.newest(&self.store).await
+    }
+
+    /// What comes after this event, nothing if nothing has happened.
+    pub(crate) async fn after(&self, seen: i64) -> Result<Following, StoreError> {
+        self.recent.after(&self.store, seen).await
+    }
+
+    /// From here on, something that happens ends [`wait`](Self::wait).
+    pub(crate) fn mark(&mut self) {
+        self.news.mark_unchanged();
+    }
+
+    /// Waits until something has happened; `false` when the server stops instead.
+    pub(crate) async fn wait(&mut self) -> bool {
+        tokio::select! {
+            () = self.closing.cancelled() => false,
+            changed = self.news.changed() => changed.is_ok(),
+        }
     }
 }
 

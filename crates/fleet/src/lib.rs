@@ -41,6 +41,7 @@
 //! | `beats` | heartbeats, noted many at a time |
 //! | `roll` | who may come through the machines' door, and stay inside |
 //! | `connector` | the way to a host's door |
+//! | `events` | what happens to hosts and VMs, for those who watch |
 //! | `monitor` | notices who has fallen silent |
 //! | `replicas` | what servers on the same books must know of each other |
 //! | `shared_keys` | keys that all of them have |
@@ -55,6 +56,7 @@ mod codes;
 mod config;
 mod connector;
 mod enrolment;
+mod events;
 mod fault;
 mod fleet;
 mod identify;
@@ -76,6 +78,7 @@ mod words;
 
 pub use config::{Config, Database, DatabaseRefused};
 pub use enrolment::{Cidr, CidrRefused, REGISTRATION_TOKEN_LIFE};
+pub use events::Change;
 pub use fleet::{Fleet, OpenError};
 pub use identify::IdentifyError;
 pub use ids::{EntryId, HostId, KeyId, TeamId, VmId};

@@ -14,12 +14,14 @@ use crate::clock;
 use crate::fleet::Fleet;
 use crate::replicas::TRY_EVERY;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, Db, StoreError, hosts, registration, vms};
+use crate::store::{self, Db, StoreError, events, hosts, registration, vms};
 
 /// How often the monitor looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// After how long without a heartbeat a host is unreachable.
 pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(90);
+/// For how long it is known what happened.
+const EVENTS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// After how long a VM that is still on its way was certainly abandoned: no request lives so long.
 pub(crate) const ABANDONED_AFTER: SignedDuration = SignedDuration::from_mins(5);
 const ABANDONED: &str =
@@ -93,6 +95,7 @@ impl Fleet {
             tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
         }
         registration::purge_expired(&mut tx, now).await?;
+        events::forget_old(&mut tx, now - EVENTS_KEPT).await?;
         surface_abandoned(&mut tx, now - ABANDONED_AFTER, now).await?;
         store::commit(tx).await
     }

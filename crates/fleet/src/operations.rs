@@ -4,6 +4,7 @@
 mod api_keys;
 mod audit;
 mod bundle;
+mod drain;
 mod enrolment;
 mod entries;
 mod errors;
@@ -16,6 +17,7 @@ mod status;
 mod tags;
 mod teams;
 mod vms;
+mod watch;
 mod workloads;
 
 use std::sync::Arc;
@@ -28,10 +30,12 @@ use crate::fleet::Fleet;
 #[must_use]
 pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
     let hosts = enrolment::operations(hosts::operations());
-    let hosts = tags::operations(heartbeat::operations(hosts));
+    let hosts = heartbeat::operations(drain::operations(hosts));
+    let hosts = watch::of_hosts(tags::operations(hosts));
+    let vms = watch::of_vms(vms::snapshots::of_vms(vms::operations()));
     builder
         .service(hosts, fleet)
-        .service(vms::snapshots::of_vms(vms::operations()), fleet)
+        .service(vms, fleet)
         .service(vms::snapshots::operations(), fleet)
         .service(relay::images(), fleet)
         .service(relay::kernels(), fleet)

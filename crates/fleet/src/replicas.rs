@@ -83,6 +83,7 @@ impl Fleet {
             match topic.as_str() {
                 revisions::HOSTS => self.roll.replace(hosts::enrolled(&mut db).await?),
                 revisions::WORKLOADS => self.workloads_changed(),
+                revisions::EVENTS => self.store.tell_news(),
                 revisions::KEYS => self.known_keys.forget(),
                 revisions::AUTHORITY if !self.refresh_authority().await => continue,
                 _ => {}

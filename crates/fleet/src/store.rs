@@ -12,6 +12,7 @@
 pub(crate) mod audit;
 pub(crate) mod census;
 pub(crate) mod entries;
+pub(crate) mod events;
 pub(crate) mod hosts;
 pub(crate) mod keys;
 pub(crate) mod leases;
@@ -34,6 +35,8 @@ use jiff::Timestamp;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnectOptions;
 
+use tokio::sync::watch;
+
 use crate::config::Database;
 
 pub use error::{OpenStoreError, StoreError};
@@ -48,7 +51,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Store(Kind);
+pub(crate) struct Store {
+    kind: Kind,
+    /// How often something has happened of which watchers are told.
+    news: watch::Sender<u64>,
+}
 
 #[derive(Clone)]
 enum Kind {
@@ -59,20 +66,22 @@ enum Kind {
 impl Store {
     /// Opens the database, or makes it, and brings its tables up to date.
     pub(crate) async fn open(database: &Database) -> Result<Self, OpenStoreError> {
-        Ok(Self(match database {
+        let kind = match database {
             Database::Sqlite(path) => Kind::Sqlite(sqlite::File::open(path).await?),
             Database::Postgres(url) => Kind::Postgres(postgres::Server::open(url).await?),
-        }))
+        };
+        let news = watch::Sender::new(0);
+        Ok(Self { kind, news })
     }
 
     /// Whether other replicas may be at the same books.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self.0, Kind::Postgres(_))
+        matches!(self.kind, Kind::Postgres(_))
     }
 
     /// A connection to read on.
     pub(crate) async fn read(&self) -> Result<Db, StoreError> {
-        Ok(match &self.0 {
+        Ok(match &self.kind {
             Kind::Sqlite(file) => file.read().await?.into(),
             Kind::Postgres(server) => server.read().await?.into(),
         })
@@ -81,7 +90,7 @@ impl Store {
     /// A connection for statements each of which is a change by itself, and reads nothing that
     /// has to stay true.
     pub(crate) async fn note(&self) -> Result<Db, StoreError> {
-        Ok(match &self.0 {
+        Ok(match &self.kind {
             Kind::Sqlite(file) => file.note().await?.into(),
             Kind::Postgres(server) => server.note().await?.into(),
         })
@@ -89,15 +98,31 @@ impl Store {
 
     /// Begins a transaction that may write.
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        Ok(match &self.0 {
+        let db = match &self.kind {
             Kind::Sqlite(file) => file.begin().await?.into(),
             Kind::Postgres(server) => server.begin().await?.into(),
-        })
+        };
+        Ok(Tx::new(db, self.news.clone()))
+    }
+
+    /// How often something has happened of which watchers are told, here or on another server.
+    pub(crate) fn news(&self) -> u64 {
+        *self.news.borrow()
+    }
+
+    /// Changes whenever something has happened.
+    pub(crate) fn watch_news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Says that something has happened on another server.
+    pub(crate) fn tell_news(&self) {
+        self.news.send_modify(|count| *count += 1);
     }
 
     /// Lets go of the database once everything under way has ended.
     pub(crate) async fn close(&self) {
-        match &self.0 {
+        match &self.kind {
             Kind::Sqlite(file) => file.close().await,
             Kind::Postgres(server) => server.close().await,
         }

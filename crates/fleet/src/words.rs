@@ -28,6 +28,7 @@ macro_rules! words {
 
         impl $name {
             /// All of them.
+            #[allow(dead_code, reason = "some are only shown")]
             $vis const ALL: &[Self] = &[$(Self::$variant),*];
 
             /// The word.

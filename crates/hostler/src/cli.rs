@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use crate::agent::install::Install;
 use crate::commands::{
     Common, api_key, audit, entry, host, image, kernel, login, snapshot, spiffe_id, svid, tls, vm,
+    watch,
 };
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
@@ -68,6 +69,9 @@ pub(crate) enum Command {
     /// Show the state of the whole fleet
     #[command(after_help = "Example:\n  hostler status --output json")]
     Status(Common),
+    /// Tell what happens to hosts and VMs, as it happens
+    #[command(after_help = "Example:\n  hostler watch\n  hostler watch --output json")]
+    Watch(watch::Watch),
     /// Save where the control plane is and the key to it
     #[command(after_help = "Example:\n  HOSTLER_TOKEN=hst_... hostler login \
                             --server https://cloud.example:8443 --ca ca.pem")]

@@ -66,6 +66,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),
         Command::Entry(entry) => process::client(commands::entry::run(entry)),
         Command::Audit(audit) => process::client(commands::audit::run(audit)),
+        Command::Watch(watch) => process::client(commands::watch::everything(watch)),
         Command::Status(status) => process::client(commands::status::run(status)),
         Command::Login(login) => process::client(commands::login::run(login)),
         Command::Svid(svid) => process::client(commands::svid::run(svid)),

@@ -92,7 +92,7 @@ async fn with_news(
         (false, HostStatus::Draining) => HostStatus::Draining,
         (false, _) => HostStatus::Online,
     };
-    hosts::heard_of(&mut tx, &host.id, status, now).await?;
+    hosts::heard_of(&mut tx, &host, status, now).await?;
     if status != host.status {
         let actor = Actor::of(call, now);
         audit::record(&mut tx, &actor, &format!("host.{status}"), &host.id).await?;

@@ -359,7 +359,7 @@ async fn cordon(fleet: &Fleet, call: Call, input: CordonHost) -> Result<Host, Ch
     set_cordoned(fleet, &call, input.id, true).await
 }
 
-/// Opens a host to new VMs again.
+/// Opens a host to new VMs again. One that was draining is online.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UncordonHost {
@@ -381,17 +381,25 @@ async fn set_cordoned(
     let mut tx = fleet.store.begin().await?;
     let found = visible(&mut tx, call, &id).await?;
     let mut host = found.ok_or(ChangeHostError::NoSuchHost { id })?;
+    let drained = !cordoned && host.status == HostStatus::Draining;
+    if host.cordoned == cordoned && !drained {
+        return Ok(host);
+    }
+    let actor = Actor::of(call, now);
     if host.cordoned != cordoned {
         hosts::set_cordoned(&mut tx, &host.id, cordoned, now).await?;
-        let action = if cordoned {
-            "host.cordon"
-        } else {
-            "host.uncordon"
-        };
-        audit::record(&mut tx, &Actor::of(call, now), action, &host.id).await?;
-        store::commit(tx).await?;
         host.cordoned = cordoned;
-        host.updated_at = now;
     }
+    if drained {
+        hosts::set_status(&mut tx, &host, HostStatus::Online, now).await?;
+        host.status = HostStatus::Online;
+    }
+    let action = match cordoned {
+        true => "host.cordon",
+        false => "host.uncordon",
+    };
+    audit::record(&mut tx, &actor, action, &host.id).await?;
+    store::commit(tx).await?;
+    host.updated_at = now;
     Ok(host)
 }

@@ -13,10 +13,16 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Postgres, SqlStr, Sqlite, Transaction};
 
+use tokio::sync::watch;
+
 use super::StoreError;
 
 /// A connection, inside a transaction or not: what the statements run on.
-pub(crate) struct Db(Held);
+pub(crate) struct Db {
+    held: Held,
+    /// Whether something was written of which watchers are told.
+    news: bool,
+}
 
 enum Held {
     Sqlite(PoolConnection<Sqlite>),
@@ -32,62 +38,85 @@ enum Connection<'a> {
 
 impl Db {
     fn connection(&mut self) -> Connection<'_> {
-        match &mut self.0 {
+        match &mut self.held {
             Held::Sqlite(db) => Connection::Sqlite(db),
             Held::SqliteTx(tx) => Connection::Sqlite(tx),
             Held::Postgres(db) => Connection::Postgres(db),
             Held::PostgresTx(tx) => Connection::Postgres(tx),
         }
     }
+
+    /// Says that watchers have something to be told when this is committed.
+    pub(super) fn has_news(&mut self) {
+        self.news = true;
+    }
+}
+
+impl From<Held> for Db {
+    fn from(held: Held) -> Self {
+        Self { held, news: false }
+    }
 }
 
 impl From<PoolConnection<Sqlite>> for Db {
     fn from(connection: PoolConnection<Sqlite>) -> Self {
-        Self(Held::Sqlite(connection))
+        Held::Sqlite(connection).into()
     }
 }
 
 impl From<PoolConnection<Postgres>> for Db {
     fn from(connection: PoolConnection<Postgres>) -> Self {
-        Self(Held::Postgres(connection))
+        Held::Postgres(connection).into()
+    }
+}
+
+impl From<Transaction<'static, Sqlite>> for Db {
+    fn from(tx: Transaction<'static, Sqlite>) -> Self {
+        Held::SqliteTx(tx).into()
+    }
+}
+
+impl From<Transaction<'static, Postgres>> for Db {
+    fn from(tx: Transaction<'static, Postgres>) -> Self {
+        Held::PostgresTx(tx).into()
     }
 }
 
 /// A transaction. Dropped without a commit, it never happened.
-pub(crate) struct Tx(Db);
-
-impl From<Transaction<'static, Sqlite>> for Tx {
-    fn from(tx: Transaction<'static, Sqlite>) -> Self {
-        Self(Db(Held::SqliteTx(tx)))
-    }
-}
-
-impl From<Transaction<'static, Postgres>> for Tx {
-    fn from(tx: Transaction<'static, Postgres>) -> Self {
-        Self(Db(Held::PostgresTx(tx)))
-    }
+pub(crate) struct Tx {
+    db: Db,
+    /// How often something has happened of which watchers are told.
+    news: watch::Sender<u64>,
 }
 
 impl Deref for Tx {
     type Target = Db;
 
     fn deref(&self) -> &Db {
-        &self.0
+        &self.db
     }
 }
 
 impl DerefMut for Tx {
     fn deref_mut(&mut self) -> &mut Db {
-        &mut self.0
+        &mut self.db
     }
 }
 
 impl Tx {
+    pub(super) fn new(db: Db, news: watch::Sender<u64>) -> Self {
+        Self { db, news }
+    }
+
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        match self.0.0 {
+        let tells = self.db.news;
+        match self.db.held {
             Held::SqliteTx(tx) => tx.commit().await?,
             Held::PostgresTx(tx) => tx.commit().await?,
             Held::Sqlite(_) | Held::Postgres(_) => unreachable!("a transaction is one"),
+        }
+        if tells {
+            self.news.send_modify(|count| *count += 1);
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, ForMany, StoreError, census, millis, query, revisions, time};
+use super::{Db, ForMany, StoreError, census, events, millis, query, revisions, time};
+use crate::events::Change;
 use crate::ids::{HostId, TeamId};
 use crate::model::{Host, HostStatus, HostType, Tag};
 
@@ -105,9 +106,9 @@ pub(crate) async fn insert(db: &mut Db, host: &Host) -> Result<(), StoreError> {
     .execute(&mut *db)
     .await?;
     for tag in &host.tags {
-        add_tag(db, &host.id, tag).await?;
+        insert_tag(db, &host.id, tag).await?;
     }
-    Ok(())
+    events::of_host(db, &host.id, Change::Created).await
 }
 
 /// The host of this id.
@@ -163,6 +164,7 @@ pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Host>, Stor
 
 /// Removes a host with its tags and registration tokens.
 pub(crate) async fn delete(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
+    events::of_host(db, id, Change::Deleted).await?;
     query("DELETE FROM hosts WHERE id = $1")
         .bind(id.as_str())
         .execute(&mut *db)
@@ -172,7 +174,7 @@ pub(crate) async fn delete(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
     revisions::bump(db, revisions::WORKLOADS).await
 }
 
-/// Opens a host to new VMs or closes it.
+/// Opens a host to new VMs or closes it, which it was not.
 pub(crate) async fn set_cordoned(
     db: &mut Db,
     id: &HostId,
@@ -185,17 +187,27 @@ pub(crate) async fn set_cordoned(
         .bind(millis(now))
         .execute(&mut *db)
         .await?;
-    census::touch(db, id).await
+    changed(db, id).await
+}
+
+/// Says that a host is another than it was, and that placement has to look.
+async fn changed(db: &mut Db, id: &HostId) -> Result<(), StoreError> {
+    census::touch(db, id).await?;
+    events::of_host(db, id, Change::Updated).await
 }
 
 /// Gives a host a tag; one that it has already stays.
 pub(crate) async fn add_tag(db: &mut Db, id: &HostId, tag: &Tag) -> Result<(), StoreError> {
+    insert_tag(db, id, tag).await?;
+    changed(db, id).await
+}
+
+async fn insert_tag(db: &mut Db, id: &HostId, tag: &Tag) -> Result<(), StoreError> {
     query("INSERT INTO host_tags (host_id, tag) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(id.as_str())
         .bind(tag.as_str())
         .execute(&mut *db)
         .await?;
-    census::touch(db, id).await?;
     revisions::bump(db, revisions::WORKLOADS).await
 }
 
@@ -206,14 +218,14 @@ pub(crate) async fn remove_tag(db: &mut Db, id: &HostId, tag: &str) -> Result<()
         .bind(tag)
         .execute(&mut *db)
         .await?;
-    census::touch(db, id).await?;
+    changed(db, id).await?;
     revisions::bump(db, revisions::WORKLOADS).await
 }
 
-/// Notes that a registered host was heard of, and its status before and after.
+/// Notes that a registered host was heard of, and its status from now on.
 pub(crate) async fn heard_of(
     db: &mut Db,
-    id: &HostId,
+    host: &Host,
     status: HostStatus,
     now: Timestamp,
 ) -> Result<(), StoreError> {
@@ -223,12 +235,33 @@ pub(crate) async fn heard_of(
              updated_at = CASE WHEN status = $2 THEN updated_at ELSE $3 END
          WHERE id = $1",
     )
-    .bind(id.as_str())
+    .bind(host.id.as_str())
     .bind(status.as_str())
     .bind(millis(now))
     .execute(&mut *db)
     .await?;
-    census::touch(db, id).await
+    if status == host.status {
+        return Ok(());
+    }
+    census::touch(db, &host.id).await?;
+    events::of_status(db, host).await
+}
+
+/// Gives a host another status than it has.
+pub(crate) async fn set_status(
+    db: &mut Db,
+    host: &Host,
+    status: HostStatus,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    query("UPDATE hosts SET status = $2, updated_at = $3 WHERE id = $1")
+        .bind(host.id.as_str())
+        .bind(status.as_str())
+        .bind(millis(now))
+        .execute(&mut *db)
+        .await?;
+    census::touch(db, &host.id).await?;
+    events::of_status(db, host).await
 }
 
 /// Notes that these hosts were heard of, unless the books have one as silent or do not have it at
@@ -263,9 +296,9 @@ pub(crate) async fn set_address(
         .bind(id.as_str())
         .bind(address)
         .bind(millis(now))
-        .execute(db)
+        .execute(&mut *db)
         .await?;
-    Ok(())
+    events::of_host(db, id, Change::Updated).await
 }
 
 /// Makes those unreachable who are online and were last heard of before `silent_since`; says who.
@@ -285,7 +318,8 @@ pub(crate) async fn mark_silent(
     .await?;
     let ids: Vec<HostId> = ids.into_iter().map(|(id,)| HostId::named(id)).collect();
     for id in &ids {
-        census::touch(db, id).await?;
+        changed(db, id).await?;
+        events::of_vms_on(db, id, Change::Updated).await?;
     }
     Ok(ids)
 }

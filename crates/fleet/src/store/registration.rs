@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, StoreError, census, millis, number, query, revisions};
+use super::{Db, StoreError, census, events, millis, number, query, revisions};
 use crate::enrolment::TokenBinding;
+use crate::events::Change;
 use crate::ids::HostId;
 use crate::model::HostAddress;
 use crate::secrets::RegistrationToken;
@@ -124,6 +125,7 @@ pub(crate) async fn bring_online(
     .execute(&mut *db)
     .await?;
     census::touch(db, host).await?;
+    events::of_host(db, host, Change::Updated).await?;
     revisions::bump(db, revisions::HOSTS).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -9,6 +9,8 @@ pub(crate) const HOSTS: &str = "hosts";
 pub(crate) const WORKLOADS: &str = "workloads";
 /// Which API keys are good.
 pub(crate) const KEYS: &str = "keys";
+/// What has happened to hosts and VMs.
+pub(crate) const EVENTS: &str = "events";
 /// With which keys the authority signs.
 pub(crate) const AUTHORITY: &str = "state:authority";
 

@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use sqlx::FromRow;
 
-use super::{Db, ForMany, StoreError, census, millis, number, query, time};
+use super::{Db, ForMany, StoreError, census, events, millis, number, query, time};
+use crate::events::Change;
 use crate::ids::{HostId, TeamId, VmId};
 use crate::model::{HostVm, Observed, Vm, VmName, VmSpec, VmState};
 use crate::reconcile::Known;
@@ -123,6 +124,7 @@ pub(crate) async fn insert(
 /// Removes a VM and its reservation.
 pub(crate) async fn delete(db: &mut Db, id: &VmId) -> Result<(), StoreError> {
     census::touch_host_of(db, id).await?;
+    events::of_vm(db, id, Change::Deleted).await?;
     query("DELETE FROM vms WHERE id = $1")
         .bind(id.as_str())
         .execute(db)
@@ -137,6 +139,7 @@ pub(crate) async fn observe(
     said: &HostVm,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let before = shown(db, id).await?;
     query(
         "UPDATE vms SET placed = TRUE, state = $2, state_reason = $3, spec = $4, observed = $5,
                         updated_at = $6
@@ -148,9 +151,9 @@ pub(crate) async fn observe(
     .bind(json(&said.spec)?)
     .bind(json(&said.observed)?)
     .bind(millis(now))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    events::of_vm_since(db, id, before).await
 }
 
 /// Sets the state of a VM when no more than that is known.
@@ -161,6 +164,7 @@ pub(crate) async fn set_state(
     reason: Option<&str>,
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let before = shown(db, id).await?;
     query(
         "UPDATE vms SET placed = TRUE, state = $2, state_reason = $3, updated_at = $4
          WHERE id = $1",
@@ -169,9 +173,9 @@ pub(crate) async fn set_state(
     .bind(state.as_str())
     .bind(reason)
     .bind(millis(now))
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    events::of_vm_since(db, id, before).await
 }
 
 /// The VM of this name in a team (absent: the platform's own).
@@ -222,22 +226,31 @@ pub(crate) struct Filter {
     pub(crate) limit: u32,
 }
 
-/// A page of placed VMs, in the order of their creation. Those on hosts that are not heard of are
-/// `missing`.
+/// Columns of a placed VM as it is shown: on a host that is not heard of it is `missing`.
+macro_rules! select_shown {
+    ($rest:literal) => {
+        concat!(
+            "SELECT v.id, v.team_id, v.name, v.host_id, v.spec, v.placed,
+                    CASE WHEN h.status IN ('unreachable', 'offline') THEN 'missing'
+                         ELSE v.state END AS state,
+                    CASE WHEN h.status IN ('unreachable', 'offline')
+                         THEN 'its host is ' || h.status ELSE v.state_reason END AS state_reason,
+                    v.observed, v.request_hash, v.created_at
+             FROM vms v JOIN hosts h ON h.id = v.host_id
+             WHERE v.placed AND ",
+            $rest
+        )
+    };
+}
+
+/// A page of placed VMs, in the order of their creation.
 pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Vm>, StoreError> {
-    let rows: Vec<Row> = query(
-        "SELECT v.id, v.team_id, v.name, v.host_id, v.spec, v.placed,
-                CASE WHEN h.status IN ('unreachable', 'offline') THEN 'missing' ELSE v.state END
-                    AS state,
-                CASE WHEN h.status IN ('unreachable', 'offline') THEN 'its host is ' || h.status
-                     ELSE v.state_reason END AS state_reason,
-                v.observed, v.request_hash, v.created_at
-         FROM vms v JOIN hosts h ON h.id = v.host_id
-         WHERE v.placed AND v.id > $1
+    let rows: Vec<Row> = query(select_shown!(
+        "v.id > $1
            AND (CAST($2 AS TEXT) IS NULL OR v.team_id = $2)
            AND (CAST($3 AS TEXT) IS NULL OR v.host_id = $3)
-         ORDER BY v.id LIMIT $4",
-    )
+         ORDER BY v.id LIMIT $4"
+    ))
     .bind(&filter.after)
     .bind(filter.team.as_ref().map(TeamId::as_str))
     .bind(filter.host.as_ref().map(HostId::as_str))
@@ -247,6 +260,15 @@ pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Vm>, StoreE
     rows.into_iter()
         .map(|row| Ok(Record::try_from(row)?.vm))
         .collect()
+}
+
+/// A placed VM, as a list shows it.
+pub(crate) async fn shown(db: &mut Db, id: &VmId) -> Result<Option<Vm>, StoreError> {
+    let row: Option<Row> = query(select_shown!("v.id = $1"))
+        .bind(id.as_str())
+        .fetch_optional(db)
+        .await?;
+    row.map(|row| Ok(Record::try_from(row)?.vm)).transpose()
 }
 
 /// The ids and names of all VMs on a host, placed or on their way.
@@ -264,6 +286,7 @@ pub(crate) async fn on_host(db: &mut Db, host: &HostId) -> Result<Vec<(VmId, Str
 
 /// Removes all VMs of a host, which is about to be removed itself.
 pub(crate) async fn delete_on_host(db: &mut Db, host: &HostId) -> Result<(), StoreError> {
+    events::of_vms_on(db, host, Change::Deleted).await?;
     query("DELETE FROM vms WHERE host_id = $1")
         .bind(host.as_str())
         .execute(db)
@@ -305,17 +328,21 @@ pub(crate) async fn surface_abandoned(
     abandoned: Timestamp,
     reason: &str,
     now: Timestamp,
-) -> Result<u64, StoreError> {
-    let done = query(
+) -> Result<usize, StoreError> {
+    let ids: Vec<(String,)> = query(
         "UPDATE vms SET placed = TRUE, state = 'error', state_reason = $2, updated_at = $3
-         WHERE NOT placed AND created_at <= $1",
+         WHERE NOT placed AND created_at <= $1
+         RETURNING id",
     )
     .bind(millis(abandoned))
     .bind(reason)
     .bind(millis(now))
-    .execute(db)
+    .fetch_all(&mut *db)
     .await?;
-    Ok(done.rows_affected())
+    for (id,) in &ids {
+        events::of_vm(db, &VmId::named(id), Change::Created).await?;
+    }
+    Ok(ids.len())
 }
 
 /// How many placed VMs are in each state, of one team or of all.

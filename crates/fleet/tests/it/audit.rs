@@ -4,7 +4,7 @@ use hostler_fleet::chain::{self, Broken, Head, Line};
 use hostler_operations::Kind;
 use serde_json::{Value, json};
 
-use crate::desk::Desk;
+use crate::desk::{Desk, machine};
 
 async fn trail(desk: &Desk) -> Vec<Line> {
     let lines = desk.call("audit/list", json!({"limit": 1000})).await;
@@ -181,6 +181,9 @@ async fn every_change_that_succeeds_leaves_a_line() {
     let desk = Desk::open().await;
     let (host, _) = desk.pending().await;
     let (spare, _) = desk.pending().await;
+    let (online, token) = desk.pending().await;
+    let registered = desk.try_call("hosts/register", None, machine(&token)).await;
+    registered.expect("registered");
     let entry = json!({"spiffe_id": "/web", "selectors": ["unix:uid:0"]});
     let entry_id = desk.call("entries/create", entry).await["id"].clone();
     let key = json!({"name": "k", "scopes": ["vms:read"]});
@@ -192,6 +195,7 @@ async fn every_change_that_succeeds_leaves_a_line() {
         ("hosts/cordon", json!({"id": host})),
         ("hosts/uncordon", json!({"id": host})),
         ("hosts/token", json!({"id": host})),
+        ("hosts/drain", json!({"id": online})),
         ("hosts/delete", json!({"id": spare})),
         ("teams/create", json!({"name": "ours"})),
         ("api-keys/create", key),

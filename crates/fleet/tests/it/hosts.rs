@@ -327,3 +327,48 @@ async fn the_status_counts_hosts_and_vms() {
     assert_eq!(status["vms"], json!({"created": 1}));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
 }
+
+#[tokio::test]
+async fn a_host_that_drains_stops_its_vms_and_takes_no_new_ones_until_it_is_opened_again() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    for name in ["a", "b", "c"] {
+        desk.call("vms/create", json!({ "name": name })).await;
+    }
+    for name in ["a", "b"] {
+        desk.call("vms/start", json!({ "name": name })).await;
+    }
+    let about = json!({"id": host.id});
+    let drained = desk.call("hosts/drain", about.clone()).await;
+    assert_eq!(drained["status"], "draining");
+    assert_eq!(drained["vms_stopped"].as_array().map(Vec::len), Some(2));
+    assert_eq!(drained["vms_running"], json!([]));
+    let stopped = desk.call("vms/list", json!({})).await;
+    assert_eq!(stopped[0]["state"], "stopped");
+    assert_eq!(stopped[2]["state"], "created");
+    let refused = desk.refusal("vms/create", json!({"name": "d"})).await;
+    assert_eq!(refused.code().as_str(), "NO_HOSTS_AVAILABLE");
+    // It says that it is there, and drains on.
+    host.heartbeat(&desk, json!(null)).await;
+    let still = desk.call("hosts/get", about.clone()).await;
+    assert_eq!(still["status"], "draining");
+
+    desk.call("vms/start", json!({"name": "a"})).await;
+    let kept = json!({"id": host.id, "keep_vms": true});
+    let again = desk.call("hosts/drain", kept).await;
+    assert_eq!(again["vms_stopped"], json!([]));
+    host.be(crate::standin::Mood::Raves);
+    let again = desk.call("hosts/drain", about.clone()).await;
+    assert_eq!(again["vms_running"].as_array().map(Vec::len), Some(1));
+    host.be(crate::standin::Mood::Well);
+
+    let open = desk.call("hosts/uncordon", about.clone()).await;
+    assert_eq!(open["status"], "online");
+    desk.call("vms/create", json!({"name": "d"})).await;
+
+    let me = host.identity(&desk).await;
+    let goodbye = json!({"id": host.id, "goodbye": true});
+    desk.call_as(&me, "hosts/heartbeat", goodbye).await;
+    let refused = desk.refusal("hosts/drain", about).await;
+    assert_eq!(refused.code().as_str(), "INVALID_STATE");
+}

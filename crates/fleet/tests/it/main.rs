@@ -20,3 +20,4 @@ mod standin;
 mod storage;
 mod streams;
 mod vms;
+mod watch;

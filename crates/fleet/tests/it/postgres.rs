@@ -110,7 +110,7 @@ impl Postgres {
             .args(server.get_args())
             .arg("-D")
             .arg(&data)
-            .args(["-c", "listen_addresses="])
+            .args(["-c", "listen_addresses=", "-c", "lc_messages=C"])
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .arg("-k")
             .arg(&dir)
@@ -122,21 +122,16 @@ impl Postgres {
         server
     }
 
-    /// Until it takes connections.
+    /// Until it takes connections: it listens a moment before it is ready.
     fn wait(&self) {
-        let socket = self.dir.join(".s.PGSQL.5432");
         let begun = Instant::now();
         loop {
-            // The file is there as soon as it listens, and only while it runs.
-            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            if log.contains("database system is ready to accept connections") {
                 return;
             }
-            let log = || std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            assert!(
-                begun.elapsed() < Duration::from_secs(60),
-                "no server: {}",
-                log()
-            );
+            let patience = Duration::from_secs(60);
+            assert!(begun.elapsed() < patience, "no server: {log}");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

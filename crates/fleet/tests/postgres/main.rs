@@ -38,3 +38,5 @@ mod storage;
 mod streams;
 #[path = "../it/vms.rs"]
 mod vms;
+#[path = "../it/watch.rs"]
+mod watch;

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use futures::future::join_all;
 use hostler_authority::{Authority, Lifetimes};
 use hostler_fleet::{ApiKey, Config, Database, Fleet, SharedKeys, mount};
@@ -216,6 +217,41 @@ async fn what_one_changes_about_a_host_the_other_places_by_at_once() {
     assert_eq!(chosen(&one).await, Some(id));
     other.call(&admin, "hosts/delete", about).await;
     assert_eq!(chosen(&one).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_sees_every_event_in_order_whichever_server_it_hangs_on() {
+    let (one, other, admin) = pair().await;
+    let request = Request {
+        input: json!({}),
+        identity: Some(identify(&other.fleet, &admin).await),
+        ..Request::default()
+    };
+    let mut events = other
+        .registry
+        .subscribe("hosts/watch", request)
+        .await
+        .expect("a stream")
+        .boxed();
+    let mut created = Vec::new();
+    for n in 0..20 {
+        let server = if n % 2 == 0 { &one } else { &other };
+        let made = server.call(&admin, "hosts/create", json!({})).await;
+        created.push(text(&made["host"]["id"]));
+    }
+    let mut seen = Vec::new();
+    let mut numbers = Vec::new();
+    while seen.len() < created.len() {
+        let next = tokio::time::timeout(Duration::from_secs(10), events.next()).await;
+        let event = next.expect("in time").expect("more").expect("an event");
+        seen.push(text(&event["host"]["id"]));
+        numbers.push(event["seq"].as_u64().expect("a number"));
+    }
+    assert_eq!(seen, created);
+    assert!(
+        numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+        "{numbers:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

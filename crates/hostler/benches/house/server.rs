@@ -56,6 +56,7 @@ impl Server {
                 break;
             }
         }
+        assert!(!key.is_empty(), "the server did not start");
         Self {
             directory,
             process,

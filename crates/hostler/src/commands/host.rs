@@ -4,7 +4,9 @@ use clap::{Args, Subcommand};
 use hostler_fleet::{HostStatus, HostType};
 use serde_json::{Value, json};
 
+use super::watch::{self, Things, Watch};
 use super::{Column, Common, host_or_only, show, show_fields, words};
+use crate::client::LONG_PATIENCE;
 use crate::failure::Failure;
 use crate::output::{self, Format, Printing, cell, moment};
 
@@ -22,6 +24,9 @@ pub(crate) enum Host {
         #[command(flatten)]
         common: Common,
     },
+    /// Tell what happens to hosts, as it happens
+    #[command(after_help = "Example:\n  hostler host watch")]
+    Watch(Watch),
     /// Show one host
     #[command(after_help = "Example:\n  hostler host show host-1a2b3c")]
     Show(One),
@@ -75,6 +80,16 @@ pub(crate) enum Host {
     /// Place VMs on a host again
     #[command(after_help = "Example:\n  hostler host uncordon host-1a2b3c")]
     Uncordon(One),
+    /// Empty a host before it is taken away: no new VMs, and those that run on it are stopped;
+    /// `hostler host uncordon` ends it
+    #[command(after_help = "Example:\n  hostler host drain host-1a2b3c")]
+    Drain {
+        /// Let its VMs run on; only new ones are kept away
+        #[arg(long)]
+        keep_vms: bool,
+        #[command(flatten)]
+        one: One,
+    },
     /// Labels that steer placement
     #[command(subcommand)]
     Tag(Tag),
@@ -148,6 +163,16 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
             tag,
             common,
         } => list(status, tag, common).await,
+        Host::Watch(watch) => watch::only(Things::Hosts, watch).await,
+        Host::Drain { keep_vms, one } => {
+            let api = one.common.connect.open()?;
+            let ask = api
+                .post(&["v1", "hosts", &one.host, "drain"])
+                .body(json!({ "keep_vms": keep_vms }))
+                .patience(LONG_PATIENCE);
+            show_fields(one.common.printing, &ask.send().await?);
+            Ok(())
+        }
         Host::Show(one) => {
             let api = one.common.connect.open()?;
             show_fields(

@@ -13,6 +13,7 @@ pub(crate) mod status;
 pub(crate) mod svid;
 pub(crate) mod tls;
 pub(crate) mod vm;
+pub(crate) mod watch;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::watch::{self, Things, Watch};
 use super::{Column, Common, show, show_fields, snapshot};
 use words::Forward;
 
@@ -82,6 +83,9 @@ pub(crate) enum Vm {
     /// List the VMs
     #[command(after_help = "Example:\n  hostler vm list")]
     List(Common),
+    /// Tell what happens to VMs, as it happens
+    #[command(after_help = "Example:\n  hostler vm watch")]
+    Watch(Watch),
     /// Show one VM
     #[command(after_help = "Example:\n  hostler vm show web-1 --output json")]
     Show(One),
@@ -206,6 +210,7 @@ pub(crate) async fn run(vm: Vm) -> Result<ExitCode, Failure> {
             show(common.printing, &api.list(&["v1", "vms"]).await?, COLUMNS);
             Ok(())
         }
+        Vm::Watch(watch) => watch::only(Things::Vms, watch).await,
         Vm::Show(one) => {
             let api = one.common.connect.open()?;
             show_fields(

@@ -215,7 +215,8 @@ fn an_entry_that_cannot_be_is_refused() {
 /// A host's own certificate and key as files, for curl and openssl.
 fn own_files(plane: &Plane, agent: &Agent) -> [PathBuf; 2] {
     let credentials = agent.data().join("agent/credentials.json");
-    let text = std::fs::read_to_string(credentials).expect("credentials");
+    // The control plane knows of a host a moment before the host has saved what it was told.
+    let text = wait_for("credentials", || std::fs::read_to_string(&credentials).ok());
     let credentials: Value = serde_json::from_str(&text).expect("JSON");
     ["svid_pem", "key_pem"].map(|part| {
         let path = plane.path(&format!("{}.{part}", agent.id));

@@ -3,10 +3,12 @@
 
 mod boot;
 mod forms;
+mod full;
 mod hostile;
 mod killed;
 mod makers;
 mod pull;
 mod stub;
 mod tarball;
+mod tls;
 mod transfer;

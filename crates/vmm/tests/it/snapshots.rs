@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 use hostler_vmm::{
     Config, CreateVm, Machines, PauseError, RestoreError, Snapshot, SnapshotError, Vm, VmState,
 };
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::support::{Host, PATIENCE, forward, free_port, page, processes_of, small};
+use crate::support::{Filesystem, Host, PATIENCE, forward, free_port, page, processes_of, small};
 
 /// A host with a VM that runs, and a shell in it.
 struct World {
@@ -391,36 +390,6 @@ async fn a_disk_that_fills_up_leaves_no_snapshot_and_a_vm_that_runs_on() {
     drop(small);
     world.snapshot("small").await.unwrap();
     world.host.clear().await;
-}
-
-/// A file system of its own, for as long as this lives.
-struct Filesystem(PathBuf);
-
-impl Filesystem {
-    /// None for a user that may not mount.
-    fn mount(at: &Path, options: &str) -> Option<Self> {
-        let options = std::ffi::CString::new(options).unwrap();
-        match mount(
-            "none",
-            at,
-            "tmpfs",
-            MountFlags::empty(),
-            Some(options.as_c_str()),
-        ) {
-            Ok(()) => Some(Self(at.to_owned())),
-            Err(rustix::io::Errno::PERM) => {
-                eprintln!("skipped: this user may not mount a file system to fill");
-                None
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-impl Drop for Filesystem {
-    fn drop(&mut self) {
-        unmount(&self.0, UnmountFlags::DETACH).unwrap();
-    }
 }
 
 #[tokio::test]

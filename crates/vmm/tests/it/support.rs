@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use hostler_vmm::{
     Config, CreateVm, Machines, NetworkChoice, OpenError, PortForward, Protocol, Vm, VmState,
@@ -249,4 +251,34 @@ fn try_page(port: u16) -> std::io::Result<String> {
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
     Ok(page)
+}
+
+/// A file system of its own, for as long as this lives.
+pub(crate) struct Filesystem(PathBuf);
+
+impl Filesystem {
+    /// None for a user that may not mount.
+    pub(crate) fn mount(at: &Path, options: &str) -> Option<Self> {
+        let options = std::ffi::CString::new(options).unwrap();
+        match mount(
+            "none",
+            at,
+            "tmpfs",
+            MountFlags::empty(),
+            Some(options.as_c_str()),
+        ) {
+            Ok(()) => Some(Self(at.to_owned())),
+            Err(rustix::io::Errno::PERM) => {
+                eprintln!("skipped: this user may not mount a file system to fill");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+impl Drop for Filesystem {
+    fn drop(&mut self) {
+        unmount(&self.0, UnmountFlags::DETACH).unwrap();
+    }
 }

@@ -2,7 +2,7 @@
 //! e2fsprogs, which says what came out.
 
 use std::fs;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
@@ -107,6 +107,7 @@ pub(super) fn busybox(workshop: &Workshop) {
 /// Debian's docker-registry, on a port of its own.
 pub(super) struct Registry {
     process: Child,
+    address: Ipv4Addr,
     pub(super) port: u16,
     /// Its files, for as long as it lives.
     _dir: tempfile::TempDir,
@@ -119,13 +120,18 @@ impl Registry {
 
     /// With more in its configuration.
     pub(super) fn start_with(more: &str) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, "", more)
+    }
+
+    /// At an address of this machine, with more about its HTTP.
+    pub(super) fn start_at(address: Ipv4Addr, http: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let config = dir.path().join("config.yml");
         let text = format!(
             "version: 0.1\nlog: {{level: error}}\n\
              storage: {{filesystem: {{rootdirectory: {}/data}}}}\n\
-             http: {{addr: \"127.0.0.1:{port}\"}}\n{more}",
+             http: {{addr: \"{address}:{port}\"{http}}}\n{more}",
             dir.path().display()
         );
         fs::write(&config, text).unwrap();
@@ -137,13 +143,14 @@ impl Registry {
             .spawn()
             .expect("docker-registry");
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect((address, port)).is_err() {
             assert!(process.try_wait().unwrap().is_none(), "the registry ended");
             assert!(Instant::now() < deadline, "the registry does not listen");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         Self {
             process,
+            address,
             port,
             _dir: dir,
         }
@@ -151,7 +158,7 @@ impl Registry {
 
     /// What an image is called in it.
     pub(super) fn name(&self, image: &str) -> String {
-        format!("127.0.0.1:{}/{image}", self.port)
+        format!("{}:{}/{image}", self.address, self.port)
     }
 }
 

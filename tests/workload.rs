@@ -13,7 +13,7 @@ use hostler_identity::Source;
 use serde_json::Value;
 use spiffe::{WorkloadApiClient, WorkloadApiError};
 
-use crate::support::{Agent, PATIENCE, Plane, Stopwatch, curl};
+use crate::support::{Agent, PATIENCE, Plane, Stopwatch, curl, wait_for};
 
 /// From a change at the control plane until hosts and processes have it.
 const SOON: Duration = Duration::from_secs(5);

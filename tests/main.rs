@@ -13,6 +13,7 @@ mod inside;
 mod life;
 mod mcp;
 mod rest;
+mod reverse;
 mod standalone;
 mod support;
 mod svid;

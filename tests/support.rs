@@ -200,6 +200,22 @@ impl Plane {
         plane
     }
 
+    /// Another server on the same database, which is in its environment.
+    pub(crate) fn replica(&self) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut replica = Self {
+            data: directory.path().join("server"),
+            directory,
+            people: free_port(),
+            machines: free_port(),
+            key: self.key.clone(),
+            daemon: None,
+            environment: self.environment.clone(),
+        };
+        assert_eq!(replica.launch(), None, "a second admin key was printed");
+        replica
+    }
+
     /// Starts it again on the same data.
     pub(crate) fn restart(&mut self, environment: &[(&str, &str)]) {
         self.environment = owned(environment);
@@ -320,12 +336,21 @@ impl Plane {
 
     /// The same, with the host's data in this directory.
     pub(crate) fn enrol_in(&self, directory: PathBuf) -> Agent {
+        self.enrol_at(directory, Some(free_port()))
+    }
+
+    /// A host that has no address: nobody can dial it.
+    pub(crate) fn enrol_without_address(&self, name: &str) -> Agent {
+        self.enrol_at(self.path(name), None)
+    }
+
+    fn enrol_at(&self, directory: PathBuf, door: Option<u16>) -> Agent {
         let created = self.ask(&["host", "create"]);
         let token = created["registration_token"].as_str().expect("a token");
         let mut agent = Agent {
             directory,
             id: created["host"]["id"].as_str().expect("an id").to_owned(),
-            door: free_port(),
+            door: door.unwrap_or(0),
             daemon: None,
         };
         agent.launch(self, Some(token));
@@ -344,6 +369,7 @@ fn owned(environment: &[(&str, &str)]) -> Vec<(String, String)> {
 pub(crate) struct Agent {
     directory: PathBuf,
     pub(crate) id: String,
+    /// Where it listens; 0 when it has no address.
     pub(crate) door: u16,
     daemon: Option<Daemon>,
 }
@@ -375,10 +401,12 @@ impl Agent {
             .args(["--server", &plane.url()])
             .arg("--server-ca")
             .arg(plane.ca())
-            .args(["--address", &format!("127.0.0.1:{}", self.door)])
-            .args(["--listen", &format!("127.0.0.1:{}", self.door)])
             .arg("--data-dir")
             .arg(&self.directory);
+        if self.door != 0 {
+            let door = format!("127.0.0.1:{}", self.door);
+            command.args(["--address", &door, "--listen", &door]);
+        }
         if let Some(token) = token {
             command.env("HOSTLER_REGISTER", token);
         }

@@ -32,7 +32,7 @@ const AT_ONCE: usize = 512;
 pub(crate) struct Beat {
     /// Which host.
     pub(crate) host: HostId,
-    /// Where its door is, if it says so.
+    /// Where its door is, if it says so; empty when it is reached over a connection of its own.
     pub(crate) address: Option<String>,
     /// The names and states of all VMs on it, if it says so.
     pub(crate) vms: Option<Vec<(String, VmState)>>,

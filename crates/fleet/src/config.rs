@@ -16,6 +16,8 @@ pub struct Config {
     /// Where hosts reach the machines' door, for example `https://10.0.0.1:8444`. It is told to
     /// each host when it registers.
     pub machines_url: String,
+    /// Where other servers on the same books reach the machines' door of this one.
+    pub replica_url: String,
     /// Where foreign trust domains publish their bundles. Processes on hosts recognise their
     /// members, if their authorizers name them.
     pub federation: Vec<BundleEndpoint>,

@@ -1,6 +1,7 @@
 //! The way to a host's door: an operation is called there by the same name, over mutual TLS, and
 //! only if the door is kept by exactly that host.
 
+mod reverse;
 mod subscribe;
 
 use std::collections::HashMap;
@@ -19,7 +20,9 @@ use tokio::sync::Semaphore;
 
 use crate::codes::{self, BUSY, HOST_UNREACHABLE, INVALID_STATE};
 use crate::ids::HostId;
-use crate::model::Host;
+use crate::model::{Host, HostStatus};
+use crate::store::Store;
+use reverse::Reverse;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// A host's answer is a VM, a list of them or of images; more than this is not one.
@@ -27,6 +30,7 @@ const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Calls operations on hosts.
 pub(crate) struct Connector {
+    reverse: Arc<Reverse>,
     source: Source,
     trust_domain: TrustDomain,
     /// One for each host, because each accepts exactly one identity.
@@ -206,13 +210,25 @@ impl<E: OperationError> OperationError for OrHost<E> {
 }
 
 impl Connector {
-    /// Calls hosts of this trust domain, as whoever the source says.
-    pub(crate) fn new(source: Source, trust_domain: TrustDomain) -> Self {
+    /// Calls hosts of this trust domain, as whoever the source says. Other servers on the same books
+    /// reach this one at `url`.
+    pub(crate) fn new(
+        source: Source,
+        trust_domain: TrustDomain,
+        store: Store,
+        url: String,
+    ) -> Self {
+        let reverse = Reverse::new(store, source.clone(), trust_domain.clone(), url);
         Self {
+            reverse: Arc::new(reverse),
             source,
             trust_domain,
             ways: Mutex::default(),
         }
+    }
+
+    pub(crate) fn reverse(&self) -> &Arc<Reverse> {
+        &self.reverse
     }
 
     /// The SPIFFE ID of a host of ours.
@@ -246,7 +262,9 @@ impl Connector {
         }
         let exactly_it = Authorizer::id(self.spiffe_id(host)?);
         let client = || {
-            Client::new(&self.source, exactly_it.clone()).with_max_response_bytes(MAX_ANSWER_BYTES)
+            let dial = self.reverse.dialler(host.clone());
+            Client::dialling(&self.source, exactly_it.clone(), dial)
+                .with_max_response_bytes(MAX_ANSWER_BYTES)
         };
         let ways = Ways {
             calls: client(),
@@ -269,10 +287,11 @@ impl Connector {
 /// The request that calls an operation on a host.
 fn request(host: &Host, ask: &Ask<'_>) -> Result<Request<Bytes>, HostFailure> {
     let id = &host.id;
-    let address = host
-        .address
-        .as_ref()
-        .ok_or_else(|| HostFailure::NotRegistered(id.clone()))?;
+    if host.status == HostStatus::Pending {
+        return Err(HostFailure::NotRegistered(id.clone()));
+    }
+    // One without an address is reached over the connection that it has made.
+    let address = host.address.as_deref().unwrap_or(id.as_str());
     Request::builder()
         .method(Method::POST)
         .uri(format!("https://{address}/{}", ask.operation))

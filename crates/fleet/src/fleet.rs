@@ -112,10 +112,11 @@ impl Fleet {
             endpoints => Federated::new(authority.clone(), endpoints)?.bundles(),
         };
         let trust_domain = authority.trust_domain().clone();
+        let connector = Connector::new(source, trust_domain, store.clone(), config.replica_url);
         let fleet = Self {
             store,
             authority,
-            connector: Connector::new(source, trust_domain),
+            connector,
             host_tokens,
             known_keys: KnownKeys::default(),
             beats: Beats::default(),

@@ -17,6 +17,7 @@
 //! let config = Config {
 //!     database: Database::Sqlite("data/fleet.db".into()),
 //!     machines_url: "https://127.0.0.1:8444".into(),
+//!     replica_url: "https://127.0.0.1:8444".into(),
 //!     federation: Vec::new(),
 //! };
 //! let (fleet, first_key) = Fleet::open(config, authority, source).await?;

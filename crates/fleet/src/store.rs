@@ -16,6 +16,7 @@ pub(crate) mod events;
 pub(crate) mod hosts;
 pub(crate) mod keys;
 pub(crate) mod leases;
+pub(crate) mod links;
 pub(crate) mod registration;
 pub(crate) mod revisions;
 pub(crate) mod signing;

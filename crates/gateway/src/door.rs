@@ -5,6 +5,7 @@
 //! with a [`Ledger`](ledger::Ledger) that says when its time is up.
 
 mod admission;
+mod handed;
 mod http3;
 mod ledger;
 mod quic;
@@ -27,6 +28,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::limits::DoorLimits;
 pub use admission::Admission;
+pub use handed::Handed;
+use handed::Handlers;
 use serve::Shared;
 
 /// How long accepting pauses after the first failure in a row, and at most.
@@ -53,6 +56,7 @@ pub struct Door {
     limits: DoorLimits,
     admission: Option<Admission>,
     quic: Option<quinn::Endpoint>,
+    handlers: Handlers,
 }
 
 /// Why a door cannot be opened.
@@ -109,6 +113,7 @@ impl Doorway {
             limits,
             admission: None,
             quic: None,
+            handlers: Handlers::default(),
         }
     }
 }
@@ -147,6 +152,22 @@ impl Door {
         Ok(self)
     }
 
+    /// Hands connections over TCP that ask for this protocol (ALPN, RFC 7301) to a handler, which has
+    /// them until it ends, the peer's certificate expires, the peer is admitted no more, or the door
+    /// closes.
+    #[must_use]
+    pub fn handing<H, F>(mut self, protocol: &[u8], handler: H) -> Self
+    where
+        H: Fn(Handed) -> F + Send + Sync + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut tls = ServerConfig::clone(&self.tls);
+        tls.alpn_protocols.push(protocol.to_vec());
+        self.tls = Arc::new(tls);
+        self.handlers.add(protocol, handler);
+        self
+    }
+
     /// Where it listens: the port that the system chose, when port 0 was asked for.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
@@ -166,6 +187,7 @@ impl Door {
             router: self.router,
             limits: self.limits,
             admission: self.admission,
+            handlers: self.handlers,
             alt_svc: self.quic.is_some().then(|| alt_svc(self.address)).flatten(),
             shutdown: shutdown.clone(),
             cut: cut.clone(),

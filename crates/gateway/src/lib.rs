@@ -94,7 +94,7 @@ pub use adapter::{AdapterError, HttpAdapter, HttpAdapterBuilder};
 pub use connection::ConnectionInfo;
 pub use credentials::{AuthError, Credentials, IdentityProvider};
 pub use decoy::{Decoy, SiteError};
-pub use door::{Admission, Door, DoorError, Doorway};
+pub use door::{Admission, Door, DoorError, Doorway, Handed};
 pub use health::Health;
 pub use limits::{DoorLimits, RequestLimits};
 pub use mcp::Mcp;

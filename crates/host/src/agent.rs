@@ -18,9 +18,11 @@ mod link;
 mod machine;
 mod pin;
 mod pulse;
+mod reverse;
 mod trust;
 mod workloads;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,6 +30,7 @@ use hostler_identity::{Authorizer, Source, SourceWriter, TrustDomain};
 use hostler_vmm::StorageError;
 use jiff::Timestamp;
 use tracing::info;
+use url::Url;
 
 pub use config::{AgentConfig, ConfigError};
 pub use credentials::{MaterialError, StoreError};
@@ -41,6 +44,7 @@ use crate::host::Host;
 use credentials::{Credentials, Store};
 use link::{MachinesDoor, PeoplesDoor};
 use machine::Machine;
+use reverse::Reverse;
 use workloads::{Followed, Follower};
 
 /// An enrolled host's tie to its control plane.
@@ -53,6 +57,7 @@ pub struct Agent {
     writer: SourceWriter,
     trust_domain: TrustDomain,
     peoples_door: PeoplesDoor,
+    machines_url: Url,
     machines_door: MachinesDoor,
     workloads: Workloads,
     /// Until the agent runs.
@@ -60,6 +65,8 @@ pub struct Agent {
     followed: Followed,
     /// Which root signs, as far as the control plane has said.
     signer: Option<String>,
+    /// For a host that nobody can dial.
+    reverse: Option<Reverse>,
 }
 
 /// The agent could not start.
@@ -159,7 +166,7 @@ impl Agent {
         let control_plane = control_plane_of(trust_domain.clone());
         let machines_url = config.machines_url.as_ref();
         let machines_url = machines_url.unwrap_or(&credentials.machines_url).clone();
-        let machines_door = MachinesDoor::new(machines_url, &source, control_plane);
+        let machines_door = MachinesDoor::new(machines_url.clone(), &source, control_plane);
         let (workloads, follower, followed) =
             workloads::follow(&credentials.host_id, &machines_door);
         Ok(Self {
@@ -171,11 +178,13 @@ impl Agent {
             writer,
             trust_domain,
             peoples_door,
+            machines_url,
             machines_door,
             workloads,
             follower: Some(follower),
             followed,
             signer: None,
+            reverse: None,
         })
     }
 
@@ -193,6 +202,19 @@ impl Agent {
     /// What this host does for the processes on it. It is of use while [`run`](Self::run) runs.
     pub fn workloads(&self) -> &Workloads {
         &self.workloads
+    }
+
+    /// While the agent runs, it keeps a connection to the control plane, over which this host's door
+    /// is reached; for a host without an address. `door` is where it listens on this machine.
+    #[must_use]
+    pub fn reached_through_a_connection_of_its_own(mut self, door: SocketAddr) -> Self {
+        self.reverse = Some(Reverse {
+            machines_url: self.machines_url.clone(),
+            source: self.source.clone(),
+            control_plane: self.callers(),
+            door,
+        });
+        self
     }
 
     /// Who may call the host door: the control plane of this host's trust domain, every replica

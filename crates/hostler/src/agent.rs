@@ -3,7 +3,7 @@
 pub(crate) mod install;
 mod standalone;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -78,7 +78,8 @@ impl Enrolment {
             Trust::Pin(pin) => ServerTrust::Pin(pin.parse()?),
             Trust::System => ServerTrust::System,
         };
-        let mut config = AgentConfig::new(server, trust, &self.address, data_dir);
+        let mut config = AgentConfig::new(server, trust, "", data_dir);
+        config.address.clone_from(&self.address);
         config.register.clone_from(&self.register);
         Ok(config)
     }
@@ -114,6 +115,7 @@ impl HostRoom {
         let adapter = adapter(&host, Arc::new(Callers(Arc::clone(&host))))?;
         // Before the one-time token is spent: an address that is taken is the commonest mistake.
         let doorway = Doorway::bind(listen).await?;
+        let waits_for_calls = config.address.is_none();
         let agent = match (Agent::start(config.clone(), Arc::clone(&host)).await, token) {
             (Err(StartError::NotEnrolled { .. }), Some(token)) => {
                 config.register = Some(token.await?);
@@ -123,6 +125,10 @@ impl HostRoom {
         };
         let tls = server_config(agent.source(), agent.callers());
         let door = doorway.door(&tls, adapter.router(), DoorLimits::default());
+        let agent = match waits_for_calls {
+            true => agent.reached_through_a_connection_of_its_own(on_this_machine(&door)),
+            false => agent,
+        };
         let socket = WorkloadSocket::open(socket, agent.workloads())?;
         Ok(Self {
             agent,
@@ -167,6 +173,19 @@ impl HostRoom {
             _ => Err(Failure::new("the agent ended; its log says why")),
         }
     }
+}
+
+/// Where a door is reached from this machine.
+fn on_this_machine(door: &Door) -> SocketAddr {
+    let mut address = door.local_addr();
+    if address.ip().is_unspecified() {
+        let here: IpAddr = match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        address.set_ip(here);
+    }
+    address
 }
 
 /// Who calls the host door: its handshake has let in nobody else.

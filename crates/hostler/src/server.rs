@@ -9,12 +9,12 @@ use hostler_authority::federation::BundleEndpoint;
 use hostler_authority::{Authority, Lifetimes, WebAuthority};
 use hostler_fleet::{ApiKey, Config, Fleet, IdentifyError, Principal, SharedKeys};
 use hostler_gateway::{
-    Admission, AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, HttpAdapter,
+    Admission, AuthError, Credentials, Decoy, Door, DoorLimits, Doorway, Handed, HttpAdapter,
     IdentityProvider, Mcp,
 };
 use hostler_host::agent::ServerPin;
 use hostler_identity::{
-    Authorizer, Client, PeerIdentity, SpiffeId, TrustDomain, crypto_provider, server_config,
+    Authorizer, Client, PeerIdentity, SpiffeId, TrustDomain, crypto_provider, server_config, tunnel,
 };
 use hostler_operations::{Grants, Identity, Registry, Request};
 use http::HeaderName;
@@ -41,6 +41,8 @@ const FOR_AGENTS: &str = "Microvirtual machines on a fleet of hosts. vms_create 
     end it; a running VM is deleted only with force. Without a host, one with room is chosen. A \
     failed call says in its error what to do; one that is retryable may succeed later. Long lists \
     come in pages: pass next_cursor as cursor.";
+/// How many connections the machines' door takes.
+const MACHINES: usize = 65_536;
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// Runs until a signal ends it.
@@ -136,6 +138,9 @@ impl Plane {
         let config = Config {
             database: settings.database,
             machines_url: machines_url.clone(),
+            replica_url: settings
+                .replica_url
+                .unwrap_or_else(|| url_of(machines.local_addr())),
             federation: bundle_endpoints(&settings.federate)?,
         };
         let (fleet, first_key) = Fleet::open(config, authority, source.clone()).await?;
@@ -159,7 +164,11 @@ impl Plane {
         let machines_router = adapter(Decoy::NotFound).build()?.router();
         let machines_tls = server_config(&source, enrolled(&fleet));
         let limits = DoorLimits::default;
-        let machines = machines.door(&machines_tls, machines_router, limits());
+        // Each host may have a connection for its calls and one on which it waits for ours.
+        let mut machines_limits = limits();
+        machines_limits.connections = MACHINES;
+        let machines = machines.door(&machines_tls, machines_router, machines_limits);
+        let machines = reverse(machines, &fleet);
         Ok(Self {
             people: people
                 .door(&people_tls, people_router, limits())
@@ -200,11 +209,13 @@ impl Plane {
     /// Serves until it is told to stop, and then until what is in flight has ended.
     pub(crate) async fn serve(self, stop: CancellationToken) {
         let monitor = self.fleet.run_monitor(stop.clone());
-        tokio::join!(
-            self.people.serve(stop.clone()),
-            self.machines.serve(stop),
-            monitor
-        );
+        // What people have asked for may still need a host that waits at the machines' door.
+        let machines_stop = CancellationToken::new();
+        let people = async {
+            self.people.serve(stop).await;
+            machines_stop.cancel();
+        };
+        tokio::join!(people, self.machines.serve(machines_stop.clone()), monitor);
         self.fleet.close().await;
     }
 }
@@ -248,6 +259,31 @@ fn text(answer: &Value, field: &str) -> Result<SecretString, Failure> {
 fn enrolled(fleet: &Arc<Fleet>) -> Authorizer {
     let fleet = Arc::clone(fleet);
     Authorizer::matcher(move |peer| fleet.admits(peer))
+}
+
+/// Takes the connections of hosts that nobody can dial, and those of servers that want to reach them.
+fn reverse(machines: Door, fleet: &Arc<Fleet>) -> Door {
+    let (holds, passes_on) = (Arc::clone(fleet), Arc::clone(fleet));
+    machines
+        .handing(
+            tunnel::ALPN_REVERSE,
+            move |Handed { stream, connection }| {
+                let fleet = Arc::clone(&holds);
+                async move {
+                    if let Some(peer) = connection.peer() {
+                        fleet.hold(peer.id(), stream).await;
+                    }
+                }
+            },
+        )
+        .handing(tunnel::ALPN_RELAY, move |Handed { stream, connection }| {
+            let fleet = Arc::clone(&passes_on);
+            async move {
+                if let Some(peer) = connection.peer() {
+                    fleet.pass_on(peer.id(), stream).await;
+                }
+            }
+        })
 }
 
 /// The same of those who are connected: a host that is deleted is out at once.

@@ -5,9 +5,12 @@ mod error;
 mod streaming;
 
 use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -18,7 +21,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use crate::authorizer::Authorizer;
 use crate::source::Source;
 use crate::tls::{ALPN, client_config};
-use connector::Connector;
+use crate::tunnel::BoxedStream;
+use connector::{Connector, Dialer};
 pub use error::ClientError;
 use error::failed;
 pub use streaming::Streaming;
@@ -62,12 +66,32 @@ impl Client {
     /// The same client over another TLS configuration, for servers that are not SPIFFE members.
     /// The configuration's ALPN is replaced by `h2` and `http/1.1`.
     #[must_use]
-    pub fn with_tls(mut config: rustls::ClientConfig) -> Self {
+    pub fn with_tls(config: rustls::ClientConfig) -> Self {
+        Self::made(config, None)
+    }
+
+    /// A client like one of [`new`](Self::new) that asks `dial` for each connection to the host of
+    /// a URL: what it gives is used in the place of a TCP connection, with the same handshake; where
+    /// it gives nothing, TCP is dialled.
+    #[must_use]
+    pub fn dialling<F>(source: &Source, server: Authorizer, dial: F) -> Self
+    where
+        F: Fn(Uri) -> BoxFuture<'static, io::Result<Option<BoxedStream>>> + Send + Sync + 'static,
+    {
+        Self::made(client_config(source, server), Some(Arc::new(dial)))
+    }
+
+    fn made(mut config: rustls::ClientConfig, dialer: Option<Dialer>) -> Self {
         config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let connector = Connector::new(tcp, config);
+        let connector = match dialer {
+            Some(dialer) => connector.with_dialer(dialer),
+            None => connector,
+        };
         let pool = Pool::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
@@ -75,7 +99,7 @@ impl Client {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .build(Connector::new(tcp, config));
+            .build(connector);
         Self {
             pool,
             timeout: DEFAULT_TIMEOUT,

@@ -66,6 +66,7 @@ mod server;
 mod source;
 mod svid;
 mod tls;
+pub mod tunnel;
 mod workload;
 
 pub use authorizer::Authorizer;

@@ -123,8 +123,10 @@ async fn token(
 struct Register {
     /// The registration token.
     token: RegistrationToken,
-    /// Where the control plane reaches the machine's door, `IP:PORT`.
-    address: HostAddress,
+    /// Where the control plane reaches the machine's door, `IP:PORT`; absent for a machine that
+    /// nobody can dial, which then keeps a connection of its own to the machines' door.
+    #[serde(default)]
+    address: Option<HostAddress>,
     /// Its architecture (`x86_64`, `aarch64`).
     #[serde(default)]
     #[schemars(length(min = 1, max = 32))]
@@ -201,7 +203,7 @@ async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Register
         .check(from, input.arch.as_deref())
         .map_err(unauthorized)?;
     let facts = Facts {
-        address: &input.address,
+        address: input.address.as_ref(),
         arch: input.arch.as_deref(),
         cpu_cores: input.cpu_cores,
         memory_mb: input.memory_mb,
@@ -228,7 +230,8 @@ async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Register
     fleet.roll.enter(&id);
     store::commit(tx).await?;
     fault::point("register.after-commit");
-    tracing::info!(host = %id, address = %input.address, "a host has registered");
+    let address = input.address.as_ref().map(HostAddress::as_str);
+    tracing::info!(host = %id, address, "a host has registered");
     Ok(Registered {
         host,
         token,

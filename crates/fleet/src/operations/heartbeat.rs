@@ -42,6 +42,9 @@ struct Heartbeat {
     /// Where the host door is reached now, if that may have changed since the host registered.
     #[serde(default)]
     address: Option<HostAddress>,
+    /// The host has no address (any more): it is reached over a connection of its own.
+    #[serde(default)]
+    reverse: bool,
     /// The host is about to leave.
     #[serde(default)]
     goodbye: bool,
@@ -67,7 +70,10 @@ async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), Ho
     });
     let beat = Beat {
         host: input.id,
-        address: input.address.map(|address| address.as_str().to_owned()),
+        address: match input.reverse {
+            true => Some(String::new()),
+            false => input.address.map(|address| address.as_str().to_owned()),
+        },
         vms: reported,
     };
     let beat = Arc::new(beat);
@@ -99,7 +105,7 @@ async fn with_news(
         tracing::info!(host = %host.id, from = %host.status, to = %status, "a host changed");
     }
     if let Some(address) = &beat.address
-        && host.address.as_ref() != Some(address)
+        && host.address.as_deref().unwrap_or_default() != address
     {
         hosts::set_address(&mut tx, &host.id, address, now).await?;
         audit::record(&mut tx, &Actor::of(call, now), "host.moved", &host.id).await?;

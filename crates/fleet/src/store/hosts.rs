@@ -64,7 +64,8 @@ impl TryFrom<Row> for Host {
             cpu_cores: cpu_cores.map_err(StoreError::unreadable)?,
             memory_mb: unsigned(row.memory_mb)?,
             disk_gb: unsigned(row.disk_gb)?,
-            address: row.address,
+            // One that is reached over a connection of its own has the empty text.
+            address: row.address.filter(|address| !address.is_empty()),
             status: HostStatus::parse(&row.status).map_err(StoreError::unreadable)?,
             cordoned: row.cordoned,
             tags: tags_of(row.tags.as_deref())?,

@@ -95,7 +95,8 @@ pub(crate) async fn consume(
 /// What a host says of itself when it registers.
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
-    pub(crate) address: &'a HostAddress,
+    /// Absent: it is reached over a connection of its own.
+    pub(crate) address: Option<&'a HostAddress>,
     pub(crate) arch: Option<&'a str>,
     pub(crate) cpu_cores: Option<u32>,
     pub(crate) memory_mb: Option<u64>,
@@ -116,7 +117,7 @@ pub(crate) async fn bring_online(
          WHERE id = $1 AND status = 'pending'",
     )
     .bind(host.as_str())
-    .bind(facts.address.as_str())
+    .bind(facts.address.map_or("", HostAddress::as_str))
     .bind(facts.arch)
     .bind(facts.cpu_cores.map(i64::from))
     .bind(facts.memory_mb.map(number))

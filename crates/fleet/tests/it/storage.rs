@@ -89,6 +89,7 @@ async fn open_at(database: Database) -> OpenError {
     let config = Config {
         database,
         machines_url: "https://127.0.0.1:8444".into(),
+        replica_url: "https://127.0.0.1:8444".into(),
         federation: Vec::new(),
     };
     Fleet::open(config, authority, source)

@@ -45,6 +45,7 @@ impl Replica {
         let config = Config {
             database,
             machines_url: "https://127.0.0.1:8444".into(),
+            replica_url: "https://127.0.0.1:8444".into(),
             federation: Vec::new(),
         };
         let opened = Fleet::open(config, authority.clone(), source).await;

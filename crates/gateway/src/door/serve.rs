@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use super::admission::Admission;
+use super::handed::{Handed, Handlers};
 use super::ledger::{Ledger, Overdue, Patience};
 use super::watched::{Exchange, WatchedBody, WatchedStream};
 use crate::connection::ConnectionInfo;
@@ -53,6 +54,7 @@ pub(super) struct Shared {
     pub(super) router: Router,
     pub(super) limits: DoorLimits,
     pub(super) admission: Option<Admission>,
+    pub(super) handlers: Handlers,
     /// Where the same is served over HTTP/3, as those who come over TCP are told.
     pub(super) alt_svc: Option<HeaderValue>,
     /// Finish what is in flight.
@@ -87,6 +89,21 @@ impl Shared {
             () = self.shutdown.cancelled() => return,
         };
         let tls = stream.get_ref().1;
+        if let Some(handler) = self.handlers.of(tls.alpn_protocol()) {
+            let connection = ConnectionInfo::new((local, remote), tls, self.shutdown.clone());
+            let (peer, expires_at) = (connection.peer().cloned(), connection.expires_at());
+            let stream = Box::new(stream);
+            return tokio::select! {
+                () = handler(Handed { stream, connection }) => {}
+                () = almost_expired(expires_at) => {
+                    tracing::debug!(%remote, "the certificate of a connection is about to expire");
+                }
+                () = self.withdrawn(peer) => {
+                    tracing::info!(%remote, "the peer of a connection is admitted no more; it is cut");
+                }
+                () = self.shutdown.cancelled() => {}
+            };
+        }
         let is_h2 = tls.alpn_protocol() == Some(b"h2");
         let patience = Patience {
             head: (!is_h2).then_some(self.limits.head_time),

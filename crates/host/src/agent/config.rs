@@ -17,8 +17,9 @@ pub struct AgentConfig {
     pub server: Url,
     /// By what that door is recognised.
     pub server_trust: ServerTrust,
-    /// Where the control plane reaches this host's door: `IP:PORT`, or `NAME:PORT`.
-    pub address: String,
+    /// Where the control plane reaches this host's door: `IP:PORT`, or `NAME:PORT`. Absent for a host
+    /// that nobody can dial, behind NAT for example: it keeps a connection of its own.
+    pub address: Option<String>,
     /// The machines' door of the control plane, when it is known to be elsewhere than what the
     /// control plane said at registration.
     pub machines_url: Option<Url>,
@@ -57,7 +58,7 @@ impl AgentConfig {
         Self {
             server,
             server_trust,
-            address: address.into(),
+            address: Some(address.into()),
             machines_url: None,
             register: None,
             data_dir: data_dir.into(),
@@ -72,12 +73,15 @@ impl AgentConfig {
         if server.scheme() != "https" || !server.has_host() || !bare || !anonymous {
             return Err(ConfigError::Server(server.origin().ascii_serialization()));
         }
+        let Some(address) = &self.address else {
+            return Ok(());
+        };
         // What can stand between `https://` and `/` of a URL with an explicit port is an address.
-        let unusable = || ConfigError::Address(self.address.clone());
-        let authority: http::uri::Authority = self.address.parse().map_err(|_| unusable())?;
-        let somewhere = match self.address.parse::<SocketAddr>() {
+        let unusable = || ConfigError::Address(address.clone());
+        let authority: http::uri::Authority = address.parse().map_err(|_| unusable())?;
+        let somewhere = match address.parse::<SocketAddr>() {
             Ok(address) => !address.ip().is_unspecified(),
-            Err(_) => !authority.host().is_empty() && !self.address.contains('@'),
+            Err(_) => !authority.host().is_empty() && !address.contains('@'),
         };
         match authority.port_u16() {
             Some(1..) if somewhere => Ok(()),

@@ -89,7 +89,7 @@ pub(crate) async fn enroll(
     let KeyAndCsr { key_pem, csr_pem } = KeyAndCsr::generate(None)?;
     let registration = Registration {
         token: token.expose_secret(),
-        address: &config.address,
+        address: config.address.as_deref(),
         machine,
         csr: &csr_pem,
     };

@@ -10,6 +10,7 @@ use super::Agent;
 use super::credentials::{Credentials, MaterialError};
 use super::link::{Heartbeat, LinkError, VmSummary};
 use super::pulse::{Failure, Next, Now, Proof, Pulse, Validity};
+use super::reverse::Reverse;
 use super::workloads::Follower;
 
 /// Why an agent ended.
@@ -68,6 +69,8 @@ impl Agent {
     pub async fn run(mut self, stop: CancellationToken) -> Ended {
         let mut pulse = self.pulse();
         let follower = self.follower.take().map(Follower::run);
+        let reverse = self.reverse.take().map(Reverse::keep);
+        let _reached = reverse.map(|keep| AbortOnDropHandle::new(tokio::spawn(keep)));
         let _following = follower.map(|run| AbortOnDropHandle::new(tokio::spawn(run)));
         loop {
             let ended = tokio::select! {
@@ -154,7 +157,8 @@ impl Agent {
             state: vm.state,
         });
         let heartbeat = Heartbeat {
-            address: &self.config.address,
+            address: self.config.address.as_deref(),
+            reverse: self.config.address.is_none(),
             vms: summaries.collect(),
             goodbye,
         };

@@ -34,7 +34,8 @@ const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 #[derive(Serialize)]
 pub(crate) struct Registration<'a> {
     pub(crate) token: &'a str,
-    pub(crate) address: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<&'a str>,
     #[serde(flatten)]
     pub(crate) machine: &'a Machine,
     pub(crate) csr: &'a str,
@@ -72,7 +73,11 @@ pub(crate) struct Renewed {
 #[derive(Debug, Serialize)]
 pub(crate) struct Heartbeat<'a> {
     /// Where the control plane reaches this host now; it may have moved since it registered.
-    pub(crate) address: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<&'a str>,
+    /// It has no address, and is reached over a connection of its own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) reverse: bool,
     pub(crate) vms: Vec<VmSummary>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) goodbye: bool,

@@ -148,13 +148,21 @@ const COLUMNS: &[Column] = &[
         _ => cell(h, "status"),
     }),
     ("TYPE", |h| cell(h, "type")),
-    ("ADDRESS", |h| cell(h, "address")),
+    ("ADDRESS", address),
     ("ARCH", |h| cell(h, "arch")),
     ("CPUS", |h| cell(h, "cpu_cores")),
     ("MEMORY_MB", |h| cell(h, "memory_mb")),
     ("TAGS", |h| cell(h, "tags")),
     ("LAST HEARTBEAT", |h| moment(h, "last_heartbeat_at")),
 ];
+
+/// Where a host is dialled, or that it has a connection of its own.
+fn address(host: &Value) -> String {
+    match host["address"].is_null() && host["status"] != "pending" {
+        true => "reverse".to_owned(),
+        false => cell(host, "address"),
+    }
+}
 
 pub(crate) async fn run(host: Host) -> Result<(), Failure> {
     match host {

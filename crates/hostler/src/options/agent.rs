@@ -23,7 +23,8 @@ pub(crate) struct AgentOptions {
     /// The people's door of the control plane, https://HOST:PORT
     #[arg(long, env = "HOSTLER_SERVER", value_name = "URL")]
     pub(super) server: Option<String>,
-    /// Where the control plane reaches this host's door
+    /// Where the control plane reaches this host's door [default: nowhere; this host keeps a connection
+    /// of its own to the control plane, and is reached over that]
     #[arg(long, env = "HOSTLER_ADDRESS", value_name = "IP:PORT")]
     pub(super) address: Option<String>,
     /// The one-time token that enrols this host; better in the variable than on the command line
@@ -51,7 +52,8 @@ pub(crate) struct AgentOptions {
     /// Standalone: the CA that signs the certificates of those who may call this host, PEM
     #[arg(long, env = "HOSTLER_TLS_CA", value_name = "FILE")]
     pub(super) tls_ca: Option<PathBuf>,
-    /// This host's door [default: 0.0.0.0:9443, standalone 127.0.0.1:9443]
+    /// This host's door [default: 0.0.0.0:9443, standalone 127.0.0.1:9443, without --address a free
+    /// port of 127.0.0.1]
     #[arg(long, env = "HOSTLER_LISTEN", value_name = "IP:PORT")]
     pub(super) listen: Option<SocketAddr>,
     /// Plain HTTP for probes without a certificate: GET /healthz says ok, and nothing else is there
@@ -137,7 +139,7 @@ pub(crate) enum AgentMode {
 /// How a host and its control plane find each other.
 pub(crate) struct Enrolment {
     pub(crate) server: String,
-    pub(crate) address: String,
+    pub(crate) address: Option<String>,
     pub(crate) register: Option<SecretString>,
     pub(crate) trust: Trust,
     pub(crate) workload_socket: SocketPlace,
@@ -154,9 +156,14 @@ impl AgentOptions {
         let standalone = all.standalone.unwrap_or(false);
         let everywhere = [0, 0, 0, 0];
         let here = [127, 0, 0, 1];
-        let ip = if standalone { here } else { everywhere };
+        // Whoever cannot be dialled is reached from this machine only.
+        let (ip, port) = match (standalone, &all.address) {
+            (true, _) => (here, 9443),
+            (false, Some(_)) => (everywhere, 9443),
+            (false, None) => (here, 0),
+        };
         Ok(AgentSettings {
-            listen: all.listen.unwrap_or((ip, 9443).into()),
+            listen: all.listen.unwrap_or((ip, port).into()),
             health_listen: all.health_listen,
             machines: MachineSettings {
                 driver: all.driver.clone(),
@@ -335,7 +342,7 @@ impl AgentOptions {
         };
         Ok(Enrolment {
             server: self.server.ok_or_else(|| missing("--server URL"))?,
-            address: self.address.ok_or_else(|| missing("--address IP:PORT"))?,
+            address: self.address,
             register: self.register,
             trust,
             workload_socket: socket_place(self.workload_socket, data_dir),

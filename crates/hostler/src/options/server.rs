@@ -30,6 +30,10 @@ pub(crate) struct ServerOptions {
     /// The machines' door as hosts reach it, when that is not the address it listens on
     #[arg(long, env = "HOSTLER_FLEET_URL", value_name = "URL")]
     fleet_url: Option<String>,
+    /// The machines' door of this server as other servers on the same database reach it: they have
+    /// calls to hosts without an address passed on [default: the address it listens on]
+    #[arg(long, env = "HOSTLER_REPLICA_URL", value_name = "URL")]
+    replica_url: Option<String>,
     /// Where the data lives: sqlite:PATH, or postgres://USER:PASSWORD@HOST:PORT/DATABASE, which
     /// several servers may share; others on this machine can read a flag, so give a URL with a
     /// password in the variable or a file [default: sqlite:DATA_DIR/hostler.db]
@@ -102,6 +106,7 @@ pub(crate) struct ServerSettings {
     pub(crate) listen: SocketAddr,
     pub(crate) fleet_listen: SocketAddr,
     pub(crate) fleet_url: Option<String>,
+    pub(crate) replica_url: Option<String>,
     pub(crate) database: Database,
     pub(crate) trust_domain: String,
     pub(crate) svid_ttl: Duration,
@@ -204,6 +209,7 @@ impl ServerOptions {
             listen,
             fleet_listen,
             fleet_url,
+            replica_url,
             database_url,
             database_url_file,
             trust_domain,
@@ -255,6 +261,7 @@ impl ServerOptions {
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
             fleet_url: all.fleet_url,
+            replica_url: all.replica_url,
             trust_domain: all
                 .trust_domain
                 .unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned()),
@@ -277,6 +284,7 @@ impl ServerSettings {
             listen: up.listen,
             fleet_listen: up.fleet_listen,
             fleet_url: None,
+            replica_url: None,
             trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
             svid_ttl: DEFAULT_SVID_TTL,
             ca_ttl: DEFAULT_CA_TTL,

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -20,12 +21,16 @@ use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 use tower_service::Service;
 
-/// Connects over TCP, then shakes hands.
+use crate::tunnel::BoxedStream;
+
+/// Connects over TCP or as somebody else says, then shakes hands.
 #[derive(Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector,
+    dialer: Option<Dialer>,
     tls: TlsConnector,
 }
 
@@ -35,9 +40,13 @@ pub(super) struct Verdict(Arc<OnceLock<AlertDescription>>);
 
 /// A connection over TLS that remembers how it was refused.
 pub(super) struct Judged {
-    stream: TokioIo<TlsStream<TcpStream>>,
+    stream: TokioIo<TlsStream<Either<TcpStream, BoxedStream>>>,
     verdict: Verdict,
 }
+
+/// Makes the connection to the host of a URL; `None`: it is to be dialled over TCP.
+pub(super) type Dialer =
+    Arc<dyn Fn(Uri) -> BoxFuture<'static, io::Result<Option<BoxedStream>>> + Send + Sync>;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -45,8 +54,14 @@ impl Connector {
     pub(super) fn new(tcp: HttpConnector, config: rustls::ClientConfig) -> Self {
         Self {
             tcp,
+            dialer: None,
             tls: TlsConnector::from(Arc::new(config)),
         }
+    }
+
+    pub(super) fn with_dialer(mut self, dialer: Dialer) -> Self {
+        self.dialer = Some(dialer);
+        self
     }
 }
 
@@ -61,10 +76,19 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, url: Uri) -> Self::Future {
         let name = server_name(&url);
-        let tcp = self.tcp.call(url);
+        let dialled = self.dialer.as_ref().map(|dial| dial(url.clone()));
+        let mut tcp = self.tcp.clone();
         let tls = self.tls.clone();
         Box::pin(async move {
-            let stream = tls.connect(name?, tcp.await?.into_inner()).await?;
+            let elsewhere = match dialled {
+                Some(dialled) => dialled.await?,
+                None => None,
+            };
+            let stream = match elsewhere {
+                Some(stream) => Either::Right(stream),
+                None => Either::Left(tcp.call(url).await?.into_inner()),
+            };
+            let stream = tls.connect(name?, stream).await?;
             Ok(Judged {
                 stream: TokioIo::new(stream),
                 verdict: Verdict::default(),

@@ -57,8 +57,13 @@ async fn reach(api: &Api, vm: &Value, forward: &Value) -> Result<String, Failure
     let bind = forward["bind"].as_str().unwrap_or("127.0.0.1");
     let id = vm["host"].as_str().unwrap_or_default();
     let host = api.get(&["v1", "hosts", id]).send().await?;
+    let Some(address) = host["address"].as_str() else {
+        return Err(Failure::new(format!(
+            "{id} has no address: it is reached over a connection of its own, and its ports are \
+             not; use `hostler vm shell` or `hostler vm exec`"
+        )));
+    };
     // Without its port. A name stands as it is.
-    let address = host["address"].as_str().unwrap_or_default();
     let address = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let address = address.trim_start_matches('[').trim_end_matches(']');
     match bind {

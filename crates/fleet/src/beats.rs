@@ -9,15 +9,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::clock;
 use crate::ids::HostId;
-use crate::model::VmState;
+use crate::model::{HostStatus, VmState};
 use crate::reconcile::{self, Known};
-use crate::store::{Store, StoreError, hosts, vms};
+use crate::store::audit::{self, Actor};
+use crate::store::{self, Db, Store, StoreError, hosts, vms};
 
 /// A VM that changed less than this ago may be unknown to a report that was under way.
 pub(crate) const SETTLED_AFTER: SignedDuration = SignedDuration::from_secs(60);
@@ -27,9 +28,14 @@ const PACE: Duration = Duration::from_millis(10);
 /// How many heartbeats go into one statement at most.
 const AT_ONCE: usize = 512;
 
+/// How many hosts come back in one transaction.
+const RETURNS_AT_ONCE: usize = 64;
+
 /// What a host says.
 #[derive(Debug)]
 pub(crate) struct Beat {
+    /// In which request.
+    pub(crate) actor: Actor,
     /// Which host.
     pub(crate) host: HostId,
     /// Where its door is, if it says so; empty when it is reached over a connection of its own.
@@ -84,6 +90,26 @@ impl Beats {
     }
 }
 
+/// Brings a host back that was silent; its address in the books, when it was.
+async fn came_back(
+    db: &mut Db,
+    beat: &Beat,
+    now: Timestamp,
+) -> Result<Option<Option<String>>, StoreError> {
+    let Some(host) = hosts::get(db, &beat.host).await? else {
+        return Ok(None);
+    };
+    if !host.is_silent() {
+        return Ok(None);
+    }
+    let status = HostStatus::Online;
+    hosts::heard_of(db, &host, status, now).await?;
+    audit::record(db, &beat.actor, &format!("host.{status}"), &host.id).await?;
+    tracing::info!(host = %host.id, from = %host.status, to = %status, "a host changed");
+    // As the table has it: empty for one without.
+    Ok(Some(Some(host.address.unwrap_or_default())))
+}
+
 /// Notes these, and tells each what became of it.
 async fn note_all(store: &Store, all: Vec<Waiting>) {
     let noted = noted(store, &all).await.unwrap_or_else(|error| {
@@ -96,15 +122,34 @@ async fn note_all(store: &Store, all: Vec<Waiting>) {
     }
 }
 
-/// Which of these had no news and are in the books now.
+/// Which of these had no news and are in the books now. That a host is back is news, but all hosts
+/// have it at once when the network of a server was gone for a while; so those come back together.
 async fn noted(store: &Store, all: &[Waiting]) -> Result<Vec<bool>, StoreError> {
     let now = clock::now();
     let ids: Vec<&HostId> = all.iter().map(|waiting| &waiting.beat.host).collect();
     let mut db = store.note().await?;
-    let there: HashMap<String, Option<String>> = hosts::still_there(&mut db, &ids, now)
+    let mut there: HashMap<String, Option<String>> = hosts::still_there(&mut db, &ids, now)
         .await?
         .into_iter()
         .collect();
+    let others: Vec<&Beat> = all
+        .iter()
+        .map(|waiting| &*waiting.beat)
+        .filter(|beat| !there.contains_key(beat.host.as_str()))
+        .collect();
+    if !others.is_empty() {
+        drop(db);
+        for some in others.chunks(RETURNS_AT_ONCE) {
+            let mut tx = store.begin().await?;
+            for beat in some {
+                if let Some(address) = came_back(&mut tx, beat, now).await? {
+                    there.insert(beat.host.as_str().to_owned(), address);
+                }
+            }
+            store::commit(tx).await?;
+        }
+        db = store.note().await?;
+    }
     let reporting: Vec<&HostId> = all
         .iter()
         .filter(|waiting| waiting.beat.vms.is_some())

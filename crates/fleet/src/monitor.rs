@@ -20,6 +20,8 @@ use crate::store::{self, Db, StoreError, events, hosts, registration, vms};
 pub const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// After how long without a heartbeat a host is unreachable.
 pub const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(90);
+/// How many hosts are made unreachable in one transaction.
+const AT_ONCE: u32 = 200;
 /// For how long it is known what happened.
 const EVENTS_KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// After how long a VM that is still on its way was certainly abandoned: no request lives so long.
@@ -88,16 +90,28 @@ impl Fleet {
     }
 
     async fn look_at_everything(&self, now: Timestamp) -> Result<(), StoreError> {
+        while self.mark_silent(now).await? == AT_ONCE as usize {}
         let mut tx = self.store.begin().await?;
-        let actor = Actor::server(now);
-        for host in hosts::mark_silent(&mut tx, now - SILENT_AFTER, now).await? {
-            audit::record(&mut tx, &actor, "host.unreachable", &host).await?;
-            tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
-        }
         registration::purge_expired(&mut tx, now).await?;
         events::forget_old(&mut tx, now - EVENTS_KEPT).await?;
         surface_abandoned(&mut tx, now - ABANDONED_AFTER, now).await?;
         store::commit(tx).await
+    }
+}
+
+impl Fleet {
+    /// Makes some of those unreachable who are silent; how many. When very many are, because the
+    /// network of this server was gone, others change the books in between.
+    async fn mark_silent(&self, now: Timestamp) -> Result<usize, StoreError> {
+        let mut tx = self.store.begin().await?;
+        let actor = Actor::server(now);
+        let silent = hosts::mark_silent(&mut tx, now - SILENT_AFTER, now, AT_ONCE).await?;
+        for host in &silent {
+            audit::record(&mut tx, &actor, "host.unreachable", host).await?;
+            tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
+        }
+        store::commit(tx).await?;
+        Ok(silent.len())
     }
 }
 

@@ -69,6 +69,7 @@ async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), Ho
         pairs.collect::<Vec<_>>()
     });
     let beat = Beat {
+        actor: Actor::of(&call, clock::now()),
         host: input.id,
         address: match input.reverse {
             true => Some(String::new()),

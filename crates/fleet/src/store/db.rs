@@ -22,6 +22,8 @@ pub(crate) struct Db {
     held: Held,
     /// Whether something was written of which watchers are told.
     news: bool,
+    /// The revisions that this transaction has changed.
+    bumped: Vec<&'static str>,
 }
 
 enum Held {
@@ -46,6 +48,19 @@ impl Db {
         }
     }
 
+    /// Whether a revision has yet to be changed. Within a transaction once is enough, because all
+    /// of it is seen at the same time.
+    pub(super) fn is_to_be_bumped(&mut self, topic: &'static str) -> bool {
+        let in_transaction = matches!(self.held, Held::SqliteTx(_) | Held::PostgresTx(_));
+        if self.bumped.contains(&topic) {
+            return false;
+        }
+        if in_transaction {
+            self.bumped.push(topic);
+        }
+        true
+    }
+
     /// Says that watchers have something to be told when this is committed.
     pub(super) fn has_news(&mut self) {
         self.news = true;
@@ -54,7 +69,11 @@ impl Db {
 
 impl From<Held> for Db {
     fn from(held: Held) -> Self {
-        Self { held, news: false }
+        Self {
+            held,
+            news: false,
+            bumped: Vec::new(),
+        }
     }
 }
 

@@ -302,19 +302,23 @@ pub(crate) async fn set_address(
     events::of_host(db, id, Change::Updated).await
 }
 
-/// Makes those unreachable who are online and were last heard of before `silent_since`; says who.
+/// Makes those unreachable who are online and were last heard of before `silent_since`, so many at
+/// most; says who.
 pub(crate) async fn mark_silent(
     db: &mut Db,
     silent_since: Timestamp,
     now: Timestamp,
+    most: u32,
 ) -> Result<Vec<HostId>, StoreError> {
     let ids: Vec<(String,)> = query(
         "UPDATE hosts SET status = 'unreachable', updated_at = $2
-         WHERE status = 'online' AND last_heartbeat_at < $1
+         WHERE id IN (SELECT id FROM hosts
+                      WHERE status = 'online' AND last_heartbeat_at < $1 LIMIT $3)
          RETURNING id",
     )
     .bind(millis(silent_since))
     .bind(millis(now))
+    .bind(i64::from(most))
     .fetch_all(&mut *db)
     .await?;
     let ids: Vec<HostId> = ids.into_iter().map(|(id,)| HostId::named(id)).collect();

@@ -15,7 +15,10 @@ pub(crate) const EVENTS: &str = "events";
 pub(crate) const AUTHORITY: &str = "state:authority";
 
 /// Says that this has changed.
-pub(crate) async fn bump(db: &mut Db, topic: &str) -> Result<(), StoreError> {
+pub(crate) async fn bump(db: &mut Db, topic: &'static str) -> Result<(), StoreError> {
+    if !db.is_to_be_bumped(topic) {
+        return Ok(());
+    }
     query(
         "INSERT INTO revisions (topic, revision) VALUES ($1, 1)
          ON CONFLICT (topic) DO UPDATE SET revision = revisions.revision + 1",

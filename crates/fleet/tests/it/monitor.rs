@@ -211,3 +211,24 @@ async fn a_fleet_whose_books_are_gone_says_that_it_is_not_well() {
     desk.execute("ALTER TABLE elsewhere RENAME TO hosts").await;
     look_until_so(&desk, async || desk.fleet.healthy()).await;
 }
+
+#[tokio::test]
+async fn hundreds_that_fall_silent_at_once_are_all_noticed_each_once() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    let many = "WITH RECURSIVE numbers (n) AS
+                    (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 450)
+                INSERT INTO hosts (id, kind, status, address, last_heartbeat_at, cordoned,
+                                   created_by, created_at, updated_at)
+                SELECT 'host-' || n, 'regular', 'online', '192.0.2.1:9', 1000, FALSE, 'test', 1, 1
+                FROM numbers";
+    desk.tamper(many).await;
+    let all = async || desk.count("hosts WHERE status = 'unreachable'").await == 450;
+    look_until_so(&desk, all).await;
+    let lines = "audit WHERE action = 'host.unreachable'";
+    assert_eq!(desk.count(lines).await, 450);
+    let events = "events WHERE change = 'updated' AND document LIKE '%unreachable%'";
+    assert_eq!(desk.count(events).await, 450);
+    let lively = desk.call("hosts/get", json!({"id": host.id})).await;
+    assert_eq!(lively["status"], "online");
+}

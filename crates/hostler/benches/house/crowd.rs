@@ -77,6 +77,7 @@ async fn on_postgres(table: &mut Table, largest: usize) {
             "-",
             "registered at least 200/s",
         );
+        beats::come_back(&crowd, &hosts, table).await;
         let beats = beats::run(&crowd, &hosts, watched).await;
         beats.row(table, &format!("{size} hosts, PostgreSQL: heartbeats"));
         people::measure(&crowd, size, table).await;
@@ -90,6 +91,7 @@ async fn on_sqlite(table: &mut Table) {
     let crowd = Crowd::new(Server::start(&[]));
     let mut hosts = Vec::new();
     crowd.grow(&mut hosts, 5_000).await;
+    beats::come_back(&crowd, &hosts, table).await;
     let beats = beats::run(&crowd, &hosts, Duration::from_secs(60)).await;
     beats.row(table, "5000 hosts, SQLite: heartbeats");
 }
@@ -149,7 +151,7 @@ impl Crowd {
     }
 
     /// Sends all of these over a few connections; how many a second, and what was answered.
-    async fn all(&self, requests: Vec<Vec<u8>>) -> (f64, Vec<Value>) {
+    pub(crate) async fn all(&self, requests: Vec<Vec<u8>>) -> (f64, Vec<Value>) {
         let count = requests.len();
         let mut shares: Vec<Vec<Vec<u8>>> = vec![Vec::new(); CLERKS];
         for (n, request) in requests.into_iter().enumerate() {

@@ -50,6 +50,22 @@ fn beat(host: &Enrolled) -> Vec<u8> {
     request("POST", &path, &header, r#"{"vms":[]}"#)
 }
 
+/// Has all these hosts send a heartbeat, as fast as the server takes them. It took a while until the
+/// last of them was registered, so some that were silent meanwhile come back now.
+pub(crate) async fn come_back(crowd: &Crowd, hosts: &[Enrolled], table: &mut Table) {
+    let silent = crowd.in_status("unreachable");
+    let beats = hosts.iter().map(beat).collect();
+    let begun = Instant::now();
+    let (rate, _) = crowd.all(beats).await;
+    table.row(
+        &format!("{} hosts at once, of which {silent} come back", hosts.len()),
+        format!("{rate:.0}/s, {:.1} s", begun.elapsed().as_secs_f64()),
+        "-",
+        "-",
+        "-",
+    );
+}
+
 /// Has all these hosts send heartbeats for so long, over connections that they share.
 pub(crate) async fn run(crowd: &Crowd, hosts: &[Enrolled], length: Duration) -> Beats {
     let connections = SHARED.min(hosts.len());

@@ -68,6 +68,7 @@ impl Wire {
         let (status, at) = self.exchange(request).await?;
         let body = &self.read[at..];
         match status {
+            204 => Ok(Value::Null),
             200..300 => serde_json::from_slice(body).map_err(io::Error::other),
             _ => Err(io::Error::other(String::from_utf8_lossy(body).into_owned())),
         }

@@ -5,6 +5,7 @@ use hostler_operations::Kind;
 use serde_json::{Value, json};
 
 use crate::desk::{Desk, machine};
+use crate::users::PASSWORD;
 
 async fn trail(desk: &Desk) -> Vec<Line> {
     let lines = desk.call("audit/list", json!({"limit": 1000})).await;
@@ -188,7 +189,34 @@ async fn every_change_that_succeeds_leaves_a_line() {
     let entry_id = desk.call("entries/create", entry).await["id"].clone();
     let key = json!({"name": "k", "scopes": ["vms:read"]});
     let key_id = desk.call("api-keys/create", key.clone()).await["api_key"]["id"].clone();
+    for user in ["ada", "eve", "bob"] {
+        desk.user(user).await;
+    }
+    for team in ["old", "gone"] {
+        desk.call("teams/create", json!({"name": team})).await;
+    }
+    let ada = desk.signed_in("ada", None).await;
+    let ada_again = json!({"name": "ada", "password": PASSWORD});
+    let member = json!({"team": "old", "user": "eve"});
+    let promoted = json!({"team": "old", "user": "eve", "role": "admin"});
+    let user = json!({"name": "new", "password": PASSWORD});
+    let changed = json!({"current": PASSWORD, "new": "another horse battery"});
     let inputs: Vec<(&str, Value)> = vec![
+        ("users/create", user),
+        (
+            "users/set-password",
+            json!({"user": "bob", "password": PASSWORD}),
+        ),
+        ("users/set-admin", json!({"user": "bob", "is_admin": true})),
+        ("users/delete", json!({"user": "bob"})),
+        ("auth/login", ada_again),
+        ("users/change-password", changed),
+        ("auth/logout", json!({})),
+        ("teams/members-add", member.clone()),
+        ("teams/members-set-role", promoted),
+        ("teams/members-remove", member),
+        ("teams/update", json!({"team": "old", "is_byoc": true})),
+        ("teams/delete", json!({"team": "gone"})),
         ("hosts/create", json!({})),
         ("hosts/tags-add", json!({"id": host, "tag": "ssd"})),
         ("hosts/tags-remove", json!({"id": host, "tag": "ssd"})),
@@ -222,7 +250,11 @@ async fn every_change_that_succeeds_leaves_a_line() {
     }
     let mut head = chain::verify(&trail(&desk).await, None).expect("whole");
     for (operation, input) in inputs {
-        desk.call(operation, input).await;
+        let who = match operation {
+            "users/change-password" | "auth/logout" => &ada,
+            _ => &desk.admin,
+        };
+        desk.call_as(who, operation, input).await;
         let lines = trail(&desk).await;
         let after: Head = chain::verify(&lines, Some(&head)).expect("whole");
         assert!(after.seq > head.seq, "{operation} left no line");

@@ -6,7 +6,12 @@ use serde_json::{Value, json};
 use crate::desk::{Desk, text};
 use crate::standin::StandIn;
 
-const ALL: [&str; 11] = [
+const ALL: [&str; 16] = [
+    "teams:read",
+    "members:write",
+    "owners:write",
+    "users:read",
+    "users:write",
     "audit:read",
     "entries:read",
     "entries:write",
@@ -54,6 +59,11 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
         format!("vm-{}", "0".repeat(25)),
     );
     let no_key = format!("key-{}", "0".repeat(25));
+    let no_team = format!("team-{}", "0".repeat(25));
+    let no_user = format!("user-{}", "0".repeat(25));
+    let user_id = desk.user("ada").await;
+    let member = json!({"team": team, "user": user_id, "role": "owner"});
+    desk.call("teams/members-add", member).await;
     let no_entry = format!("entry-{}", "0".repeat(25));
     let entry = json!({"spiffe_id": "/web", "selectors": ["unix:uid:0"]});
     let entry_id = text(&desk.call("entries/create", entry).await["id"]);
@@ -74,6 +84,8 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
             "images" | "kernels" | "host" => ("host", &host.id, &no_host),
             "vms" if name != "vms/create" => ("name", &vm_id, &no_vm),
             "api-keys" => ("id", &key_id, &no_key),
+            "teams" if name != "teams/create" => ("team", &team, &no_team),
+            "users" => ("user", &user_id, &no_user),
             "entries" if name != "entries/sync" => ("id", &entry_id, &no_entry),
             _ => continue,
         };
@@ -95,6 +107,10 @@ async fn every_object_of_another_team_is_answered_as_one_that_does_not_exist() {
                 ("rows", json!(1)),
                 ("columns", json!(1)),
                 ("snapshot", json!("x")),
+                ("user", json!(user_id)),
+                ("role", json!("member")),
+                ("password", json!("correct horse battery")),
+                ("is_admin", json!(true)),
             ] {
                 if properties.get(other).is_some() && other != field {
                     input[other] = value;

@@ -1,6 +1,6 @@
 //! Users and teams by the command line, as docs/teams.md says.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -8,7 +8,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::tcgetattr;
 use serde_json::Value;
 
-use crate::support::{Plane, hostler};
+use crate::support::{Plane, hostler, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -134,6 +134,41 @@ fn people_get_in_by_name_and_share_what_is_their_teams() {
     assert!(ada.does(&["audit", "verify"]).contains("head"));
     let log = plane.log();
     assert!(!log.contains(PASSWORD), "a password is in the log");
+}
+
+#[test]
+fn who_is_let_go_watches_no_longer() {
+    let plane = Plane::start();
+    let ada = Person::new(&plane, "ada");
+    let password = ada.password();
+    plane.ask(&[
+        "user",
+        "create",
+        "ada",
+        "--admin",
+        "--password-file",
+        &password,
+    ]);
+    ada.logs_in("ada", &[]);
+    let mut watch = ada.command(&["watch", "--output", "json"]);
+    let mut watching = watch
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(watching.stdout.take().expect("its output")).lines();
+    // It may take a moment until it watches: hosts are made until it tells of one.
+    let told = std::thread::spawn(move || (lines.next(), lines));
+    while !told.is_finished() {
+        plane.ask(&["host", "create"]);
+    }
+    let (first, _lines) = told.join().expect("a line");
+    assert!(first.expect("a line").expect("text").contains("created"));
+    plane.ask(&["user", "delete", "ada"]);
+    let ended = wait_for("the end of the watch", || {
+        watching.try_wait().expect("its status")
+    });
+    assert!(!ended.success());
 }
 
 #[test]

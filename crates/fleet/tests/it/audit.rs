@@ -186,9 +186,6 @@ async fn every_change_that_succeeds_leaves_a_line() {
     let host = StandIn::enrol(&desk).await;
     let (pending, _) = desk.pending().await;
     let (spare, _) = desk.pending().await;
-    let (online, token) = desk.pending().await;
-    let registered = desk.try_call("hosts/register", None, machine(&token)).await;
-    registered.expect("registered");
     let entry = json!({"spiffe_id": "/web", "selectors": ["unix:uid:0"]});
     let entry_id = desk.call("entries/create", entry).await["id"].clone();
     let key = json!({"name": "k", "scopes": ["vms:read"]});

@@ -326,10 +326,11 @@ fn refusal(status: StatusCode, body: &[u8], presented: bool) -> Failure {
     let told: Option<Value> = serde_json::from_slice(body).ok();
     let message = told.as_ref().and_then(|v| v["error"]["message"].as_str());
     match (status, message) {
-        (StatusCode::UNAUTHORIZED, _) if presented => Failure::new(
+        (StatusCode::UNAUTHORIZED, _) if presented => Failure::refusal(
             "the control plane does not accept your token (401); it may have expired: check \
              HOSTLER_TOKEN, or run `hostler login`",
         ),
+        (StatusCode::FORBIDDEN, Some(message)) => Failure::refusal(format!("{message} (403)")),
         (_, Some(message)) => Failure::new(format!("{message} ({})", status.as_u16())),
         (StatusCode::NOT_FOUND, None) => Failure::new(
             "the server does not know this request (404); is --server a control plane?",

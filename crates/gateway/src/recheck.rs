@@ -79,10 +79,12 @@ mod tests {
 
     const READ: Scope = Scope::new("books:read");
 
+    type Resolved = Result<Option<Identity>, AuthError>;
+
     /// Answers so until it is asked for the third time, and then otherwise.
     struct Porter {
         asked: std::sync::atomic::AtomicU32,
-        then: fn() -> Result<Option<Identity>, AuthError>,
+        then: fn() -> Resolved,
     }
 
     impl IdentityProvider for Porter {
@@ -98,7 +100,7 @@ mod tests {
         }
     }
 
-    fn reader() -> Result<Option<Identity>, AuthError> {
+    fn reader() -> Resolved {
         Ok(Some(Identity::new("ada", Grants::from_iter([READ]))))
     }
 
@@ -109,10 +111,7 @@ mod tests {
     const OFTEN: Duration = Duration::from_millis(20);
 
     /// What such a stream tells.
-    async fn told(
-        access: Access,
-        then: fn() -> Result<Option<Identity>, AuthError>,
-    ) -> Vec<String> {
+    async fn told(access: Access, then: fn() -> Resolved) -> Vec<String> {
         let asked = Default::default();
         let holder = Holder {
             provider: Arc::new(Porter { asked, then }),
@@ -133,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_ends_with_an_error_once_its_holder_may_not_have_it() {
         let access = || Access::AllOf(vec![READ]);
-        let gone: [fn() -> Result<Option<Identity>, AuthError>; 3] = [
+        let gone: [fn() -> Resolved; 3] = [
             || Err(AuthError::invalid("revoked")),
             || Ok(None),
             || Ok(Some(Identity::new("ada", Grants::from_iter([])))),

@@ -12,6 +12,7 @@ mod identity;
 mod inside;
 mod life;
 mod mcp;
+mod people;
 mod rest;
 mod reverse;
 mod standalone;

@@ -13,8 +13,24 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::words::words;
+
 /// Comes first in what is hashed, so that no hash for another purpose fits.
 const PURPOSE: &[u8] = b"hostler audit line 1";
+/// The same for an attempt that was refused. What was done hashes as it did before there was this.
+const PURPOSE_REFUSED: &[u8] = b"hostler audit refusal 1";
+
+words! {
+    /// What came of what a line tells.
+    #[derive(Default)]
+    pub enum Outcome {
+        /// It was done.
+        #[default]
+        Done = "done",
+        /// Somebody tried and was turned away.
+        Refused = "refused",
+    }
+}
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +48,9 @@ pub struct Change {
     /// From which address; absent for what the server did by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub remote: Option<String>,
+    /// What came of it. Lines of older versions tell only what was done.
+    #[serde(default)]
+    pub outcome: Outcome,
 }
 
 /// A line of the trail.
@@ -148,7 +167,10 @@ fn hash(before: &str, seq: u64, change: &Change) -> String {
         digest.update((bytes.len() as u64).to_be_bytes());
         digest.update(bytes);
     };
-    field(PURPOSE);
+    field(match change.outcome {
+        Outcome::Done => PURPOSE,
+        Outcome::Refused => PURPOSE_REFUSED,
+    });
     field(before.as_bytes());
     field(&seq.to_be_bytes());
     field(&change.at.as_millisecond().to_be_bytes());
@@ -177,9 +199,11 @@ mod tests {
         fn entry()(
             at in 0i64..4_000_000_000_000, subject in ".{0,8}", action in ".{0,8}", object in ".{0,8}",
             request_id in ".{0,8}", remote in proptest::option::of(".{0,8}"),
+            refused in any::<bool>(),
         ) -> Change {
+            let outcome = if refused { Outcome::Refused } else { Outcome::Done };
             let at = Timestamp::from_millisecond(at).expect("a time");
-            Change { at, subject, action, object, request_id, remote }
+            Change { at, subject, action, object, request_id, remote, outcome }
         }
     }
 
@@ -197,6 +221,19 @@ mod tests {
     fn chain() -> impl Strategy<Value = Vec<Line>> {
         proptest::collection::vec(entry(), 2..12).prop_map(written)
     }
+
+    #[test]
+    fn a_line_without_an_outcome_is_one_of_what_was_done_and_hashes_as_ever() {
+        let old = serde_json::json!([{
+            "seq": 1, "at": "2026-11-25T10:00:00Z", "subject": "server", "action": "host.create",
+            "object": "host-1", "request_id": "r", "hash": OLD_HASH,
+        }]);
+        let lines: Vec<Line> = serde_json::from_value(old).expect("a line of an older version");
+        verify(&lines, None).expect("whole");
+    }
+
+    /// As the first version with a chain computed it.
+    const OLD_HASH: &str = "da6675c73701e67a13d2b5f6b5899eab9304c5df7702d60802117dd70f668c05";
 
     proptest! {
         #[test]

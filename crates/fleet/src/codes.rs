@@ -16,9 +16,12 @@ pub(crate) const INVALID_STATE: ErrorCode = ErrorCode::declared("INVALID_STATE",
 pub(crate) const NO_HOSTS_AVAILABLE: ErrorCode =
     ErrorCode::declared("NO_HOSTS_AVAILABLE", 503).retryable();
 pub(crate) const PORT_IN_USE: ErrorCode = ErrorCode::declared("PORT_IN_USE", 409);
+pub(crate) const RATE_LIMITED: ErrorCode = ErrorCode::declared("RATE_LIMITED", 429).retryable();
 pub(crate) const STORAGE_FULL: ErrorCode = ErrorCode::declared("STORAGE_FULL", 507);
 pub(crate) const STORAGE_UNAVAILABLE: ErrorCode =
     ErrorCode::declared("STORAGE_UNAVAILABLE", 503).retryable();
+pub(crate) const TEAM_NOT_EMPTY: ErrorCode = ErrorCode::declared("TEAM_NOT_EMPTY", 409);
+pub(crate) const TEAM_REQUIRED: ErrorCode = ErrorCode::declared("TEAM_REQUIRED", 409);
 pub(crate) const UNAUTHORIZED: ErrorCode = ErrorCode::declared("UNAUTHORIZED", 401);
 pub(crate) const UNSUPPORTED: ErrorCode = ErrorCode::declared("UNSUPPORTED", 422);
 

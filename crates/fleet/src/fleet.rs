@@ -11,30 +11,36 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::attempts::Attempts;
 use crate::beats::Beats;
 use crate::clock;
 use crate::config::Config;
 use crate::connector::Connector;
 use crate::events::{Following, Recent};
-use crate::identify::KnownKeys;
+use crate::identify::{Known, Standing};
 use crate::ids::{HostId, KeyId};
 use crate::model::ApiKeyInfo;
 use crate::monitor;
+use crate::passwords::Passwords;
 use crate::placement::census::Census;
 use crate::roll::Roll;
 use crate::scopes::KeyScope;
-use crate::secrets::{ApiKey, HostTokens, KeyUnusable, SigningKey};
+use crate::secrets::{ApiKey, KeyUnusable, SigningKey, Tokens};
 use crate::signed_for::SignedFor;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, OpenStoreError, Store, StoreError, hosts, keys, signing};
+use crate::store::{self, Db, OpenStoreError, Store, StoreError, hosts, keys, signing, users};
 
 /// The fleet. All operations work on one of these.
 pub struct Fleet {
     pub(crate) store: Store,
     pub(crate) authority: Authority,
     pub(crate) connector: Connector,
-    pub(crate) host_tokens: HostTokens,
-    pub(crate) known_keys: KnownKeys,
+    pub(crate) tokens: Tokens,
+    pub(crate) known_keys: Known<ApiKeyInfo>,
+    pub(crate) known_users: Known<Standing>,
+    pub(crate) passwords: Passwords,
+    /// How often this server was asked to log somebody in.
+    pub(crate) attempts: Attempts,
     pub(crate) beats: Beats,
     pub(crate) census: Census,
     recent: Arc<Recent>,
@@ -79,8 +85,8 @@ impl Fleet {
     /// Opens the books, or begins new ones.
     ///
     /// `source` is this replica's own identity, `spiffe://DOMAIN/control-plane/...`, by which hosts
-    /// know it. Where the books hold no API key at all, one with every right is made and returned:
-    /// show it to whoever started the server, because nobody can see it again, and then
+    /// know it. Where the books hold no API key at all, and no user who may do everything, a key
+    /// with every right is made and returned: show it to whoever started the server, because nobody can see it again, and then
     /// [admit](Self::admit_first_key) it.
     ///
     /// # Errors
@@ -103,7 +109,7 @@ impl Fleet {
                 SigningKeyError::Store(reason) => failed(reason),
                 SigningKeyError::Unusable(reason) => reason.into(),
             })?;
-        let host_tokens = HostTokens::new(&signing_keys.0, &signing_keys.1)?;
+        let tokens = Tokens::new(&signing_keys.0, &signing_keys.1)?;
         let no_key = begin(&store, now).await.map_err(failed)?;
         let roll = Roll::new(enrolled(&store).await.map_err(failed)?);
         // Without endpoints there is nothing to follow.
@@ -117,8 +123,11 @@ impl Fleet {
             store,
             authority,
             connector,
-            host_tokens,
-            known_keys: KnownKeys::default(),
+            tokens,
+            known_keys: Known::default(),
+            known_users: Known::default(),
+            passwords: Passwords::new(),
+            attempts: Attempts::new(),
             beats: Beats::default(),
             census: Census::default(),
             recent: Arc::default(),
@@ -239,7 +248,7 @@ async fn enrolled(store: &Store) -> Result<Vec<HostId>, StoreError> {
 }
 
 /// What a start does to the books before anybody asks: what the last run left half done comes to
-/// light. Whether there is no API key yet.
+/// light. Whether nobody could come in yet.
 async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
     let mut tx = store.begin().await?;
     // On shared books a creation may be another replica's, which is still at it.
@@ -248,9 +257,14 @@ async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
         false => now,
     };
     monitor::surface_abandoned(&mut tx, abandoned, now).await?;
-    let first = !keys::any(&mut tx).await?;
+    let first = nobody_may_enter(&mut tx).await?;
     store::commit(tx).await?;
     Ok(first)
+}
+
+/// Whether there is no key at all, and no user who could make one of any kind.
+async fn nobody_may_enter(db: &mut Db) -> Result<bool, StoreError> {
+    Ok(!keys::any(db).await? && !users::any_admin(db).await?)
 }
 
 /// Puts the audit lines of older versions into the chain.
@@ -265,10 +279,10 @@ async fn chain_old_lines(store: &Store) -> Result<(), StoreError> {
     }
 }
 
-/// Enters the first admin's key, where there is no key at all.
+/// Enters the first admin's key, where nobody may enter otherwise.
 async fn enter_first_key(store: &Store, key: &ApiKey, now: Timestamp) -> Result<(), StoreError> {
     let mut tx = store.begin().await?;
-    if keys::any(&mut tx).await? {
+    if !nobody_may_enter(&mut tx).await? {
         return Ok(());
     }
     let actor = Actor::server(now);
@@ -277,9 +291,11 @@ async fn enter_first_key(store: &Store, key: &ApiKey, now: Timestamp) -> Result<
         name: "first admin".to_owned(),
         scopes: vec![KeyScope::Admin],
         team_id: None,
+        user_id: None,
         created_by: actor.subject.clone(),
         created_at: now,
         expires_at: None,
+        last_used_at: None,
     };
     keys::insert(&mut tx, &info, &key.hash()).await?;
     audit::record(&mut tx, &actor, "api-key.create", &info.id).await?;

@@ -78,6 +78,10 @@ id!(
     TeamId, "team-"
 );
 id!(
+    /// Names a user: `user-` and 25 base-36 digits.
+    UserId, "user-"
+);
+id!(
     /// Names an API key (it is not the key): `key-` and 25 base-36 digits.
     KeyId, "key-"
 );

@@ -35,7 +35,8 @@
 //! |---|---|
 //! | `operations` | what can be asked for, one file for each thing |
 //! | `store` | the tables and their statements |
-//! | `secrets` | registration tokens, host tokens, API keys |
+//! | `secrets` | registration tokens, host and user tokens, API keys, passwords |
+//! | `passwords`, `attempts` | what a login costs, and how often it may be tried |
 //! | `enrolment`, `placement`, `reconcile` | rules without clock, socket or storage |
 //! | [`chain`] | how a copy of the audit trail is checked |
 //! | `identify` | whose a credential is |
@@ -51,6 +52,7 @@
 
 pub mod chain;
 
+mod attempts;
 mod beats;
 mod clock;
 mod codes;
@@ -65,6 +67,7 @@ mod ids;
 mod model;
 mod monitor;
 mod operations;
+mod passwords;
 mod placement;
 mod reach;
 mod reconcile;
@@ -82,16 +85,17 @@ pub use enrolment::{Cidr, CidrRefused, REGISTRATION_TOKEN_LIFE};
 pub use events::Change;
 pub use fleet::{Fleet, OpenError};
 pub use identify::IdentifyError;
-pub use ids::{EntryId, HostId, KeyId, TeamId, VmId};
+pub use ids::{EntryId, HostId, KeyId, TeamId, UserId, VmId};
 pub use model::{
-    ApiKeyInfo, Entry, Host, HostAddress, HostStatus, HostType, Mount, NameRefused, Observed,
-    PortForward, Protocol, Selector, Tag, Team, Vm, VmName, VmSpec, VmState,
+    ApiKeyInfo, Entry, Host, HostAddress, HostStatus, HostType, Member, Membership, Mount,
+    NameRefused, Observed, PortForward, Protocol, Role, Selector, Tag, Team, User, UserName, Vm,
+    VmName, VmSpec, VmState,
 };
 pub use monitor::{LOOK_EVERY, SILENT_AFTER};
 pub use operations::mount;
 pub use placement::{CPU_OVERCOMMIT, Policy};
-pub use reach::Principal;
+pub use reach::{Principal, Seat, Sight};
 pub use scopes::KeyScope;
-pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken};
+pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken, USER_TOKEN_LIFE};
 pub use shared_keys::SharedKeys;
 pub use store::{OpenStoreError, PostgresUrl, PostgresUrlRefused, StoreError};

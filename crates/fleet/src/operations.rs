@@ -10,12 +10,15 @@ mod entries;
 mod errors;
 mod heartbeat;
 mod hosts;
+mod login;
+mod members;
 mod page;
 mod relay;
 mod rotation;
 mod status;
 mod tags;
 mod teams;
+mod users;
 mod vms;
 mod watch;
 mod workloads;
@@ -42,7 +45,9 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
         .service(relay::host(), fleet)
         .service(relay::metrics(), fleet)
         .service(api_keys::operations(), fleet)
-        .service(teams::operations(), fleet)
+        .service(members::of_teams(teams::operations()), fleet)
+        .service(login::of_users(users::operations()), fleet)
+        .service(login::operations(), fleet)
         .service(audit::operations(), fleet)
         .service(status::operations(), fleet)
         .service(bundle::operations(), fleet)

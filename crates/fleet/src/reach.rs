@@ -3,7 +3,7 @@
 
 use hostler_operations::{Call, Identity};
 
-use crate::ids::{HostId, TeamId};
+use crate::ids::{HostId, TeamId, UserId};
 use crate::model::{Host, HostType};
 
 /// On whose behalf a caller acts; attached to every [`Identity`] that the fleet gives out.
@@ -16,6 +16,28 @@ pub enum Principal {
     Team(TeamId),
     /// An enrolled host, about itself.
     Host(HostId),
+    /// A user who has logged in, or a program with one of their keys.
+    User(Seat),
+}
+
+/// A user at work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    /// Who it is.
+    pub user: UserId,
+    /// For whom they work now.
+    pub sight: Sight,
+}
+
+/// What a user sees, for as long as they work for somebody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    /// As an admin of the platform: everything.
+    Platform,
+    /// As somebody of a team: the team's things.
+    Team(TeamId),
+    /// As nobody in particular: themselves.
+    Nothing,
 }
 
 /// What the caller of an operation sees.
@@ -35,6 +57,11 @@ impl Reach {
         match call.identity().and_then(Identity::principal) {
             Some(Principal::Platform) => Self::Everything,
             Some(Principal::Team(team)) => Self::Team(team.clone()),
+            Some(Principal::User(seat)) => match &seat.sight {
+                Sight::Platform => Self::Everything,
+                Sight::Team(team) => Self::Team(team.clone()),
+                Sight::Nothing => Self::Nothing,
+            },
             Some(Principal::Host(_)) | None => Self::Nothing,
         }
     }
@@ -73,6 +100,14 @@ impl Reach {
 pub(crate) fn calling_host(call: &Call) -> Option<&HostId> {
     match call.identity()?.principal()? {
         Principal::Host(id) => Some(id),
+        _ => None,
+    }
+}
+
+/// The user who calls, or whose key it is.
+pub(crate) fn calling_user(call: &Call) -> Option<&UserId> {
+    match call.identity()?.principal()? {
+        Principal::User(seat) => Some(&seat.user),
         _ => None,
     }
 }

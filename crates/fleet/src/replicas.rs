@@ -2,7 +2,7 @@
 //!
 //! What only one may do is a lease's: its holder renews it every two seconds, and when it has died
 //! another has it within eight. What a server keeps in memory (who may come through the machines'
-//! door, which API keys were good a moment ago, the authority's keys) has a revision in the books,
+//! door, which API keys and users were good a moment ago, the authority's keys) has a revision in the books,
 //! at which all look twice a second. Books in a file are one server's: nothing is to be followed.
 
 use std::collections::HashMap;
@@ -85,6 +85,7 @@ impl Fleet {
                 revisions::WORKLOADS => self.workloads_changed(),
                 revisions::EVENTS => self.store.tell_news(),
                 revisions::KEYS => self.known_keys.forget(),
+                revisions::USERS => self.known_users.forget(),
                 revisions::AUTHORITY if !self.refresh_authority().await => continue,
                 _ => {}
             }

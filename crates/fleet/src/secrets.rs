@@ -3,20 +3,25 @@
 //! | secret | proves | life | kept as |
 //! |---|---|---|---|
 //! | [`RegistrationToken`] | that a machine may become one certain host | 1 h, used once | hash |
-//! | host token ([`HostTokens`]) | to be that host | 1 year | nothing: it is signed |
+//! | host token ([`Tokens`]) | to be that host | 1 year | nothing: it is signed |
+//! | user token ([`Tokens`]) | to be that user | 6 h | nothing: it is signed |
+//! | [`Password`] | to be that user, at a login | until it is changed | argon2id |
 //! | [`ApiKey`] | who calls | until its expiry | hash |
 //!
 //! Tokens and keys are random, 128 bits at least, so a plain SHA-256 of them keeps them secret, and
-//! finding them by that hash takes no time that depends on how much of a guess is right.
+//! finding them by that hash takes no time that depends on how much of a guess is right. Passwords
+//! are chosen by people; for them see [`passwords`](crate::passwords).
 
 mod api_key;
-mod host_token;
+mod password;
 mod registration;
+mod tokens;
 
 pub use api_key::ApiKey;
-pub use host_token::{HOST_TOKEN_LIFE, KeyUnusable};
-pub(crate) use host_token::{HostTokens, SigningKey};
+pub(crate) use password::{NewPassword, Password};
 pub use registration::RegistrationToken;
+pub use tokens::{HOST_TOKEN_LIFE, KeyUnusable, USER_TOKEN_LIFE};
+pub(crate) use tokens::{SigningKey, Tokens, UserToken};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serializer;

@@ -17,10 +17,12 @@ pub(crate) mod hosts;
 pub(crate) mod keys;
 pub(crate) mod leases;
 pub(crate) mod links;
+pub(crate) mod members;
 pub(crate) mod registration;
 pub(crate) mod revisions;
 pub(crate) mod signing;
 pub(crate) mod teams;
+pub(crate) mod users;
 pub(crate) mod vms;
 
 mod db;

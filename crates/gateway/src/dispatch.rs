@@ -27,6 +27,7 @@ use crate::limits::RequestLimits;
 use crate::mcp;
 use crate::openapi;
 use crate::paging::Page;
+use crate::recheck;
 use crate::route::{Found, Table};
 use crate::sse;
 use crate::target::{Route, Target};
@@ -207,6 +208,15 @@ impl Dispatch {
                 .subscribe(name, request)
                 .await
                 .map_err(failed)?;
+            let outputs = recheck::while_permitted(
+                outputs,
+                recheck::Holder {
+                    provider: Arc::clone(&self.provider),
+                    credentials: self.credentials(head).map_err(Failure::auth)?,
+                    access: route.operation.access().clone(),
+                },
+                recheck::RECHECK,
+            );
             let closing = connection.map_or_else(CancellationToken::new, |c| c.closing().clone());
             return Ok(sse::respond(
                 outputs,
@@ -220,18 +230,21 @@ impl Dispatch {
         Ok(success(route, &reply, page))
     }
 
+    fn credentials(&self, head: &request::Parts) -> Result<Credentials, AuthError> {
+        let connection = head.extensions.get();
+        Credentials::gather(&head.headers, &self.credential_headers, connection)
+    }
+
     /// Asks anew for each request, so that what was revoked is revoked at once.
     async fn identify(
         &self,
         head: &request::Parts,
         request_id: &RequestId,
     ) -> Result<Option<Identity>, Failure> {
-        let connection = head.extensions.get();
-        let resolved =
-            match Credentials::gather(&head.headers, &self.credential_headers, connection) {
-                Ok(credentials) => self.provider.resolve(&credentials).await,
-                Err(error) => Err(error),
-            };
+        let resolved = match self.credentials(head) {
+            Ok(credentials) => self.provider.resolve(&credentials).await,
+            Err(error) => Err(error),
+        };
         resolved.map_err(|error| {
             if let AuthError::Unavailable(cause) = &error {
                 tracing::error!(%request_id, cause, "credentials cannot be checked");

@@ -86,6 +86,7 @@ mod limits;
 mod mcp;
 mod openapi;
 mod paging;
+mod recheck;
 mod route;
 mod sse;
 mod target;

@@ -5,8 +5,8 @@ use clap_complete::Shell;
 
 use crate::agent::install::Install;
 use crate::commands::{
-    Common, api_key, audit, entry, host, image, kernel, login, snapshot, spiffe_id, svid, tls, vm,
-    watch,
+    Common, api_key, audit, entry, host, image, kernel, login, snapshot, spiffe_id, svid, team,
+    tls, user, vm, watch,
 };
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
@@ -57,7 +57,13 @@ pub(crate) enum Command {
     /// Kernels on a host
     #[command(subcommand)]
     Kernel(kernel::Kernel),
-    /// API keys: what programs and people present to the control plane
+    /// Users: who may log in
+    #[command(subcommand)]
+    User(user::User),
+    /// Teams: who shares VMs, hosts and keys
+    #[command(subcommand)]
+    Team(team::Team),
+    /// API keys: what programs present to the control plane
     #[command(subcommand)]
     ApiKey(api_key::ApiKey),
     /// Registration entries: which processes on which hosts have which identities
@@ -72,10 +78,16 @@ pub(crate) enum Command {
     /// Tell what happens to hosts and VMs, as it happens
     #[command(after_help = "Example:\n  hostler watch\n  hostler watch --output json")]
     Watch(watch::Watch),
-    /// Save where the control plane is and the key to it
-    #[command(after_help = "Example:\n  HOSTLER_TOKEN=hst_... hostler login \
-                            --server https://cloud.example:8443 --ca ca.pem")]
+    /// Log in with a name and a password, or save an API key; for the next commands
+    #[command(
+        after_help = "Examples:\n  hostler login --user ada --server https://cloud.example:8443 \
+                            --ca ca.pem\n  HOSTLER_TOKEN=hst_... hostler login --server \
+                            https://cloud.example:8443 --ca ca.pem"
+    )]
     Login(login::Login),
+    /// Log out everywhere: all your tokens end
+    #[command(after_help = "Example:\n  hostler logout")]
+    Logout(login::Logout),
     /// Identities (SVIDs): in files, from a Workload API, and the keys of their authority
     #[command(subcommand)]
     Svid(svid::Svid),

@@ -4,17 +4,35 @@ use std::fmt::{self, Display};
 
 /// The end of a command that did not succeed.
 #[derive(Debug)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    line: String,
+    refused: bool,
+}
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self {
+            line: message.into(),
+            refused: false,
+        }
+    }
+
+    /// The control plane understood and refused: asking again as before is of no use.
+    pub(crate) fn refusal(message: impl Into<String>) -> Self {
+        Self {
+            refused: true,
+            ..Self::new(message)
+        }
+    }
+
+    pub(crate) fn is_refusal(&self) -> bool {
+        self.refused
     }
 }
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.line)
     }
 }
 
@@ -40,14 +58,14 @@ impl<T, E: std::error::Error> Doing<T> for Result<T, E> {
                 last = text;
                 source = cause.source();
             }
-            Failure(line)
+            Failure::new(line)
         })
     }
 }
 
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self::new(error.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ mod files;
 mod machines;
 mod options;
 mod output;
+mod password;
 mod process;
 mod server;
 mod up;
@@ -68,7 +69,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Audit(audit) => process::client(commands::audit::run(audit)),
         Command::Watch(watch) => process::client(commands::watch::everything(watch)),
         Command::Status(status) => process::client(commands::status::run(status)),
+        Command::User(user) => process::client(commands::user::run(user)),
+        Command::Team(team) => process::client(commands::team::run(team)),
         Command::Login(login) => process::client(commands::login::run(login)),
+        Command::Logout(logout) => process::client(commands::login::out(logout)),
         Command::Svid(svid) => process::client(commands::svid::run(svid)),
         Command::SpiffeId(id) => commands::spiffe_id::run(id),
         Command::Tls(tls) => commands::tls::run(tls),

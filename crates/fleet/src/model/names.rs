@@ -7,6 +7,8 @@ use hostler_authority::workload_api;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::ids::UserId;
+
 /// Why a text is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {rule}")]
@@ -80,6 +82,15 @@ ruled_text!(
     is_vm_name
 );
 ruled_text!(
+    /// The name by which a user logs in; unique. There are no capitals, so that no two differ only
+    /// in them.
+    UserName,
+    pattern "^[a-z0-9][a-z0-9._@+-]{0,63}$",
+    rule "a user's name: 1 to 64 lower-case letters, digits and ._@+- that begin with a letter or \
+          digit; neither me nor the form of a user's id",
+    is_user_name
+);
+ruled_text!(
     /// A tag of a host, by which placement and people find it.
     Tag,
     pattern "^[A-Za-z0-9][A-Za-z0-9._:=-]{0,63}$",
@@ -122,6 +133,16 @@ fn is_vm_name(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Where a user is named, an id or `me` may stand as well.
+fn is_user_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=64).contains(&text.len())
+        && text.bytes().next().is_some_and(plain)
+        && text.bytes().all(|b| plain(b) || b"._@+-".contains(&b))
+        && text != "me"
+        && !UserId::is_one(text)
 }
 
 fn is_tag(text: &str) -> bool {
@@ -199,6 +220,27 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "Web", "a.b", "../a", "a b", &"a".repeat(64)] {
             assert!(!takes::<VmName>(bad), "{bad} was taken");
+        }
+    }
+
+    #[test]
+    fn a_user_is_never_called_like_something_else() {
+        for good in ["ada", "a", "ada@example.org", "ada.l+ci", &"a".repeat(64)] {
+            assert!(takes::<UserName>(good), "{good} was refused");
+        }
+        let id = UserId::generate();
+        for bad in [
+            "",
+            "me",
+            "Ada",
+            "@ada",
+            "a b",
+            "a/b",
+            "ä",
+            id.as_str(),
+            &"a".repeat(65),
+        ] {
+            assert!(!takes::<UserName>(bad), "{bad} was taken");
         }
     }
 

@@ -1,8 +1,8 @@
 //! `api-keys/*`: who may come in, and what they may do. Nobody gives what they do not have.
 
 use hostler_operations::{
-    Call, FORBIDDEN, Grants, INVALID_INPUT, Identity, Method, NOT_FOUND, Scope, Service,
-    StatusCode, mutation, query, service,
+    Call, FORBIDDEN, INVALID_INPUT, Method, NOT_FOUND, Service, StatusCode, mutation, query,
+    service,
 };
 use jiff::SignedDuration;
 use schemars::JsonSchema;
@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::errors::{ReadError, write_errors};
 use super::page::Page;
+use super::users::{is_admin, nobody_is_admin};
 use crate::clock;
 use crate::codes::CONFLICT;
 use crate::fleet::Fleet;
 use crate::ids::{KeyId, TeamId};
 use crate::model::ApiKeyInfo;
-use crate::reach::Reach;
-use crate::scopes::{KEYS_WRITE, KeyScope};
+use crate::reach::{Reach, calling_user};
+use crate::scopes::{KEYS_WRITE, KeyScope, lacking};
 use crate::secrets::ApiKey;
 use crate::store::audit::{self, Actor};
 use crate::store::{self, keys, teams};
@@ -42,7 +43,8 @@ pub(super) fn operations() -> Service<Fleet> {
         ))
 }
 
-/// Creates an API key. Its secret is in the answer and can never be seen again.
+/// Creates an API key. Its secret is in the answer and can never be seen again. A key that a user
+/// makes is theirs: it may never do more than they may, and ends with them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CreateApiKey {
@@ -50,11 +52,15 @@ struct CreateApiKey {
     #[schemars(length(min = 1, max = 128))]
     name: String,
     /// What it may do; no more than the key that creates it.
-    #[schemars(length(min = 1, max = 16))]
+    #[schemars(length(min = 1, max = 32))]
     scopes: Vec<KeyScope>,
     /// The team to whose things it is confined; absent: that of the key that creates it.
     #[serde(default)]
     team_id: Option<TeamId>,
+    /// Whether the key is to be the platform's, and outlive the user who makes it. Only admins of the
+    /// platform may say so; keys that are made with a key of the platform are the platform's.
+    #[serde(default)]
+    of_platform: bool,
     /// For how long it is good, in seconds; absent: 90 days.
     #[serde(default)]
     #[schemars(range(min = 60, max = 315_360_000))]
@@ -81,20 +87,14 @@ write_errors! {
             "admin is for keys of the platform; leave team_id out, or name the scopes one by one";
         /// There is no such team, or not for this caller.
         NoSuchTeam { team_id: TeamId } = NOT_FOUND, "there is no team {team_id}";
+        /// Only the platform has keys that outlive their makers.
+        NotThePlatform = FORBIDDEN,
+            "only an admin of the platform may make a key that is the platform's; leave \
+             of_platform out";
         /// Whoever calls may own no key.
-        NoOwner = FORBIDDEN, "these credentials cannot create an API key; use an API key";
+        NoOwner = FORBIDDEN, "these credentials cannot create an API key; log in for a team, or \
+             use an API key";
     }
-}
-
-/// The first of these scopes that the caller does not hold.
-fn lacking(call: &Call, scopes: &[KeyScope]) -> Option<KeyScope> {
-    let grants = call.identity().map(Identity::grants);
-    let holds = |scope: KeyScope| match grants {
-        Some(Grants::All) => true,
-        Some(grants) => scope != KeyScope::Admin && grants.holds(&Scope::new(scope.as_str())),
-        None => false,
-    };
-    scopes.iter().copied().find(|scope| !holds(*scope))
 }
 
 async fn create(
@@ -102,7 +102,7 @@ async fn create(
     call: Call,
     input: CreateApiKey,
 ) -> Result<CreatedApiKey, CreateApiKeyError> {
-    if let Some(scope) = lacking(&call, &input.scopes) {
+    if let Some(scope) = lacking(call.identity(), &input.scopes) {
         return Err(CreateApiKeyError::Escalation { scope });
     }
     let Ok(team_id) = Reach::of(&call).team(input.team_id.clone()) else {
@@ -114,6 +114,10 @@ async fn create(
     if team_id.is_some() && input.scopes.contains(&KeyScope::Admin) {
         return Err(CreateApiKeyError::AdminOfTeam);
     }
+    if input.of_platform && !(Reach::of(&call).is_platform() && is_admin(&call)) {
+        return Err(CreateApiKeyError::NotThePlatform);
+    }
+    let user_id = calling_user(&call).filter(|_| !input.of_platform).cloned();
     let mut tx = fleet.store.begin().await?;
     if let Some(team_id) = &team_id
         && teams::get(&mut tx, team_id).await?.is_none()
@@ -134,9 +138,11 @@ async fn create(
         name: input.name,
         scopes,
         team_id,
+        user_id,
         created_by: actor.subject.clone(),
         created_at: now,
         expires_at: Some(now + life),
+        last_used_at: None,
     };
     keys::insert(&mut tx, &api_key, &secret.hash()).await?;
     audit::record(&mut tx, &actor, "api-key.create", &api_key.id).await?;
@@ -180,7 +186,8 @@ write_errors! {
             "there is no API key {id}; api-keys/list shows those there are";
         /// Nobody could do everything any more, nor make a key that can.
         LastAdminKey { id: KeyId } = CONFLICT,
-            "{id} is the last key with the scope admin; create another one first";
+            "{id} is the last key with the scope admin, and no user is an admin; create another \
+             one first, or a user who is";
     }
 }
 
@@ -194,7 +201,7 @@ async fn delete(fleet: &Fleet, call: Call, input: DeleteApiKey) -> Result<(), De
         return Err(no_such_key());
     }
     let now = clock::now();
-    if !keys::any_admin(&mut tx, now).await? {
+    if nobody_is_admin(&mut tx).await? {
         return Err(DeleteApiKeyError::LastAdminKey { id: input.id });
     }
     audit::record(&mut tx, &Actor::of(&call, now), "api-key.delete", &input.id).await?;

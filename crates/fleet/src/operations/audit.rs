@@ -22,11 +22,11 @@ pub(super) fn operations() -> Service<Fleet> {
 }
 
 /// Lists the lines of the audit trail, oldest first. Without a filter they are a chain: each line's
-/// `hash` is over the line and the hash before, and the numbers have no gaps. Only a key of the
+/// `hash` is over the line and the hash before, and the numbers have no gaps. Only the
 /// platform sees any.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct ListAudit {
-    /// Only what this one did: a key's id, a host's SPIFFE ID, `server`.
+    /// Only what this one did: the id of a user or key, a host's SPIFFE ID, `server`.
     #[serde(default)]
     #[schemars(length(max = 2048))]
     subject: Option<String>,

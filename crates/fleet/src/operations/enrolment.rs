@@ -219,7 +219,7 @@ async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Register
         })?),
         None => None,
     };
-    let token = fleet.host_tokens.issue(&id, now).map_err(internal)?;
+    let token = fleet.tokens.issue_host(&id, now).map_err(internal)?;
     let actor = Actor {
         subject: format!("registration-token:{id}"),
         ..Actor::of(&call, now)

@@ -1,6 +1,8 @@
 //! `images/*`, `kernels/*`, `host/*`: operations of one host, passed on to it as they come. Its
 //! answer is passed back; what is in it is the host's affair.
 
+mod changes;
+
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
@@ -13,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::changes::change;
 use super::errors::read_errors;
 use super::hosts::visible;
 use super::page::Page;
@@ -37,13 +40,13 @@ pub(super) fn images() -> Service<Fleet> {
             StatusCode::OK,
         ))
         .with(
-            mutation("pull", pass_on::<PullImages>)
+            mutation("pull", change::<PullImages>)
                 .requires(IMAGES_WRITE)
                 .timeout(LONG + MARGIN)
                 .rest(Method::POST, "/v1/hosts/{host}/images/pull", StatusCode::OK),
         )
         .with(
-            mutation("import", pass_on::<ImportImage>)
+            mutation("import", change::<ImportImage>)
                 .requires(IMAGES_WRITE)
                 .timeout(LONG + MARGIN)
                 .rest(
@@ -62,7 +65,7 @@ pub(super) fn images() -> Service<Fleet> {
                 ),
         )
         .with(
-            mutation("delete", pass_on::<DeleteImage>)
+            mutation("delete", change::<DeleteImage>)
                 .requires(IMAGES_WRITE)
                 .rest(
                     Method::DELETE,
@@ -80,7 +83,7 @@ pub(super) fn kernels() -> Service<Fleet> {
             StatusCode::OK,
         ))
         .with(
-            mutation("import", pass_on::<ImportKernel>)
+            mutation("import", change::<ImportKernel>)
                 .requires(IMAGES_WRITE)
                 .timeout(LONG + MARGIN)
                 .rest(
@@ -90,7 +93,7 @@ pub(super) fn kernels() -> Service<Fleet> {
                 ),
         )
         .with(
-            mutation("delete", pass_on::<DeleteKernel>)
+            mutation("delete", change::<DeleteKernel>)
                 .requires(IMAGES_WRITE)
                 .rest(
                     Method::DELETE,

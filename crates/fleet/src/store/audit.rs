@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use sqlx::FromRow;
 
 use super::{Db, StoreError, millis, number, query, time};
-use crate::chain::{Change, Head, Line};
+use crate::chain::{Change, Head, Line, Outcome};
 
 /// Who makes a change, when, and from where.
 #[derive(Debug, Clone)]
@@ -53,15 +53,29 @@ pub(crate) async fn record(
     action: &str,
     object: impl ToString,
 ) -> Result<(), StoreError> {
-    let change = Change {
+    append(db, change(actor, action, object, Outcome::Done)).await
+}
+
+/// Adds a line that somebody tried this and was turned away.
+pub(crate) async fn record_refusal(
+    db: &mut Db,
+    actor: &Actor,
+    action: &str,
+    object: impl ToString,
+) -> Result<(), StoreError> {
+    append(db, change(actor, action, object, Outcome::Refused)).await
+}
+
+fn change(actor: &Actor, action: &str, object: impl ToString, outcome: Outcome) -> Change {
+    Change {
         at: actor.now,
         subject: actor.subject.clone(),
         action: action.to_owned(),
         object: object.to_string(),
         request_id: actor.request_id.as_str().to_owned(),
         remote: actor.remote.map(|remote| remote.ip().to_string()),
-    };
-    append(db, change).await
+        outcome,
+    }
 }
 
 async fn append(db: &mut Db, change: Change) -> Result<(), StoreError> {
@@ -78,8 +92,8 @@ async fn append(db: &mut Db, change: Change) -> Result<(), StoreError> {
     };
     let Line { seq, change, hash } = head.next(change);
     query(
-        "INSERT INTO audit (seq, at, subject, action, object, request_id, remote, hash)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO audit (seq, at, subject, action, object, request_id, remote, outcome, hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(number(seq))
     .bind(millis(change.at))
@@ -88,6 +102,7 @@ async fn append(db: &mut Db, change: Change) -> Result<(), StoreError> {
     .bind(change.object)
     .bind(change.request_id)
     .bind(change.remote)
+    .bind(change.outcome.as_str())
     .bind(hash)
     .execute(db)
     .await?;
@@ -102,6 +117,7 @@ struct ChangeRow {
     object: String,
     request_id: String,
     remote: Option<String>,
+    outcome: String,
 }
 
 impl TryFrom<ChangeRow> for Change {
@@ -115,6 +131,7 @@ impl TryFrom<ChangeRow> for Change {
             object: row.object,
             request_id: row.request_id,
             remote: row.remote,
+            outcome: Outcome::parse(&row.outcome).map_err(StoreError::unreadable)?,
         })
     }
 }
@@ -152,7 +169,7 @@ pub(crate) struct Filter {
 /// Lines, in the order of their writing.
 pub(crate) async fn list(db: &mut Db, filter: &Filter) -> Result<Vec<Line>, StoreError> {
     let rows: Vec<Row> = query(
-        "SELECT seq, at, subject, action, object, request_id, remote, hash FROM audit
+        "SELECT seq, at, subject, action, object, request_id, remote, outcome, hash FROM audit
          WHERE seq > $1
              AND (CAST($2 AS TEXT) IS NULL OR subject = $2)
              AND (CAST($3 AS TEXT) IS NULL OR action = $3)
@@ -181,7 +198,8 @@ struct Unchained {
 pub(crate) async fn chain_old_lines(db: &mut Db) -> Result<bool, StoreError> {
     const AT_ONCE: i64 = 500;
     let rows: Vec<Unchained> = query(
-        "SELECT id, at, subject, action, object, request_id, remote FROM audit_unchained
+        "SELECT id, at, subject, action, object, request_id, remote, 'done' AS outcome
+         FROM audit_unchained
          ORDER BY id LIMIT $1",
     )
     .bind(AT_ONCE)

@@ -11,6 +11,8 @@ pub(crate) const WORKLOADS: &str = "workloads";
 pub(crate) const KEYS: &str = "keys";
 /// What has happened to hosts and VMs.
 pub(crate) const EVENTS: &str = "events";
+/// Who may log in, with what they may do.
+pub(crate) const USERS: &str = "users";
 /// With which keys the authority signs.
 pub(crate) const AUTHORITY: &str = "state:authority";
 

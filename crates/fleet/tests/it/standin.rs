@@ -263,6 +263,13 @@ fn act(inside: &mut Inside, operation: &str, input: &Value) -> (StatusCode, Valu
         );
     };
     match operation {
+        "vms/run" => {
+            let ran = json!({
+                "exit_code": 0, "timed_out": false, "stdout": "", "stderr": "", "truncated": false,
+            });
+            return (StatusCode::OK, ran);
+        }
+        "vms/write-file" => return (StatusCode::OK, json!({})),
         "vms/start" => vm["state"] = json!("running"),
         "vms/stop" => vm["state"] = json!("stopped"),
         "vms/pause" => vm["state"] = json!("paused"),

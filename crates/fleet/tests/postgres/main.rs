@@ -20,6 +20,8 @@ mod hosts;
 mod identity;
 #[path = "../it/isolation.rs"]
 mod isolation;
+#[path = "../it/members.rs"]
+mod members;
 #[path = "../it/monitor.rs"]
 mod monitor;
 #[path = "../it/placement.rs"]
@@ -36,6 +38,8 @@ mod standin;
 mod storage;
 #[path = "../it/streams.rs"]
 mod streams;
+#[path = "../it/users.rs"]
+mod users;
 #[path = "../it/vms.rs"]
 mod vms;
 #[path = "../it/watch.rs"]

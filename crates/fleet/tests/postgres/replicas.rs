@@ -140,6 +140,38 @@ async fn of_ten_that_start_at_once_on_nothing_one_shows_a_key_and_all_have_one_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_is_out_on_one_is_out_on_the_other_within_five_seconds() {
+    let (one, other, admin) = pair().await;
+    let user = json!({"name": "ada", "password": "correct horse battery"});
+    one.call(&admin, "users/create", user.clone()).await;
+    one.call(&admin, "teams/create", json!({"name": "ours"}))
+        .await;
+    let member = json!({"team": "ours", "user": "ada"});
+    let login = async |replica: &Replica| {
+        let answer = replica.call(&admin, "auth/login", user.clone()).await;
+        text(&answer["token"])
+    };
+    let good = async |token: &str| {
+        let token = token.into();
+        let found = other.fleet.identify(Some(&token), None, None).await;
+        found.is_ok()
+    };
+    let ends = async |operation: &str, input: Value| {
+        let token = login(&one).await;
+        assert!(good(&token).await, "what one issues the other takes");
+        one.call(&admin, operation, input).await;
+        let out = async || !good(&token).await;
+        // Sooner than what is remembered ends by itself: the other has been told.
+        within(Duration::from_secs(3), operation, out).await;
+    };
+    one.call(&admin, "teams/members-add", member.clone()).await;
+    ends("teams/members-remove", member).await;
+    let same = json!({"user": "ada", "password": "correct horse battery"});
+    ends("users/set-password", same).await;
+    ends("users/delete", json!({"user": "ada"})).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_revokes_is_refused_by_the_other_within_five_seconds() {
     let (one, other, admin) = pair().await;
     let made = one.call(

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::shelf::{LEFT, LEFT_LOG};
-use crate::world::{World, call, soon};
+use crate::world::{World, call, now_millis, soon};
 
 #[tokio::test]
 async fn each_output_is_an_event_with_an_increasing_id_and_the_end_closes() {
@@ -43,6 +43,22 @@ async fn a_failure_is_an_error_event_and_the_last_one() {
         (&error["code"], &error["retryable"]),
         (&"all_out".into(), &true.into())
     );
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_what_it_began_with_is_not_good_any_more() {
+    let world = World::start().await;
+    let token = format!("reader-until-{}", now_millis() + 1000);
+    let path = "/v1/books/watch?count=1&then=wait";
+    let begun = std::time::Instant::now();
+    let answer = soon("the end of the stream", world.get(&token, path)).await;
+    assert_eq!(answer.status, 200);
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(1));
+    let events = String::from_utf8_lossy(&answer.body).into_owned();
+    let (first, error) = events.split_once("\n\n").expect("two events");
+    assert_eq!(first, "id: 1\ndata: 1");
+    assert!(error.starts_with("id: 2\nevent: error\n"), "{error}");
+    assert!(error.contains("\"forbidden\""), "{error}");
 }
 
 #[tokio::test]

@@ -36,14 +36,19 @@ pub(crate) fn config_path() -> Result<PathBuf, Failure> {
     Ok(base.join("hostler/config.toml"))
 }
 
-impl Known {
+/// Where a control plane is, and what is saved of it.
+pub(crate) struct Place {
+    pub(crate) server: String,
+    pub(crate) ca: Option<PathBuf>,
+    /// The token that was saved for this very server.
+    pub(crate) saved_token: Option<SecretString>,
+}
+
+impl Place {
     /// Looks at flags and variables first, at the saved login second.
     pub(crate) fn find(connect: &Connect) -> Result<Self, Failure> {
-        let token = std::env::var("HOSTLER_TOKEN")
-            .ok()
-            .filter(|token| !token.is_empty());
-        let complete = connect.server.is_some() && token.is_some();
-        let saved = if complete && connect.ca.is_some() {
+        let saved = if connect.server.is_some() && connect.ca.is_some() && env_token().is_some() {
+            // Everything is given: the file is not asked, whatever it holds.
             Saved::default()
         } else {
             Saved::load()?
@@ -54,26 +59,59 @@ impl Known {
         let server = connect.server.clone().or(saved.server).ok_or_else(|| {
             Failure::new("which control plane? give --server URL, set HOSTLER_SERVER, or log in")
         })?;
-        let token = token.or(saved.token).ok_or_else(|| {
+        Ok(Self {
+            server,
+            ca: connect.ca.clone().or(saved.ca),
+            saved_token: saved.token.map(Into::into),
+        })
+    }
+}
+
+fn env_token() -> Option<SecretString> {
+    let token = std::env::var("HOSTLER_TOKEN").ok();
+    token.filter(|token| !token.is_empty()).map(Into::into)
+}
+
+/// Forgets the saved token, and keeps where the control plane is.
+pub(crate) fn forget_token(path: &Path) -> Result<(), Failure> {
+    let saved = Saved::load()?;
+    Saved {
+        token: None,
+        ..saved
+    }
+    .save(path)
+}
+
+impl Known {
+    /// Looks at flags and variables first, at the saved login second.
+    pub(crate) fn find(connect: &Connect) -> Result<Self, Failure> {
+        let place = Place::find(connect)?;
+        let token = env_token().or(place.saved_token).ok_or_else(|| {
             Failure::new(
-                "there is no token; set HOSTLER_TOKEN, once for `hostler login` or for each command",
+                "there is no token; log in with `hostler login --user NAME`, or set HOSTLER_TOKEN",
             )
         })?;
         Ok(Self {
-            server,
-            token: token.into(),
-            ca: connect.ca.clone().or(saved.ca),
+            server: place.server,
+            token,
+            ca: place.ca,
         })
     }
 
     /// Saves it for the next commands; the old file stays whole until the new one is.
     pub(crate) fn save(&self, path: &Path) -> Result<(), Failure> {
-        let saved = Saved {
+        Saved {
             server: Some(self.server.clone()),
             token: Some(self.token.expose_secret().to_owned()),
             ca: self.ca.clone(),
-        };
-        let text = toml::to_string(&saved).doing(|| "cannot write the login")?;
+        }
+        .save(path)
+    }
+}
+
+impl Saved {
+    fn save(&self, path: &Path) -> Result<(), Failure> {
+        let text = toml::to_string(self).doing(|| "cannot write the login")?;
         let cannot = || format!("cannot write {}", path.display());
         let directory = path.parent().ok_or_else(|| Failure::new(cannot()))?;
         std::fs::create_dir_all(directory).doing(cannot)?;

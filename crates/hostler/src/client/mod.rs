@@ -6,6 +6,7 @@ mod stream;
 pub(crate) mod tls;
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -23,7 +24,7 @@ use url::Url;
 
 use crate::failure::{Doing, Failure};
 
-pub(crate) use known::{Known, config_path, write_private};
+pub(crate) use known::{Known, Place, config_path, forget_token, write_private};
 pub(crate) use stream::Events;
 use tls::TlsComplaint;
 
@@ -49,7 +50,8 @@ pub(crate) struct Connect {
 /// A control plane, ready to be asked.
 pub(crate) struct Api {
     base: Url,
-    token: SecretString,
+    /// Absent: nobody is logged in yet.
+    token: Option<SecretString>,
     http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -77,13 +79,22 @@ impl Connect {
 
 impl Api {
     pub(crate) fn new(known: Known) -> Result<Self, Failure> {
-        let base = Url::parse(&known.server)
+        let Known { server, token, ca } = known;
+        Self::at(&server, ca.as_deref(), Some(token))
+    }
+
+    /// Without a token, to get one.
+    pub(crate) fn stranger(place: &Place) -> Result<Self, Failure> {
+        Self::at(&place.server, place.ca.as_deref(), None)
+    }
+
+    fn at(server: &str, ca: Option<&Path>, token: Option<SecretString>) -> Result<Self, Failure> {
+        let base = Url::parse(server)
             .ok()
             .filter(|url| url.scheme() == "https" && url.has_host())
             .ok_or_else(|| {
-                let given = &known.server;
                 Failure::new(format!(
-                    "{given:?} is no server; give --server https://HOST:PORT"
+                    "{server:?} is no server; give --server https://HOST:PORT"
                 ))
             })?;
         let mut tcp = HttpConnector::new();
@@ -92,17 +103,13 @@ impl Api {
         // acknowledged that: 40 ms on Linux, by which a restored VM could have answered.
         tcp.set_nodelay(true);
         let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls::config(known.ca.as_deref())?)
+            .with_tls_config(tls::config(ca)?)
             .https_only()
             .enable_http1()
             .enable_http2()
             .wrap_connector(tcp);
         let http = Client::builder(TokioExecutor::new()).build(https);
-        Ok(Self {
-            base,
-            token: known.token,
-            http,
-        })
+        Ok(Self { base, token, http })
     }
 
     pub(crate) fn get(&self, path: &[&str]) -> Ask<'_> {
@@ -115,6 +122,10 @@ impl Api {
 
     pub(crate) fn put(&self, path: &[&str]) -> Ask<'_> {
         self.ask(Method::PUT, path)
+    }
+
+    pub(crate) fn patch(&self, path: &[&str]) -> Ask<'_> {
+        self.ask(Method::PATCH, path)
     }
 
     pub(crate) fn delete(&self, path: &[&str]) -> Ask<'_> {
@@ -243,16 +254,18 @@ impl Ask<'_> {
             body,
             ..
         } = self;
-        let bearer = format!("Bearer {}", api.token.expose_secret());
-        let mut bearer = http::HeaderValue::from_str(&bearer)
-            .map_err(|_| Failure::new("the token holds characters that no token has"))?;
-        bearer.set_sensitive(true);
         let mut request = http::Request::builder().method(method).uri(url.as_str());
+        if let Some(token) = &api.token {
+            let bearer = format!("Bearer {}", token.expose_secret());
+            let mut bearer = http::HeaderValue::from_str(&bearer)
+                .map_err(|_| Failure::new("the token holds characters that no token has"))?;
+            bearer.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, bearer);
+        }
         if let Some(accept) = accept {
             request = request.header(header::ACCEPT, accept);
         }
         let request = request
-            .header(header::AUTHORIZATION, bearer)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::from(body.map(|b| b.to_string()).unwrap_or_default()))
             .doing(|| format!("cannot ask {url}"))?;
@@ -261,13 +274,14 @@ impl Ask<'_> {
     }
 
     async fn exchange(self) -> Result<(Parts, Bytes), Failure> {
+        let presented = self.api.token.is_some();
         let (head, body) = self.begin(None).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body
             .map_err(|e| Failure::new(format!("the answer broke off: {e}")))?
             .to_bytes();
         if !head.status.is_success() {
-            return Err(refusal(head.status, &body));
+            return Err(refusal(head.status, &body, presented));
         }
         Ok((head, body))
     }
@@ -308,14 +322,15 @@ fn next_link(link: &str) -> Option<String> {
 }
 
 /// What the server's refusal says, or what a refusal of its kind means.
-fn refusal(status: StatusCode, body: &[u8]) -> Failure {
+fn refusal(status: StatusCode, body: &[u8], presented: bool) -> Failure {
     let told: Option<Value> = serde_json::from_slice(body).ok();
     let message = told.as_ref().and_then(|v| v["error"]["message"].as_str());
     match (status, message) {
-        (StatusCode::UNAUTHORIZED, _) => Failure::new(
-            "the control plane does not accept your token (401); check HOSTLER_TOKEN or run \
-             `hostler login`",
+        (StatusCode::UNAUTHORIZED, _) if presented => Failure::refusal(
+            "the control plane does not accept your token (401); it may have expired: check \
+             HOSTLER_TOKEN, or run `hostler login`",
         ),
+        (StatusCode::FORBIDDEN, Some(message)) => Failure::refusal(format!("{message} (403)")),
         (_, Some(message)) => Failure::new(format!("{message} ({})", status.as_u16())),
         (StatusCode::NOT_FOUND, None) => Failure::new(
             "the server does not know this request (404); is --server a control plane?",
@@ -339,10 +354,10 @@ mod tests {
     #[test]
     fn a_refusal_tells_what_the_server_said() {
         let body = br#"{"error":{"code":"conflict","message":"there is one already"}}"#;
-        let line = refusal(StatusCode::CONFLICT, body).to_string();
+        let line = refusal(StatusCode::CONFLICT, body, true).to_string();
         assert_eq!(line, "there is one already (409)");
         assert!(
-            refusal(StatusCode::NOT_FOUND, b"<html>")
+            refusal(StatusCode::NOT_FOUND, b"<html>", true)
                 .to_string()
                 .contains("--server")
         );

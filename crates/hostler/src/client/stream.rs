@@ -41,7 +41,7 @@ impl Ask<'_> {
         if !head.status.is_success() {
             let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
             let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-            return Err(refusal(head.status, &body));
+            return Err(refusal(head.status, &body, true));
         }
         if kind.is_none_or(|kind| kind != "text/event-stream") {
             let problem = "the server answered with something else than a stream; is --server a \

@@ -1,10 +1,10 @@
-//! `hostler api-key`: what programs and people present to the control plane.
+//! `hostler api-key`: what programs present to the control plane.
 
 use clap::Subcommand;
 use hostler_fleet::KeyScope;
 use serde_json::json;
 
-use super::{Column, Common, show, words};
+use super::{Column, Common, show, team, words};
 use crate::failure::Failure;
 use crate::output::{self, Format, cell, moment};
 
@@ -24,6 +24,13 @@ pub(crate) enum ApiKey {
         /// Seconds until it expires [default: 90 days]
         #[arg(long, value_name = "SECONDS")]
         expires_in: Option<u64>,
+        /// The team to whose things it is confined, by its name or id [default: that for which you
+        /// work]
+        #[arg(long)]
+        team: Option<String>,
+        /// It is the platform's and outlives you; for admins [default: it is yours]
+        #[arg(long)]
+        platform: bool,
         #[command(flatten)]
         common: Common,
     },
@@ -44,8 +51,10 @@ const COLUMNS: &[Column] = &[
     ("ID", |k| cell(k, "id")),
     ("NAME", |k| cell(k, "name")),
     ("SCOPES", |k| cell(k, "scopes")),
-    ("CREATED", |k| moment(k, "created_at")),
+    ("USER", |k| cell(k, "user_id")),
+    ("TEAM", |k| cell(k, "team_id")),
     ("EXPIRES", |k| moment(k, "expires_at")),
+    ("LAST USED", |k| moment(k, "last_used_at")),
 ];
 
 const KEYS: [&str; 2] = ["v1", "api-keys"];
@@ -56,6 +65,8 @@ pub(crate) async fn run(key: ApiKey) -> Result<(), Failure> {
             name,
             scopes,
             expires_in,
+            team,
+            platform,
             common,
         } => {
             let mut body = json!({ "name": name, "scopes": scopes });
@@ -63,6 +74,12 @@ pub(crate) async fn run(key: ApiKey) -> Result<(), Failure> {
                 body["expires_in_secs"] = seconds.into();
             }
             let api = common.connect.open()?;
+            if let Some(team) = team {
+                body["team_id"] = team::id_of(&api, team).await?.into();
+            }
+            if platform {
+                body["of_platform"] = true.into();
+            }
             let made = api.post(&KEYS).body(body).send().await?;
             if common.printing.output == Format::Json {
                 output::json(&made);

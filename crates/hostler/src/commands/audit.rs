@@ -1,14 +1,17 @@
 //! `hostler audit`: who changed what, and whether the trail is whole.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use hostler_fleet::UserId;
 use hostler_fleet::chain::{self, Head, Line};
 use serde_json::Value;
 
 use super::{Column, Common, show};
+use crate::client::Api;
 use crate::failure::{Doing, Failure};
-use crate::output::{self, cell, moment};
+use crate::output::{self, Format, cell, moment};
 
 #[derive(Subcommand)]
 pub(crate) enum Audit {
@@ -18,7 +21,7 @@ pub(crate) enum Audit {
                             list --output json > audit.json"
     )]
     List {
-        /// Only what this one did: a key's id, a host's SPIFFE ID, or server
+        /// Only what this one did: a user's or key's id, a host's SPIFFE ID, or server
         #[arg(long)]
         subject: Option<String>,
         /// Only this kind of change
@@ -58,6 +61,7 @@ const COLUMNS: &[Column] = &[
     ("SUBJECT", |l| cell(l, "subject")),
     ("ACTION", |l| cell(l, "action")),
     ("OBJECT", |l| cell(l, "object")),
+    ("OUTCOME", |l| cell(l, "outcome")),
     ("FROM", |l| cell(l, "remote")),
 ];
 
@@ -85,7 +89,10 @@ pub(crate) async fn run(audit: Audit) -> Result<(), Failure> {
         } => {
             let api = common.connect.open()?;
             let filters = [("subject", subject), ("action", action), ("object", object)];
-            let lines = api.list_where(&AUDIT, &filters).await?;
+            let mut lines = api.list_where(&AUDIT, &filters).await?;
+            if common.printing.output == Format::Table {
+                name_users(&api, &mut lines).await;
+            }
             show(common.printing, &lines, COLUMNS);
         }
         Audit::Verify { file, head, common } => {
@@ -109,6 +116,30 @@ pub(crate) async fn run(audit: Audit) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Puts the present names of users in the place of their ids, for people; whoever may not see users
+/// sees ids.
+async fn name_users(api: &Api, lines: &mut Value) {
+    let lines = lines.as_array_mut().map(Vec::as_mut_slice);
+    let lines = lines.unwrap_or_default();
+    let of_user = |line: &Value| line["subject"].as_str().is_some_and(UserId::is_one);
+    if !lines.iter().any(of_user) {
+        return;
+    }
+    let Ok(users) = api.list(&["v1", "users"]).await else {
+        return;
+    };
+    let users = users.as_array().into_iter().flatten();
+    let names: HashMap<&str, &Value> = users
+        .filter_map(|user| Some((user["id"].as_str()?, &user["name"])))
+        .collect();
+    for line in lines {
+        let name = line["subject"].as_str().and_then(|id| names.get(id));
+        if let Some(name) = name {
+            line["subject"] = (*name).clone();
+        }
+    }
 }
 
 fn read(file: &Path) -> Result<Value, Failure> {

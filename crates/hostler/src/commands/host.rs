@@ -5,7 +5,7 @@ use hostler_fleet::{HostStatus, HostType};
 use serde_json::{Value, json};
 
 use super::watch::{self, Things, Watch};
-use super::{Column, Common, host_or_only, show, show_fields, words};
+use super::{Column, Common, host_or_only, show, show_fields, team, words};
 use crate::client::LONG_PATIENCE;
 use crate::failure::Failure;
 use crate::output::{self, Format, Printing, cell, moment};
@@ -50,7 +50,7 @@ pub(crate) enum Host {
             value_parser = words(HostType::ALL.iter().map(|kind| kind.as_str()))
         )]
         kind: String,
-        /// The team that a byoc host belongs to
+        /// The team that a byoc host belongs to, by its name or id
         #[arg(long)]
         team: Option<String>,
         /// Who provides the machine
@@ -65,6 +65,9 @@ pub(crate) enum Host {
     /// Make a new enrolment token for a pending host; older ones die
     #[command(after_help = "Example:\n  hostler host token host-1a2b3c")]
     Token(One),
+    /// Show what removing a host would take with it
+    #[command(after_help = "Example:\n  hostler host delete-preview host-1a2b3c")]
+    DeletePreview(One),
     /// Remove a host from the fleet
     #[command(after_help = "Example:\n  hostler host delete host-1a2b3c --force")]
     Delete {
@@ -210,6 +213,11 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
             zone,
             common,
         } => {
+            let api = common.connect.open()?;
+            let team = match team {
+                Some(team) => Some(team::id_of(&api, team).await?),
+                None => None,
+            };
             let mut body = json!({ "type": kind });
             let optional = [
                 ("team_id", team),
@@ -221,7 +229,6 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
                     body[field] = Value::String(value);
                 }
             }
-            let api = common.connect.open()?;
             announced(
                 common.printing,
                 &api.post(&["v1", "hosts"]).body(body).send().await?,
@@ -235,6 +242,18 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
                 .send()
                 .await?;
             announced(one.common.printing, &answer);
+            Ok(())
+        }
+        Host::DeletePreview(one) => {
+            let api = one.common.connect.open()?;
+            let path = ["v1", "hosts", &one.host, "delete-preview"];
+            let preview = api.get(&path).send().await?;
+            if one.common.printing.output == Format::Json {
+                output::json(&preview);
+            } else {
+                output::line(format!("host  {}", cell(&preview["host"], "id")));
+                output::line(format!("VMs   {}", cell(&preview, "vm_names")));
+            }
             Ok(())
         }
         Host::Delete { force, one } => {

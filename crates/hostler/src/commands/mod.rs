@@ -11,7 +11,9 @@ pub(crate) mod snapshot;
 pub(crate) mod spiffe_id;
 pub(crate) mod status;
 pub(crate) mod svid;
+pub(crate) mod team;
 pub(crate) mod tls;
+pub(crate) mod user;
 pub(crate) mod vm;
 pub(crate) mod watch;
 

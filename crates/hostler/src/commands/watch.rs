@@ -73,11 +73,11 @@ async fn follow(
             }
             Ok(None) => {
                 output::progress("the server ended the stream; waiting for it");
-                events = again(api, things, after).await;
+                events = again(api, things, after).await?;
             }
             Err(lost) => {
                 output::progress(format!("{lost}; waiting for the server"));
-                events = again(api, things, after).await;
+                events = again(api, things, after).await?;
             }
         }
     }
@@ -93,12 +93,14 @@ async fn subscribe(api: &Api, things: Things, after: Option<u64>) -> Result<Even
     }
 }
 
-async fn again(api: &Api, things: Things, after: Option<u64>) -> Events {
+async fn again(api: &Api, things: Things, after: Option<u64>) -> Result<Events, Failure> {
     let mut pause = FIRST_PAUSE;
     loop {
         tokio::time::sleep(pause).await;
         match subscribe(api, things, after).await {
-            Ok(events) => return events,
+            Ok(events) => return Ok(events),
+            // Whoever may not watch any more need not wait for it.
+            Err(refused) if refused.is_refusal() => return Err(refused),
             Err(error) => output::progress(format!("{error}; trying again")),
         }
         pause = (pause * 2).min(LONGEST_PAUSE);

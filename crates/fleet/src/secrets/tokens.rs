@@ -1,4 +1,5 @@
-//! Host tokens: JWTs (RFC 7519) that an enrolled host presents in `X-Host-Token`.
+//! Tokens that are signed: JWTs (RFC 7519). An enrolled host presents one in `X-Host-Token`, a user
+//! who has logged in another one as a bearer.
 //!
 //! They are signed with ES256 by keys that have names (`kid`), so that a new key can take over
 //! while the tokens of an old one live on. The claim `typ` says what a token is for; a token of
@@ -15,11 +16,14 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::HostId;
+use crate::ids::{HostId, TeamId, UserId};
 
 /// How long a host token is good for.
 pub const HOST_TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
-const TYPE: &str = "host";
+/// How long a user's token is good for.
+pub const USER_TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(6);
+const HOST: &str = "host";
+const USER: &str = "user";
 
 /// A private key that signs tokens, as it is stored.
 #[derive(Debug, Clone)]
@@ -70,15 +74,15 @@ impl SigningKey {
     }
 }
 
-/// Signs host tokens and checks them. A core: the caller says what time it is.
-pub(crate) struct HostTokens {
+/// Signs tokens and checks them. A core: the caller says what time it is.
+pub(crate) struct Tokens {
     active: (String, EncodingKey),
     known: BTreeMap<String, DecodingKey>,
 }
 
-/// Why something is not a good host token. The caller is told only that it is not.
+/// Why something is not a good token of its kind. The caller is told only that it is not.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HostTokenRefused {
+pub(crate) enum TokenRefused {
     /// It is no JWT, or its signature is not of the key that it names.
     #[error("it does not verify: {0}")]
     Unverified(#[from] jsonwebtoken::errors::Error),
@@ -86,8 +90,11 @@ pub(crate) enum HostTokenRefused {
     #[error("no key is called {0:?}")]
     UnknownKey(String),
     /// It is a token for something else.
-    #[error("its type is {0:?}, not \"host\"")]
+    #[error("its type is {0:?}")]
     OtherType(String),
+    /// It says not enough.
+    #[error("it lacks {0}")]
+    Lacks(&'static str),
     /// Its time is over.
     #[error("it expired at {0}")]
     Expired(Timestamp),
@@ -99,9 +106,26 @@ struct Claims {
     sub: String,
     iat: i64,
     exp: i64,
+    /// The team for which a user acts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    team: Option<String>,
+    /// Which of a user's tokens are good: those with the epoch that the books have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    epoch: Option<i64>,
 }
 
-impl HostTokens {
+/// What the token of a user says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UserToken {
+    /// Whose it is.
+    pub(crate) user: UserId,
+    /// The team for which they act.
+    pub(crate) team: Option<TeamId>,
+    /// It is good for as long as the books have this epoch for the user.
+    pub(crate) epoch: i64,
+}
+
+impl Tokens {
     /// Takes the stored keys: the newest signs, all of them verify.
     pub(crate) fn new(newest: &SigningKey, older: &[SigningKey]) -> Result<Self, KeyUnusable> {
         let (encoding, decoding) = newest.load()?;
@@ -116,16 +140,34 @@ impl HostTokens {
     }
 
     /// A token that says, from `now` for [`HOST_TOKEN_LIFE`], that its bearer is this host.
-    pub(crate) fn issue(
+    pub(crate) fn issue_host(
         &self,
         host: &HostId,
         now: Timestamp,
     ) -> Result<SecretString, jsonwebtoken::errors::Error> {
         self.sign(&Claims {
-            typ: TYPE.to_owned(),
+            typ: HOST.to_owned(),
             sub: host.to_string(),
             iat: now.as_second(),
             exp: (now + HOST_TOKEN_LIFE).as_second(),
+            team: None,
+            epoch: None,
+        })
+    }
+
+    /// A token by which a user is known, from `now` for [`USER_TOKEN_LIFE`].
+    pub(crate) fn issue_user(
+        &self,
+        token: &UserToken,
+        now: Timestamp,
+    ) -> Result<SecretString, jsonwebtoken::errors::Error> {
+        self.sign(&Claims {
+            typ: USER.to_owned(),
+            sub: token.user.to_string(),
+            iat: now.as_second(),
+            exp: (now + USER_TOKEN_LIFE).as_second(),
+            team: token.team.as_ref().map(TeamId::to_string),
+            epoch: Some(token.epoch),
         })
     }
 
@@ -138,31 +180,52 @@ impl HostTokens {
         jsonwebtoken::encode(&header, claims, key).map(Into::into)
     }
 
-    /// Whose token it is, if it is a good one at `now`.
-    pub(crate) fn verify(
+    /// Whose host token it is, if it is a good one at `now`.
+    pub(crate) fn verify_host(
         &self,
         token: &SecretString,
         now: Timestamp,
-    ) -> Result<HostId, HostTokenRefused> {
+    ) -> Result<HostId, TokenRefused> {
+        Ok(HostId::named(self.verify(HOST, token, now)?.sub))
+    }
+
+    /// What a user's token says, if it is a good one at `now`. Whether there is still such a user,
+    /// and with this epoch, is the caller's to look up.
+    pub(crate) fn verify_user(
+        &self,
+        token: &SecretString,
+        now: Timestamp,
+    ) -> Result<UserToken, TokenRefused> {
+        let claims = self.verify(USER, token, now)?;
+        Ok(UserToken {
+            user: UserId::named(claims.sub),
+            team: claims.team.map(TeamId::named),
+            epoch: claims.epoch.ok_or(TokenRefused::Lacks("epoch"))?,
+        })
+    }
+
+    fn verify(
+        &self,
+        kind: &str,
+        token: &SecretString,
+        now: Timestamp,
+    ) -> Result<Claims, TokenRefused> {
         let token = token.expose_secret();
         let kid = jsonwebtoken::decode_header(token)?.kid.unwrap_or_default();
-        let key = self
-            .known
-            .get(&kid)
-            .ok_or(HostTokenRefused::UnknownKey(kid))?;
+        let key = self.known.get(&kid).ok_or(TokenRefused::UnknownKey(kid))?;
         let mut rules = Validation::new(Algorithm::ES256);
         // The library would ask its own clock; ours is `now`, below.
         rules.validate_exp = false;
         rules.set_required_spec_claims(&["exp", "sub"]);
         let claims = jsonwebtoken::decode::<Claims>(token, key, &rules)?.claims;
-        if claims.typ != TYPE {
-            return Err(HostTokenRefused::OtherType(claims.typ));
+        if claims.typ != kind {
+            return Err(TokenRefused::OtherType(claims.typ));
         }
         if claims.exp <= now.as_second() {
             let expired = Timestamp::from_second(claims.exp).unwrap_or(Timestamp::MIN);
-            return Err(HostTokenRefused::Expired(expired));
+            return Err(TokenRefused::Expired(expired));
         }
-        Ok(HostId::named(claims.sub))
+        Ok(claims)
     }
 }
 
@@ -174,51 +237,71 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn tokens() -> HostTokens {
-        HostTokens::new(&SigningKey::generate().expect("a key"), &[]).expect("usable")
+    fn tokens() -> Tokens {
+        Tokens::new(&SigningKey::generate().expect("a key"), &[]).expect("usable")
     }
 
     #[test]
     fn a_host_token_names_its_host_for_a_year() {
         let (tokens, host) = (tokens(), HostId::generate());
-        let token = tokens.issue(&host, at(1_000_000)).expect("signed");
+        let token = tokens.issue_host(&host, at(1_000_000)).expect("signed");
         let year = 365 * 24 * 3600;
         assert_eq!(
             tokens
-                .verify(&token, at(1_000_000 + year - 1))
+                .verify_host(&token, at(1_000_000 + year - 1))
                 .expect("good"),
             host
         );
-        let late = tokens.verify(&token, at(1_000_000 + year));
-        assert!(
-            matches!(late, Err(HostTokenRefused::Expired(_))),
-            "{late:?}"
-        );
+        let late = tokens.verify_host(&token, at(1_000_000 + year));
+        assert!(matches!(late, Err(TokenRefused::Expired(_))), "{late:?}");
     }
 
     #[test]
     fn a_token_for_something_else_is_refused_though_our_key_signed_it() {
         let tokens = tokens();
-        let claims = Claims {
-            typ: "user".into(),
-            sub: "ada".into(),
-            iat: 0,
-            exp: i64::MAX,
-        };
-        let user = tokens.sign(&claims).expect("signed");
-        let refused = tokens.verify(&user, at(1));
+        let user = tokens.issue_user(&ada(), at(0)).expect("signed");
+        let refused = tokens.verify_host(&user, at(1));
         assert!(
-            matches!(refused, Err(HostTokenRefused::OtherType(_))),
+            matches!(refused, Err(TokenRefused::OtherType(_))),
+            "{refused:?}"
+        );
+        let host = tokens
+            .issue_host(&HostId::generate(), at(0))
+            .expect("signed");
+        let refused = tokens.verify_user(&host, at(1));
+        assert!(
+            matches!(refused, Err(TokenRefused::OtherType(_))),
             "{refused:?}"
         );
     }
 
+    fn ada() -> UserToken {
+        UserToken {
+            user: UserId::generate(),
+            team: Some(TeamId::generate()),
+            epoch: 3,
+        }
+    }
+
+    #[test]
+    fn a_users_token_says_who_and_for_whom_for_six_hours() {
+        let (tokens, ada) = (tokens(), ada());
+        let token = tokens.issue_user(&ada, at(1_000_000)).expect("signed");
+        let six_hours = 6 * 3600;
+        let good = tokens.verify_user(&token, at(1_000_000 + six_hours - 1));
+        assert_eq!(good.expect("good"), ada);
+        let late = tokens.verify_user(&token, at(1_000_000 + six_hours));
+        assert!(matches!(late, Err(TokenRefused::Expired(_))), "{late:?}");
+    }
+
     #[test]
     fn a_token_of_a_strangers_key_is_refused() {
-        let token = tokens().issue(&HostId::generate(), at(0)).expect("signed");
-        let refused = tokens().verify(&token, at(1));
+        let token = tokens()
+            .issue_host(&HostId::generate(), at(0))
+            .expect("signed");
+        let refused = tokens().verify_host(&token, at(1));
         assert!(
-            matches!(refused, Err(HostTokenRefused::UnknownKey(_))),
+            matches!(refused, Err(TokenRefused::UnknownKey(_))),
             "{refused:?}"
         );
     }
@@ -226,39 +309,50 @@ mod tests {
     #[test]
     fn a_changed_token_is_refused() {
         let (tokens, host) = (tokens(), HostId::generate());
-        let token = tokens.issue(&host, at(0)).expect("signed");
+        let token = tokens.issue_host(&host, at(0)).expect("signed");
         let mut parts: Vec<String> = token
             .expose_secret()
             .split('.')
             .map(str::to_owned)
             .collect();
-        let other = tokens.issue(&HostId::generate(), at(0)).expect("signed");
+        let other = tokens
+            .issue_host(&HostId::generate(), at(0))
+            .expect("signed");
         parts[1] = other
             .expose_secret()
             .split('.')
             .nth(1)
             .expect("claims")
             .to_owned();
-        let refused = tokens.verify(&parts.join(".").into(), at(1));
+        let refused = tokens.verify_host(&parts.join(".").into(), at(1));
         assert!(
-            matches!(refused, Err(HostTokenRefused::Unverified(_))),
+            matches!(refused, Err(TokenRefused::Unverified(_))),
             "{refused:?}"
         );
         for garbage in ["", "a.b.c", "....", "hst_00000000000000000000000000000000"] {
-            assert!(tokens.verify(&garbage.into(), at(1)).is_err(), "{garbage}");
+            assert!(
+                tokens.verify_host(&garbage.into(), at(1)).is_err(),
+                "{garbage}"
+            );
         }
     }
 
     #[test]
     fn tokens_outlive_the_rotation_of_their_key() {
         let old_key = SigningKey::generate().expect("a key");
-        let old = HostTokens::new(&old_key, &[]).expect("usable");
+        let old = Tokens::new(&old_key, &[]).expect("usable");
         let new_key = SigningKey::generate().expect("a key");
-        let rotated = HostTokens::new(&new_key, &[old_key]).expect("usable");
+        let rotated = Tokens::new(&new_key, &[old_key]).expect("usable");
         let host = HostId::generate();
-        let token = old.issue(&host, at(0)).expect("signed");
-        assert_eq!(rotated.verify(&token, at(1)).expect("still good"), host);
-        let fresh = rotated.issue(&host, at(0)).expect("signed");
-        assert!(old.verify(&fresh, at(1)).is_err(), "the new key signs now");
+        let token = old.issue_host(&host, at(0)).expect("signed");
+        assert_eq!(
+            rotated.verify_host(&token, at(1)).expect("still good"),
+            host
+        );
+        let fresh = rotated.issue_host(&host, at(0)).expect("signed");
+        assert!(
+            old.verify_host(&fresh, at(1)).is_err(),
+            "the new key signs now"
+        );
     }
 }

@@ -15,7 +15,7 @@ use hostler_identity::tunnel::{ALPN_REVERSE, serve_streams};
 use hostler_identity::{Authorizer, Source, client_config};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -51,10 +51,10 @@ impl Reverse {
                     info!(to = %self.machines_url, "waiting for calls on a connection of our own");
                     let begun = Instant::now();
                     let door = self.door;
-                    living.spawn(async move {
+                    let newest = living.spawn(async move {
                         serve_streams(stream, move |_| TcpStream::connect(door)).await
                     });
-                    if self.renewed_or_broken(&mut living).await {
+                    if self.renewed_or_broken(&mut living, newest.id()).await {
                         failures = 0;
                         continue;
                     }
@@ -72,17 +72,28 @@ impl Reverse {
         }
     }
 
-    /// Waits until another connection is wanted; whether that is for a newer identity.
-    async fn renewed_or_broken(&mut self, living: &mut JoinSet<io::Result<()>>) -> bool {
+    /// Waits until another connection is wanted; whether that is for a newer identity. Calls come on
+    /// the newest one only, so it is missed also while one that it has replaced lives on.
+    async fn renewed_or_broken(
+        &mut self,
+        living: &mut JoinSet<io::Result<()>>,
+        newest: task::Id,
+    ) -> bool {
         let before = self.identity();
         loop {
             tokio::select! {
-                ended = living.join_next() => {
-                    if let Some(Ok(Err(error))) = ended {
-                        info!(%error, "a connection of our own broke");
-                    }
-                    // One that had been replaced may end; the newest has to live.
-                    if living.is_empty() {
+                ended = living.join_next_with_id() => {
+                    let ended = match ended {
+                        Some(Ok((id, outcome))) => {
+                            if let Err(error) = outcome {
+                                info!(%error, "a connection of our own broke");
+                            }
+                            id
+                        }
+                        Some(Err(panicked)) => panicked.id(),
+                        None => return false,
+                    };
+                    if ended == newest {
                         return false;
                     }
                 }
@@ -131,5 +142,73 @@ impl Reverse {
             Ok(connected) => connected,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../tests/it/certs.rs"]
+#[allow(dead_code)]
+mod certs;
+
+#[cfg(test)]
+mod tests {
+    use hostler_identity::tunnel::Tunnel;
+    use hostler_identity::{Acceptor, server_config};
+    use tokio::net::TcpListener;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::certs::Ca;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The machines' door, for hosts that wait for calls.
+    struct Plane {
+        listener: TcpListener,
+        acceptor: Acceptor,
+    }
+
+    type Held = (Tunnel, AbortOnDropHandle<io::Result<()>>);
+
+    impl Plane {
+        async fn takes_one(&self) -> Held {
+            let taken = async {
+                let (tcp, _) = self.listener.accept().await.unwrap();
+                let (tls, _) = self.acceptor.accept(tcp).await.unwrap();
+                let (tunnel, driven) = Tunnel::over(tls).await.unwrap();
+                (tunnel, AbortOnDropHandle::new(tokio::spawn(driven)))
+            };
+            let taken = tokio::time::timeout(PATIENCE, taken).await;
+            taken.expect("the host connects")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_whose_newest_connection_breaks_makes_another_though_an_older_one_lives() {
+        let ca = Ca::of_trust_domain();
+        let (plane, _presented) = Source::memory(ca.svid("/control-plane/1"), ca.bundles());
+        let (source, writer) = Source::memory(ca.svid("/host/a"), ca.bundles());
+        let anybody = Authorizer::any();
+        let mut tls = server_config(&plane, anybody.clone());
+        tls.alpn_protocols = vec![ALPN_REVERSE.to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let plane = Plane {
+            listener,
+            acceptor: Acceptor::new(tls),
+        };
+        let reverse = Reverse {
+            machines_url: format!("https://{address}").parse().unwrap(),
+            source,
+            control_plane: anybody,
+            door: address,
+        };
+        let _keeping = AbortOnDropHandle::new(tokio::spawn(reverse.keep()));
+        let (older, _driven) = plane.takes_one().await;
+        writer.replace(ca.svid("/host/a"), ca.bundles());
+        drop(plane.takes_one().await);
+        let (newest, _driven_too) = plane.takes_one().await;
+        assert!(!older.is_closed(), "the one that was replaced was cut");
+        assert!(!newest.is_closed());
     }
 }

@@ -269,4 +269,28 @@ mod tests {
         assert!(tunnel.open("b:1").await.is_err());
         assert!(tunnel.is_closed());
     }
+
+    /// How soon a peer that has vanished has to be noticed.
+    const SOON: Duration = Duration::from_secs(15);
+
+    #[tokio::test]
+    async fn a_waiting_peer_that_vanishes_is_noticed_within_fifteen_seconds() {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let refuse =
+            |_| async { Err::<tokio::io::DuplexStream, _>(io::ErrorKind::NotFound.into()) };
+        let mut waiting = Box::pin(serve_streams(far, refuse));
+        let (tunnel, driven) = Tunnel::over(near).await.expect("HTTP/2");
+        let mut driven = Box::pin(driven);
+        // Both have spoken.
+        tokio::select! {
+            ended = &mut waiting => panic!("it left: {ended:?}"),
+            ended = &mut driven => panic!("it was left: {ended:?}"),
+            refused = tunnel.open("nobody:1") => assert!(refused.is_err()),
+        }
+        // From here on nobody reads or writes there, and the connection stays open.
+        let noticed = tokio::time::timeout(SOON, driven).await;
+        noticed.expect("noticed").expect_err("it is gone");
+        assert!(tunnel.is_closed());
+        drop(waiting);
+    }
 }

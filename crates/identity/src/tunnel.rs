@@ -28,8 +28,8 @@ pub const ALPN_REVERSE: &[u8] = b"hostler/reverse";
 pub const ALPN_RELAY: &[u8] = b"hostler/relay";
 
 /// How often a peer has to show that it lives, and how long it may take.
-const PING_EVERY: Duration = Duration::from_secs(5);
-const PING_TIMEOUT: Duration = Duration::from_secs(8);
+const PING_EVERY: Duration = Duration::from_secs(4);
+const PING_TIMEOUT: Duration = Duration::from_secs(6);
 /// How much may be on its way on one stream, and on all of a connection.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;

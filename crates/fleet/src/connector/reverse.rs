@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hostler_identity::tunnel::{ALPN_RELAY, BoxedStream, Tunnel, serve_streams};
@@ -20,6 +21,9 @@ use tokio_rustls::TlsConnector;
 use crate::fleet::Fleet;
 use crate::ids::HostId;
 use crate::store::{Store, StoreError, links};
+
+/// For a connection to another server.
+const CONNECTING: Duration = Duration::from_secs(5);
 
 /// The connections that are held here, and those to servers that hold others.
 pub(crate) struct Reverse {
@@ -105,10 +109,14 @@ impl Reverse {
         let replica = Authorizer::matcher(move |id| is_replica(id, &domain));
         let mut config = client_config(&self.source, replica);
         config.alpn_protocols = vec![ALPN_RELAY.to_vec()];
-        let tcp = TcpStream::connect((bare, uri.port_u16().unwrap_or(443))).await?;
-        tcp.set_nodelay(true)?;
-        let tls = TlsConnector::from(Arc::new(config));
-        let (tunnel, driven) = Tunnel::over(tls.connect(server, tcp).await?).await?;
+        let connecting = async {
+            let tcp = TcpStream::connect((bare, uri.port_u16().unwrap_or(443))).await?;
+            tcp.set_nodelay(true)?;
+            let tls = TlsConnector::from(Arc::new(config));
+            Tunnel::over(tls.connect(server, tcp).await?).await
+        };
+        let connected = tokio::time::timeout(CONNECTING, connecting).await;
+        let (tunnel, driven) = connected.map_err(|_| io::ErrorKind::TimedOut)??;
         tokio::spawn(async move {
             if let Err(error) = driven.await {
                 tracing::debug!(%error, "a connection to another server broke");

@@ -293,4 +293,30 @@ mod tests {
         assert!(tunnel.is_closed());
         drop(waiting);
     }
+
+    #[tokio::test]
+    async fn who_waits_notices_within_fifteen_seconds_that_the_other_side_has_vanished() {
+        let (far, mut before) = tokio::io::duplex(64 * 1024);
+        let (mut behind, near) = tokio::io::duplex(64 * 1024);
+        let (cut, mut is_cut) = tokio::sync::oneshot::channel::<()>();
+        // A way that carries nothing any more, and that nobody closes.
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut before, &mut behind) => {}
+                _ = &mut is_cut => {}
+            }
+            std::future::pending::<()>().await;
+        });
+        let refuse = |_| async { Err::<BoxedStream, _>(io::ErrorKind::NotFound.into()) };
+        let waiting = tokio::spawn(serve_streams(far, refuse));
+        let (tunnel, driven) = Tunnel::over(near).await.expect("HTTP/2");
+        tokio::spawn(driven);
+        assert!(tunnel.open("nobody:1").await.is_err(), "both have spoken");
+        cut.send(()).expect("the way is there");
+        let noticed = tokio::time::timeout(SOON, waiting).await;
+        noticed
+            .expect("noticed")
+            .expect("no panic")
+            .expect_err("it is gone");
+    }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::cluster;
-use crate::desk::{TRUST_DOMAIN, identify, machine, text};
+use crate::desk::{TRUST_DOMAIN, identify, machine, races, text};
 
 const URL: &str = "HOSTLER_TEST_URL";
 
@@ -361,7 +361,7 @@ async fn when_the_one_that_keeps_watch_is_killed_another_does_within_ten_seconds
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_fifty_registrations_over_two_servers_one_wins() {
     let (one, other, admin) = pair().await;
-    for _ in 0..5 {
+    for _ in 0..races() {
         let made = one.call(&admin, "hosts/create", json!({})).await;
         let token = text(&made["registration_token"]);
         let racing = (0..50).map(|n| {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use postgres::Postgres;
 
-use crate::support::{Plane, Stopwatch, wait_for};
+use crate::support::{Plane, Stopwatch, free_port, wait_for};
 
 /// From the return of a server until a host is reached again.
 const SOON: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ fn until(plane: &Plane, arguments: &[&str]) -> Duration {
 #[test]
 fn a_host_that_nobody_can_dial_does_everything_over_a_connection_of_its_own() {
     let mut plane = Plane::start();
-    let agent = plane.enrol_without_address("host");
+    let mut agent = plane.enrol_without_address("host");
     let host = plane.ask(&["host", "show", &agent.id]);
     assert!(host.get("address").is_none(), "{host}");
     let listed = text(&plane.cli(&["host", "list"]));
@@ -52,10 +52,20 @@ fn a_host_that_nobody_can_dial_does_everything_over_a_connection_of_its_own() {
     plane.restart(&[]);
     let took = until(&plane, &["vm", "exec", "demo", "--", "true"]);
     assert!(took < SOON, "reached again after {took:?}");
+
+    // It gets an address, and loses it again: what it is started with holds.
+    for door in [free_port(), 0] {
+        agent.daemon().take().expect("it runs").stop();
+        agent.door = door;
+        agent.launch(&plane, None);
+        let host = plane.ask(&["host", "show", &agent.id]);
+        let expected = (door != 0).then(|| format!("127.0.0.1:{door}"));
+        assert_eq!(host["address"].as_str(), expected.as_deref());
+        until(&plane, &["vm", "exec", "demo", "--", "true"]);
+    }
     plane.ask(&["vm", "delete", "demo", "--force"]);
 
     // It is out like any other.
-    let mut agent = agent;
     plane.ask(&["host", "delete", &agent.id]);
     let log = wait_for("the agent ends", || {
         let daemon = agent.daemon().take()?;

@@ -90,12 +90,8 @@ impl Beats {
     }
 }
 
-/// Brings a host back that was silent; its address in the books, when it was.
-async fn came_back(
-    db: &mut Db,
-    beat: &Beat,
-    now: Timestamp,
-) -> Result<Option<Option<String>>, StoreError> {
+/// Brings a host back that was silent; its address as the table has it, when it was.
+async fn came_back(db: &mut Db, beat: &Beat, now: Timestamp) -> Result<Option<String>, StoreError> {
     let Some(host) = hosts::get(db, &beat.host).await? else {
         return Ok(None);
     };
@@ -106,8 +102,7 @@ async fn came_back(
     hosts::heard_of(db, &host, status, now).await?;
     audit::record(db, &beat.actor, &format!("host.{status}"), &host.id).await?;
     tracing::info!(host = %host.id, from = %host.status, to = %status, "a host changed");
-    // As the table has it: empty for one without.
-    Ok(Some(Some(host.address.unwrap_or_default())))
+    Ok(Some(host.address.unwrap_or_default()))
 }
 
 /// Notes these, and tells each what became of it.
@@ -128,7 +123,7 @@ async fn noted(store: &Store, all: &[Waiting]) -> Result<Vec<bool>, StoreError> 
     let now = clock::now();
     let ids: Vec<&HostId> = all.iter().map(|waiting| &waiting.beat.host).collect();
     let mut db = store.note().await?;
-    let mut there: HashMap<String, Option<String>> = hosts::still_there(&mut db, &ids, now)
+    let mut there: HashMap<String, String> = hosts::still_there(&mut db, &ids, now)
         .await?
         .into_iter()
         .collect();
@@ -166,7 +161,7 @@ async fn noted(store: &Store, all: &[Waiting]) -> Result<Vec<bool>, StoreError> 
         let Some(address) = there.get(beat.host.as_str()) else {
             return false;
         };
-        let moved = beat.address.is_some() && beat.address != *address;
+        let moved = beat.address.as_ref().is_some_and(|said| said != address);
         let known = known.get(&beat.host).unwrap_or(&none);
         let news = |reported: &[_]| !reconcile::changes(known, reported).is_empty();
         !moved && !beat.vms.as_deref().is_some_and(news)

@@ -21,6 +21,7 @@ use hyper::server::conn::http2 as server;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 /// What a connection is called in the handshake (ALPN) whose maker waits for streams.
 pub const ALPN_REVERSE: &[u8] = b"hostler/reverse";
@@ -128,12 +129,11 @@ where
     R: Future<Output = io::Result<S>> + Send + 'static,
     S: ByteStream + 'static,
 {
-    let joined = tokio_util::task::TaskTracker::new();
-    let cut = tokio_util::sync::CancellationToken::new();
+    let cut = CancellationToken::new();
     let _cut_when_dropped = cut.clone().drop_guard();
     let service = service_fn(|request: Request<Incoming>| {
-        let (open, joined, cut) = (open.clone(), joined.clone(), cut.clone());
-        async move { Ok::<_, Infallible>(join(request, open, &joined, cut).await) }
+        let (open, cut) = (open.clone(), cut.clone());
+        async move { Ok::<_, Infallible>(join(request, open, cut).await) }
     });
     let mut builder = server::Builder::new(TokioExecutor::new());
     builder
@@ -153,8 +153,7 @@ where
 async fn join<F, R, S>(
     mut request: Request<Incoming>,
     open: F,
-    joined: &tokio_util::task::TaskTracker,
-    cut: tokio_util::sync::CancellationToken,
+    cut: CancellationToken,
 ) -> Response<Empty<Bytes>>
 where
     F: Fn(String) -> R,
@@ -179,7 +178,7 @@ where
         Err(_) => return refusal(StatusCode::GATEWAY_TIMEOUT),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    joined.spawn(async move {
+    tokio::spawn(async move {
         let Ok(here) = upgrade.await else { return };
         let mut here = TokioIo::new(here);
         tokio::select! {

@@ -127,24 +127,20 @@ impl Reverse {
     }
 
     /// Holds a host's connection until it ends.
-    async fn hold(&self, host: &HostId, connection: BoxedStream) -> io::Result<()> {
+    async fn hold(self: &Arc<Self>, host: &HostId, connection: BoxedStream) -> io::Result<()> {
         let (tunnel, driven) = Tunnel::over(connection).await?;
         let link = uuid::Uuid::now_v7().to_string();
         let held = (link.clone(), tunnel);
         open(&self.held).insert(host.clone(), held);
         let _ends = Ends {
-            reverse: self,
-            host,
-            link: &link,
+            reverse: Arc::clone(self),
+            host: host.clone(),
+            link: link.clone(),
         };
         self.note_link(host, &link)
             .await
             .map_err(io::Error::other)?;
-        let ended = driven.await;
-        if let Err(error) = self.note_end(host, &link).await {
-            tracing::debug!(%error, "a link that has ended stays in the books until the next one");
-        }
-        ended
+        driven.await
     }
 
     async fn note_link(&self, host: &HostId, link: &str) -> Result<(), StoreError> {
@@ -156,30 +152,38 @@ impl Reverse {
     }
 
     async fn note_end(&self, host: &HostId, link: &str) -> Result<(), StoreError> {
-        if !self.store.is_shared() {
-            return Ok(());
-        }
         let mut db = self.store.note().await?;
         links::end(&mut db, host, link).await
     }
 }
 
-/// Takes a connection from those that are held, however its end came; a newer one stays.
-struct Ends<'a> {
-    reverse: &'a Reverse,
-    host: &'a HostId,
-    link: &'a str,
+/// Takes a connection from those that are held, and out of the books, however its end came: the
+/// door cuts it when the host is deleted, its certificate ends, or the server stops. A newer one
+/// stays.
+struct Ends {
+    reverse: Arc<Reverse>,
+    host: HostId,
+    link: String,
 }
 
-impl Drop for Ends<'_> {
+impl Drop for Ends {
     fn drop(&mut self) {
         let mut held = open(&self.reverse.held);
-        if held
-            .get(self.host)
-            .is_some_and(|(link, _)| link == self.link)
-        {
-            held.remove(self.host);
+        let is_held = |(link, _): &(String, Tunnel)| *link == self.link;
+        if held.get(&self.host).is_some_and(is_held) {
+            held.remove(&self.host);
         }
+        drop(held);
+        if !self.reverse.store.is_shared() {
+            return;
+        }
+        let (reverse, host) = (Arc::clone(&self.reverse), self.host.clone());
+        let link = std::mem::take(&mut self.link);
+        tokio::spawn(async move {
+            if let Err(error) = reverse.note_end(&host, &link).await {
+                tracing::debug!(%error, "a link that has ended stays in the books until the next");
+            }
+        });
     }
 }
 

@@ -266,16 +266,17 @@ pub(crate) async fn set_status(
 }
 
 /// Notes that these hosts were heard of, unless the books have one as silent or do not have it at
-/// all. The ids and addresses of those that were noted.
+/// all. The ids of those that were noted, and their addresses as the table has them: empty for one
+/// that is reached over a connection of its own.
 pub(crate) async fn still_there(
     db: &mut Db,
     ids: &[&HostId],
     now: Timestamp,
-) -> Result<Vec<(String, Option<String>)>, StoreError> {
+) -> Result<Vec<(String, String)>, StoreError> {
     static STATEMENT: ForMany = ForMany::new(
         "UPDATE hosts SET last_heartbeat_at = $1
          WHERE status IN ('online', 'draining') AND id IN ({})
-         RETURNING id, address",
+         RETURNING id, COALESCE(address, '') AS address",
         1,
     );
     let ids = ids.iter().map(|id| id.as_str());

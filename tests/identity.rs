@@ -1,8 +1,11 @@
 //! Identities that renew themselves, seen from outside.
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::support::{Plane, wait_for};
+use serde_json::Value;
+
+use crate::support::{Agent, Plane, wait_for};
 
 /// The serial number of the certificate that this port presents, as openssl reads it.
 fn serial(port: u16) -> Option<String> {
@@ -52,4 +55,28 @@ fn svids_renew_at_half_life_and_no_request_fails() {
         (renewals >= 6 && last.iter().zip(&first).all(|(last, first)| last != first)).then_some(())
     });
     assert_eq!(plane.ask(&["host", "show", &agent.id])["status"], "online");
+}
+
+#[test]
+fn a_host_outlives_the_keys_of_its_token_and_comes_back_with_a_new_one() {
+    let plane = Plane::start_with(&[("HOSTLER_SVID_TTL", "10")]);
+    let mut agent = plane.enrol("host");
+    let token = |agent: &Agent| {
+        let path = agent.data().join("agent/credentials.json");
+        let text = std::fs::read(path).expect("credentials");
+        let credentials: Value = serde_json::from_slice(&text).expect("JSON");
+        credentials["host_token"]
+            .as_str()
+            .expect("a token")
+            .to_owned()
+    };
+    let keys = plane.ask(&["token-key", "rotate", "--give-up"]);
+    assert_eq!(keys.as_array().map(Vec::len), Some(1), "{keys}");
+    let old = token(&agent);
+    wait_for("a new host token", || (token(&agent) != old).then_some(()));
+    // It is away for longer than its certificate lives, and has only its token then.
+    agent.daemon().take().expect("it runs").kill();
+    std::thread::sleep(Duration::from_secs(11));
+    agent.launch(&plane, None);
+    assert!(agent.log().contains("proof=HostToken"), "{}", agent.log());
 }

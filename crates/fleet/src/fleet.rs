@@ -19,16 +19,17 @@ use crate::connector::Connector;
 use crate::events::{Following, Recent};
 use crate::identify::{Known, Standing};
 use crate::ids::{HostId, KeyId};
+use crate::key_rotation::{self, TokenKeyError};
 use crate::model::ApiKeyInfo;
 use crate::monitor;
 use crate::passwords::Passwords;
 use crate::placement::census::Census;
 use crate::roll::Roll;
 use crate::scopes::KeyScope;
-use crate::secrets::{ApiKey, KeyUnusable, SigningKey, Tokens};
+use crate::secrets::{ApiKey, KeyUnusable, Tokens};
 use crate::signed_for::SignedFor;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, Db, OpenStoreError, Store, StoreError, hosts, keys, signing, users};
+use crate::store::{self, Db, OpenStoreError, Store, StoreError, hosts, keys, users};
 
 /// The fleet. All operations work on one of these.
 pub struct Fleet {
@@ -103,13 +104,11 @@ impl Fleet {
             reason,
         };
         chain_old_lines(&store).await.map_err(failed)?;
-        let signing_keys = signing_keys(&store, now)
-            .await
-            .map_err(|error| match error {
-                SigningKeyError::Store(reason) => failed(reason),
-                SigningKeyError::Unusable(reason) => reason.into(),
-            })?;
-        let tokens = Tokens::new(&signing_keys.0, &signing_keys.1)?;
+        let token_keys = key_rotation::first_or_all(&store, now).await;
+        let tokens = Tokens::new(&token_keys.map_err(|error| match error {
+            TokenKeyError::Store(reason) => failed(reason),
+            TokenKeyError::Unusable(reason) => reason.into(),
+        })?)?;
         let no_key = begin(&store, now).await.map_err(failed)?;
         let roll = Roll::new(enrolled(&store).await.map_err(failed)?);
         // Without endpoints there is nothing to follow.
@@ -212,33 +211,6 @@ impl Watch {
             changed = self.news.changed() => changed.is_ok(),
         }
     }
-}
-
-enum SigningKeyError {
-    Store(StoreError),
-    Unusable(KeyUnusable),
-}
-
-impl From<StoreError> for SigningKeyError {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
-
-/// The key that signs and those that only verify; the first one is made here.
-async fn signing_keys(
-    store: &Store,
-    now: Timestamp,
-) -> Result<(SigningKey, Vec<SigningKey>), SigningKeyError> {
-    let mut tx = store.begin().await?;
-    let mut keys = signing::all(&mut tx).await?.into_iter();
-    if let Some(newest) = keys.next() {
-        return Ok((newest, keys.collect()));
-    }
-    let key = SigningKey::generate().map_err(SigningKeyError::Unusable)?;
-    signing::insert(&mut tx, &key, now).await?;
-    store::commit(tx).await?;
-    Ok((key, Vec::new()))
 }
 
 /// The hosts that have registered.

@@ -64,6 +64,7 @@ mod fault;
 mod fleet;
 mod identify;
 mod ids;
+mod key_rotation;
 mod model;
 mod monitor;
 mod operations;

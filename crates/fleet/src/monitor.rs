@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::fleet::Fleet;
+use crate::key_rotation::TokenKeyError;
 use crate::replicas::TRY_EVERY;
 use crate::store::audit::{self, Actor};
 use crate::store::{self, Db, StoreError, events, hosts, registration, vms};
@@ -95,7 +96,15 @@ impl Fleet {
         registration::purge_expired(&mut tx, now).await?;
         events::forget_old(&mut tx, now - EVENTS_KEPT).await?;
         surface_abandoned(&mut tx, now - ABANDONED_AFTER, now).await?;
-        store::commit(tx).await
+        store::commit(tx).await?;
+        match self.tend_token_keys(now).await {
+            Err(TokenKeyError::Store(error)) => Err(error),
+            Err(TokenKeyError::Unusable(error)) => {
+                tracing::error!(%error, "no other key could follow; the present ones stay");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 }
 

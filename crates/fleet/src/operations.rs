@@ -18,6 +18,7 @@ mod rotation;
 mod status;
 mod tags;
 mod teams;
+mod token_keys;
 mod users;
 mod vms;
 mod watch;
@@ -53,4 +54,5 @@ pub fn mount(builder: RegistryBuilder, fleet: &Arc<Fleet>) -> RegistryBuilder {
         .service(bundle::operations(), fleet)
         .service(workloads::of_entries(entries::operations()), fleet)
         .service(rotation::operations(workloads::operations()), fleet)
+        .service(token_keys::operations(), fleet)
 }

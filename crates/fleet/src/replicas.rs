@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 
 use crate::fleet::Fleet;
-use crate::store::{StoreError, hosts, leases, revisions};
+use crate::key_rotation::TokenKeyError;
+use crate::store::{Db, StoreError, hosts, leases, revisions};
 
 /// How often a server looks what others have changed.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -86,6 +87,7 @@ impl Fleet {
                 revisions::EVENTS => self.store.tell_news(),
                 revisions::KEYS => self.known_keys.forget(),
                 revisions::USERS => self.known_users.forget(),
+                revisions::TOKEN_KEYS if !self.refresh_token_keys(&mut db).await? => continue,
                 revisions::AUTHORITY if !self.refresh_authority().await => continue,
                 _ => {}
             }
@@ -93,6 +95,18 @@ impl Fleet {
             known.insert(topic, revision);
         }
         Ok(())
+    }
+
+    /// Takes over the keys that sign tokens; whether they can be used.
+    async fn refresh_token_keys(&self, db: &mut Db) -> Result<bool, StoreError> {
+        match self.take_over_token_keys(db).await {
+            Ok(()) => Ok(true),
+            Err(TokenKeyError::Store(error)) => Err(error),
+            Err(TokenKeyError::Unusable(error)) => {
+                tracing::error!(%error, "cannot take over the keys that sign tokens");
+                Ok(false)
+            }
+        }
     }
 
     /// Takes over the authority's keys as another server has made them; whether that went well.

@@ -15,13 +15,16 @@
 mod api_key;
 mod password;
 mod registration;
+mod token_keys;
 mod tokens;
 
 pub use api_key::ApiKey;
 pub(crate) use password::{NewPassword, Password};
 pub use registration::RegistrationToken;
-pub use tokens::{HOST_TOKEN_LIFE, KeyUnusable, USER_TOKEN_LIFE};
-pub(crate) use tokens::{SigningKey, Tokens, UserToken};
+pub use token_keys::KeyUnusable;
+pub(crate) use token_keys::{KEY_LEAD, KEY_LIFE, Reign, SigningKey, reigns};
+pub use tokens::{HOST_TOKEN_LIFE, USER_TOKEN_LIFE};
+pub(crate) use tokens::{Tokens, UserToken};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serializer;

@@ -6,7 +6,7 @@ use clap_complete::Shell;
 use crate::agent::install::Install;
 use crate::commands::{
     Common, api_key, audit, entry, host, image, kernel, login, snapshot, spiffe_id, svid, team,
-    tls, user, vm, watch,
+    tls, token_key, user, vm, watch,
 };
 use crate::options::{AgentOptions, ServerOptions, UpOptions};
 use crate::output;
@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// API keys: what programs present to the control plane
     #[command(subcommand)]
     ApiKey(api_key::ApiKey),
+    /// The keys that sign host tokens and user tokens
+    #[command(subcommand)]
+    TokenKey(token_key::TokenKey),
     /// Registration entries: which processes on which hosts have which identities
     #[command(subcommand)]
     Entry(entry::Entry),

@@ -65,6 +65,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Image(image) => process::client(commands::image::run(image)),
         Command::Kernel(kernel) => process::client(commands::kernel::run(kernel)),
         Command::ApiKey(key) => process::client(commands::api_key::run(key)),
+        Command::TokenKey(key) => process::client(commands::token_key::run(key)),
         Command::Entry(entry) => process::client(commands::entry::run(entry)),
         Command::Audit(audit) => process::client(commands::audit::run(audit)),
         Command::Watch(watch) => process::client(commands::watch::everything(watch)),

@@ -271,11 +271,15 @@ struct Renew {
     csr: String,
 }
 
-/// A new certificate, and the roots as they are now.
+/// A new certificate, the roots as they are now, and a host token that is good for another year.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Renewed {
     /// The host's certificate chain (PEM, leaf first).
     svid: String,
+    /// The host token (JWT, one year), in place of the one before, which stays good for its time.
+    #[serde(serialize_with = "secrets::reveal")]
+    #[schemars(with = "String")]
+    token: SecretString,
     /// The roots of the trust domain (PEM).
     bundle: String,
 }
@@ -307,13 +311,16 @@ pub(super) async fn caller(db: &mut Db, call: &Call, id: &HostId) -> Result<Host
 async fn renew(fleet: &Fleet, call: Call, input: Renew) -> Result<Renewed, HostSelfError> {
     let mut db = fleet.store.read().await?;
     let host = caller(&mut db, &call, &input.id).await?;
-    let signed = sign(fleet, &host.id, &input.csr, clock::now());
+    let now = clock::now();
+    let token = fleet.tokens.issue_host(&host.id, now).map_err(internal)?;
+    let signed = sign(fleet, &host.id, &input.csr, now);
     let svid = signed.map_err(|refused| match refused {
         SignRefused::Csr(reason) => HostSelfError::BadCsr { reason },
         SignRefused::Internal(cause) => HostSelfError::Internal(cause),
     })?;
     Ok(Renewed {
         svid,
+        token,
         bundle: fleet.authority.bundle_pem(),
     })
 }

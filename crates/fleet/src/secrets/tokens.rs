@@ -1,21 +1,18 @@
 //! Tokens that are signed: JWTs (RFC 7519). An enrolled host presents one in `X-Host-Token`, a user
 //! who has logged in another one as a bearer.
 //!
-//! They are signed with ES256 by keys that have names (`kid`), so that a new key can take over
-//! while the tokens of an old one live on. The claim `typ` says what a token is for; a token of
+//! They are signed with ES256 by keys that have names (`kid`, RFC 7515 section 4.1.4), so that a new
+//! key can take over while the tokens of an old one live on. The claim `typ` says what a token is for; a token of
 //! another kind is refused even when one of our own keys signed it.
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, Header, Validation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+use super::token_keys::{KeyUnusable, Ring, SigningKey};
 use crate::ids::{HostId, TeamId, UserId};
 
 /// How long a host token is good for.
@@ -25,59 +22,9 @@ pub const USER_TOKEN_LIFE: SignedDuration = SignedDuration::from_hours(6);
 const HOST: &str = "host";
 const USER: &str = "user";
 
-/// A private key that signs tokens, as it is stored.
-#[derive(Debug, Clone)]
-pub(crate) struct SigningKey {
-    /// Its name in the header of what it signs.
-    pub(crate) kid: String,
-    /// PKCS#8, base64.
-    pub(crate) pkcs8: SecretString,
-}
-
-/// A signing key cannot be made or read.
-#[derive(Debug, thiserror::Error)]
-#[error("the signing key {kid} cannot be used: {reason}")]
-pub struct KeyUnusable {
-    kid: String,
-    reason: String,
-}
-
-impl SigningKey {
-    pub(crate) fn generate() -> Result<Self, KeyUnusable> {
-        let kid = super::random_hex::<8>();
-        let made =
-            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new());
-        match made {
-            Ok(document) => Ok(Self {
-                kid,
-                pkcs8: BASE64.encode(document).into(),
-            }),
-            Err(reason) => Err(KeyUnusable {
-                kid,
-                reason: reason.to_string(),
-            }),
-        }
-    }
-
-    fn load(&self) -> Result<(EncodingKey, DecodingKey), KeyUnusable> {
-        let unusable = |reason: &dyn ToString| KeyUnusable {
-            kid: self.kid.clone(),
-            reason: reason.to_string(),
-        };
-        let der = BASE64
-            .decode(self.pkcs8.expose_secret())
-            .map_err(|error| unusable(&error))?;
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)
-            .map_err(|error| unusable(&error))?;
-        let public = DecodingKey::from_ec_der(pair.public_key().as_ref());
-        Ok((EncodingKey::from_ec_der(&der), public))
-    }
-}
-
 /// Signs tokens and checks them. A core: the caller says what time it is.
 pub(crate) struct Tokens {
-    active: (String, EncodingKey),
-    known: BTreeMap<String, DecodingKey>,
+    keys: RwLock<Arc<Ring>>,
 }
 
 /// Why something is not a good token of its kind. The caller is told only that it is not.
@@ -126,17 +73,22 @@ pub(crate) struct UserToken {
 }
 
 impl Tokens {
-    /// Takes the stored keys: the newest signs, all of them verify.
-    pub(crate) fn new(newest: &SigningKey, older: &[SigningKey]) -> Result<Self, KeyUnusable> {
-        let (encoding, decoding) = newest.load()?;
-        let mut known = BTreeMap::from([(newest.kid.clone(), decoding)]);
-        for key in older {
-            known.insert(key.kid.clone(), key.load()?.1);
-        }
-        Ok(Self {
-            active: (newest.kid.clone(), encoding),
-            known,
-        })
+    /// With the keys of the books.
+    pub(crate) fn new(keys: &[SigningKey]) -> Result<Self, KeyUnusable> {
+        let keys = RwLock::new(Arc::new(Ring::new(keys)?));
+        Ok(Self { keys })
+    }
+
+    /// Takes over the keys as they are in the books now. When one cannot be used, the present ones
+    /// stay.
+    pub(crate) fn replace(&self, keys: &[SigningKey]) -> Result<(), KeyUnusable> {
+        let ring = Arc::new(Ring::new(keys)?);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = ring;
+        Ok(())
+    }
+
+    fn keys(&self) -> Arc<Ring> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A token that says, from `now` for [`HOST_TOKEN_LIFE`], that its bearer is this host.
@@ -145,14 +97,17 @@ impl Tokens {
         host: &HostId,
         now: Timestamp,
     ) -> Result<SecretString, jsonwebtoken::errors::Error> {
-        self.sign(&Claims {
-            typ: HOST.to_owned(),
-            sub: host.to_string(),
-            iat: now.as_second(),
-            exp: (now + HOST_TOKEN_LIFE).as_second(),
-            team: None,
-            epoch: None,
-        })
+        self.sign(
+            now,
+            &Claims {
+                typ: HOST.to_owned(),
+                sub: host.to_string(),
+                iat: now.as_second(),
+                exp: (now + HOST_TOKEN_LIFE).as_second(),
+                team: None,
+                epoch: None,
+            },
+        )
     }
 
     /// A token by which a user is known, from `now` for [`USER_TOKEN_LIFE`].
@@ -161,20 +116,28 @@ impl Tokens {
         token: &UserToken,
         now: Timestamp,
     ) -> Result<SecretString, jsonwebtoken::errors::Error> {
-        self.sign(&Claims {
-            typ: USER.to_owned(),
-            sub: token.user.to_string(),
-            iat: now.as_second(),
-            exp: (now + USER_TOKEN_LIFE).as_second(),
-            team: token.team.as_ref().map(TeamId::to_string),
-            epoch: Some(token.epoch),
-        })
+        self.sign(
+            now,
+            &Claims {
+                typ: USER.to_owned(),
+                sub: token.user.to_string(),
+                iat: now.as_second(),
+                exp: (now + USER_TOKEN_LIFE).as_second(),
+                team: token.team.as_ref().map(TeamId::to_string),
+                epoch: Some(token.epoch),
+            },
+        )
     }
 
-    fn sign(&self, claims: &Claims) -> Result<SecretString, jsonwebtoken::errors::Error> {
-        let (kid, key) = &self.active;
+    fn sign(
+        &self,
+        now: Timestamp,
+        claims: &Claims,
+    ) -> Result<SecretString, jsonwebtoken::errors::Error> {
+        let keys = self.keys();
+        let (kid, key) = keys.signing(now);
         let header = Header {
-            kid: Some(kid.clone()),
+            kid: Some(kid.to_owned()),
             ..Header::new(Algorithm::ES256)
         };
         jsonwebtoken::encode(&header, claims, key).map(Into::into)
@@ -212,7 +175,8 @@ impl Tokens {
     ) -> Result<Claims, TokenRefused> {
         let token = token.expose_secret();
         let kid = jsonwebtoken::decode_header(token)?.kid.unwrap_or_default();
-        let key = self.known.get(&kid).ok_or(TokenRefused::UnknownKey(kid))?;
+        let keys = self.keys();
+        let key = keys.verifying(&kid).ok_or(TokenRefused::UnknownKey(kid))?;
         let mut rules = Validation::new(Algorithm::ES256);
         // The library would ask its own clock; ours is `now`, below.
         rules.validate_exp = false;
@@ -238,7 +202,7 @@ mod tests {
     }
 
     fn tokens() -> Tokens {
-        Tokens::new(&SigningKey::generate().expect("a key"), &[]).expect("usable")
+        Tokens::new(&[SigningKey::generate(at(0)).expect("a key")]).expect("usable")
     }
 
     #[test]
@@ -338,21 +302,20 @@ mod tests {
     }
 
     #[test]
-    fn tokens_outlive_the_rotation_of_their_key() {
-        let old_key = SigningKey::generate().expect("a key");
-        let old = Tokens::new(&old_key, &[]).expect("usable");
-        let new_key = SigningKey::generate().expect("a key");
-        let rotated = Tokens::new(&new_key, &[old_key]).expect("usable");
+    fn tokens_outlive_the_rotation_of_their_key_and_end_with_its_removal() {
+        let old_key = SigningKey::generate(at(0)).expect("a key");
+        let tokens = Tokens::new(std::slice::from_ref(&old_key)).expect("usable");
         let host = HostId::generate();
-        let token = old.issue_host(&host, at(0)).expect("signed");
-        assert_eq!(
-            rotated.verify_host(&token, at(1)).expect("still good"),
-            host
-        );
-        let fresh = rotated.issue_host(&host, at(0)).expect("signed");
-        assert!(
-            old.verify_host(&fresh, at(1)).is_err(),
-            "the new key signs now"
-        );
+        let token = tokens.issue_host(&host, at(0)).expect("signed");
+        let new_key = SigningKey::generate(at(100)).expect("a key");
+        tokens
+            .replace(&[new_key.clone(), old_key])
+            .expect("both are usable");
+        assert_eq!(tokens.verify_host(&token, at(101)).expect("good"), host);
+        let fresh = tokens.issue_host(&host, at(200)).expect("signed");
+        tokens.replace(&[new_key]).expect("usable");
+        assert_eq!(tokens.verify_host(&fresh, at(201)).expect("good"), host);
+        let gone = tokens.verify_host(&token, at(201));
+        assert!(matches!(gone, Err(TokenRefused::UnknownKey(_))), "{gone:?}");
     }
 }

@@ -13,6 +13,8 @@ pub(crate) const KEYS: &str = "keys";
 pub(crate) const EVENTS: &str = "events";
 /// Who may log in, with what they may do.
 pub(crate) const USERS: &str = "users";
+/// Which keys sign tokens.
+pub(crate) const TOKEN_KEYS: &str = "token-keys";
 /// With which keys the authority signs.
 pub(crate) const AUTHORITY: &str = "state:authority";
 

@@ -258,6 +258,7 @@ async fn every_change_that_succeeds_leaves_a_line() {
         ("entries/create", api),
         ("entries/delete", json!({"id": entry_id})),
         ("svids/rotate", json!({})),
+        ("token-keys/rotate", json!({})),
     ];
     for operation in desk.registry.external() {
         let name = operation.name().as_str();

@@ -289,6 +289,7 @@ async fn every_operation_asks_for_the_scope_of_its_thing() {
             }
             "teams" if verb == "read" => Some("teams:read or keys:write".into()),
             "api-keys" | "teams" => Some("keys:write".into()),
+            "token-keys" => Some("authority:write".into()),
             "images" | "kernels" => Some(format!("images:{verb}")),
             "host" | "metrics" | "status" => Some("hosts:read".into()),
             service => Some(format!("{service}:{verb}")),

@@ -20,6 +20,7 @@ mod snapshots;
 mod standin;
 mod storage;
 mod streams;
+mod token_keys;
 mod users;
 mod vms;
 mod watch;

@@ -38,6 +38,8 @@ mod standin;
 mod storage;
 #[path = "../it/streams.rs"]
 mod streams;
+#[path = "../it/token_keys.rs"]
+mod token_keys;
 #[path = "../it/users.rs"]
 mod users;
 #[path = "../it/vms.rs"]

@@ -172,6 +172,22 @@ async fn a_user_who_is_out_on_one_is_out_on_the_other_within_five_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn token_keys_that_one_gives_up_are_given_up_by_the_other_within_five_seconds() {
+    let (one, other, admin) = pair().await;
+    let made = one.call(&admin, "hosts/create", json!({})).await;
+    let token = text(&made["registration_token"]);
+    let registered = one.call(&admin, "hosts/register", machine(&token)).await;
+    let token = text(&registered["token"]).into();
+    let good = async || other.fleet.identify(None, Some(&token), None).await.is_ok();
+    one.call(&admin, "token-keys/rotate", json!({})).await;
+    assert!(good().await, "a key that is followed verifies");
+    let give_up = json!({"give_up": true});
+    one.call(&admin, "token-keys/rotate", give_up).await;
+    let out = async || !good().await;
+    within(Duration::from_secs(5), "the old keys end", out).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_revokes_is_refused_by_the_other_within_five_seconds() {
     let (one, other, admin) = pair().await;
     let made = one.call(

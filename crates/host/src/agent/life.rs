@@ -187,6 +187,7 @@ impl Agent {
         let credentials = Credentials {
             key_pem,
             svid_pem: renewed.svid,
+            host_token: renewed.token,
             bundle_pem: renewed.bundle,
             ..self.credentials.clone()
         };

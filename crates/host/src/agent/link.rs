@@ -62,10 +62,11 @@ struct Renewal<'a> {
     csr: &'a str,
 }
 
-/// A new certificate chain and the present roots, PEM.
+/// A new certificate chain and the present roots, PEM, and a new host token.
 #[derive(Deserialize)]
 pub(crate) struct Renewed {
     pub(crate) svid: String,
+    pub(crate) token: SecretString,
     pub(crate) bundle: String,
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod status;
 pub(crate) mod svid;
 pub(crate) mod team;
 pub(crate) mod tls;
+pub(crate) mod token_key;
 pub(crate) mod user;
 pub(crate) mod vm;
 pub(crate) mod watch;

@@ -13,9 +13,12 @@ mod inside;
 mod life;
 mod mcp;
 mod people;
+#[path = "../crates/fleet/tests/it/postgres.rs"]
+mod postgres;
 mod rest;
 mod reverse;
 mod standalone;
 mod support;
 mod svid;
+mod under_load;
 mod workload;

@@ -1,14 +1,10 @@
 //! A host that nobody can dial: it keeps a connection of its own, and everything works over that as
 //! over one that was dialled.
 
-#[path = "../crates/fleet/tests/it/postgres.rs"]
-mod postgres;
-
 use std::process::Output;
 use std::time::Duration;
 
-use postgres::Postgres;
-
+use crate::postgres::Postgres;
 use crate::support::{Plane, Stopwatch, free_port, wait_for};
 
 /// From the return of a server until a host is reached again.

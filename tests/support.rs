@@ -200,6 +200,11 @@ impl Plane {
         plane
     }
 
+    /// Starts it again as it was.
+    pub(crate) fn relaunch(&mut self) {
+        assert_eq!(self.launch(), None, "the admin key is printed once");
+    }
+
     /// Another server on the same database, which is in its environment.
     pub(crate) fn replica(&self) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
@@ -336,15 +341,25 @@ impl Plane {
 
     /// The same, with the host's data in this directory.
     pub(crate) fn enrol_in(&self, directory: PathBuf) -> Agent {
-        self.enrol_at(directory, Some(free_port()))
+        self.enrol_at(directory, Some(free_port()), &[])
     }
 
     /// A host that has no address: nobody can dial it.
     pub(crate) fn enrol_without_address(&self, name: &str) -> Agent {
-        self.enrol_at(self.path(name), None)
+        self.enrol_at(self.path(name), None, &[])
     }
 
-    fn enrol_at(&self, directory: PathBuf, door: Option<u16>) -> Agent {
+    /// A host with these variables in its environment.
+    pub(crate) fn enrol_with(&self, name: &str, environment: &[(&str, &str)]) -> Agent {
+        self.enrol_at(self.path(name), Some(free_port()), environment)
+    }
+
+    fn enrol_at(
+        &self,
+        directory: PathBuf,
+        door: Option<u16>,
+        environment: &[(&str, &str)],
+    ) -> Agent {
         let created = self.ask(&["host", "create"]);
         let token = created["registration_token"].as_str().expect("a token");
         let mut agent = Agent {
@@ -352,6 +367,7 @@ impl Plane {
             id: created["host"]["id"].as_str().expect("an id").to_owned(),
             door: door.unwrap_or(0),
             daemon: None,
+            environment: owned(environment),
         };
         agent.launch(self, Some(token));
         agent
@@ -372,6 +388,7 @@ pub(crate) struct Agent {
     /// Where it listens; 0 when it has no address.
     pub(crate) door: u16,
     daemon: Option<Daemon>,
+    environment: Vec<(String, String)>,
 }
 
 impl Agent {
@@ -402,7 +419,8 @@ impl Agent {
             .arg("--server-ca")
             .arg(plane.ca())
             .arg("--data-dir")
-            .arg(&self.directory);
+            .arg(&self.directory)
+            .envs(self.environment.iter().map(|(n, v)| (n, v)));
         if self.door != 0 {
             let door = format!("127.0.0.1:{}", self.door);
             command.args(["--address", &door, "--listen", &door]);

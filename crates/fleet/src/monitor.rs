@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock;
+use crate::clock::{self, Steps};
 use crate::fleet::Fleet;
 use crate::key_rotation::TokenKeyError;
 use crate::replicas::TRY_EVERY;
@@ -51,8 +51,21 @@ impl Fleet {
         // After a pause of the whole machine one look is enough.
         tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked: Option<Instant> = None;
+        let mut steps = Steps::new(clock::now(), Instant::now());
+        let mut judges_from: Option<Instant> = None;
         loop {
             tries.tick().await;
+            let (now, passing) = (clock::now(), Instant::now());
+            if let Some(step) = steps.look(now, passing) {
+                tracing::warn!(
+                    "the clock was set by {step:#}; for {SILENT_AFTER:#} no host is unreachable \
+                     for its silence"
+                );
+                judges_from = passing.checked_add(SILENT_AFTER.unsigned_abs());
+                if let Err(error) = self.clock_was_set(now).await {
+                    tracing::error!(%error, "heartbeats from the future stay until they are past");
+                }
+            }
             match self.keeps_watch().await {
                 Ok(true) => {
                     if shared && looked.is_none() {
@@ -64,7 +77,8 @@ impl Fleet {
                         continue;
                     }
                     looked = Some(Instant::now());
-                    if let Err(error) = self.look(clock::now()).await {
+                    let judges = judges_from.is_none_or(|from| from <= passing);
+                    if let Err(error) = self.look(now, judges).await {
                         tracing::error!(%error, "the monitor could not look; it tries again");
                         // At the next try.
                         looked = None;
@@ -83,15 +97,22 @@ impl Fleet {
         }
     }
 
-    /// One look, as of `now`.
-    pub(crate) async fn look(&self, now: Timestamp) -> Result<(), StoreError> {
-        let looked = self.look_at_everything(now).await;
+    /// One look, as of `now`; `judges` whether hosts can have been silent for as long as it seems.
+    async fn look(&self, now: Timestamp, judges: bool) -> Result<(), StoreError> {
+        let looked = self.look_at_everything(now, judges).await;
         self.healthy.store(looked.is_ok(), Ordering::Relaxed);
         looked
     }
 
-    async fn look_at_everything(&self, now: Timestamp) -> Result<(), StoreError> {
-        while self.mark_silent(now).await? == AT_ONCE as usize {}
+    /// When hosts were heard of, by the clock before it was set, says nothing about how long they
+    /// have been silent. What lies in the future would even hide that a host has died.
+    async fn clock_was_set(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut db = self.store.note().await?;
+        hosts::not_later_than(&mut db, now).await
+    }
+
+    async fn look_at_everything(&self, now: Timestamp, judges: bool) -> Result<(), StoreError> {
+        while judges && self.mark_silent(now).await? == AT_ONCE as usize {}
         let mut tx = self.store.begin().await?;
         registration::purge_expired(&mut tx, now).await?;
         events::forget_old(&mut tx, now - EVENTS_KEPT).await?;

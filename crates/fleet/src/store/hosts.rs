@@ -303,6 +303,15 @@ pub(crate) async fn set_address(
     events::of_host(db, id, Change::Updated).await
 }
 
+/// Lets nobody have been heard of later than now: the clock was set back.
+pub(crate) async fn not_later_than(db: &mut Db, now: Timestamp) -> Result<(), StoreError> {
+    query("UPDATE hosts SET last_heartbeat_at = $1 WHERE last_heartbeat_at > $1")
+        .bind(millis(now))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
 /// Makes those unreachable who are online and were last heard of before `silent_since`, so many at
 /// most; says who.
 pub(crate) async fn mark_silent(

@@ -1,19 +1,20 @@
 //! A PostgreSQL server of this program's own: in a temporary directory, on a Unix socket that nobody
 //! else reaches. It ends with the program, however that ends: a shell waits for the end of a pipe,
-//! ends the server by its process id and removes the directory.
+//! ends the server by its process id and removes the directory. A line in the pipe crashes the
+//! server and starts it again.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const GUARD: &str = r#"
 dir=$1; shift
-"$@" </dev/null >"$dir/log" 2>&1 &
-server=$!
-echo $server >"$dir/pid"
-cat >/dev/null
-kill -QUIT $server 2>/dev/null
-wait $server
+start() { "$@" </dev/null >>"$dir/log" 2>&1 & server=$!; }
+end() { kill -QUIT $server 2>/dev/null; wait $server; }
+start "$@"
+while read -r _; do end; start "$@"; done
+end
 rm -rf "$dir"
 "#;
 
@@ -29,6 +30,8 @@ pub(crate) struct Postgres {
     dir: PathBuf,
     /// Its standard input ends with this program.
     guard: Child,
+    /// How often it was started.
+    starts: usize,
 }
 
 /// Where the programs of PostgreSQL are: what `scripts/need.sh` said, the path, or Debian's place.
@@ -117,17 +120,32 @@ impl Postgres {
             .current_dir("/")
             .stdin(Stdio::piped());
         let guard = guard.spawn().expect("a shell runs");
-        let server = Self { dir, guard };
+        let server = Self {
+            dir,
+            guard,
+            starts: 1,
+        };
         server.wait();
         server
     }
 
+    /// Crashes it (an immediate shutdown: what was not written to its log is lost), and starts it
+    /// again.
+    #[allow(dead_code, reason = "only some of those who start one crash it")]
+    pub(crate) fn crash(&mut self) {
+        let pipe = self.guard.stdin.as_mut().expect("its guard listens");
+        writeln!(pipe, "again").expect("its guard listens");
+        self.starts += 1;
+        self.wait();
+    }
+
     /// Until it takes connections: it listens a moment before it is ready.
     fn wait(&self) {
+        const READY: &str = "database system is ready to accept connections";
         let begun = Instant::now();
         loop {
             let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            if log.contains("database system is ready to accept connections") {
+            if log.matches(READY).count() >= self.starts {
                 return;
             }
             let patience = Duration::from_secs(60);

@@ -74,7 +74,20 @@ fn waited() -> Duration {
 }
 
 pub(crate) fn hostler() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
+    hostler_in(None)
+}
+
+/// In this network namespace, if any.
+fn hostler_in(namespace: Option<&str>) -> Command {
+    let program = env!("CARGO_BIN_EXE_hostler");
+    let mut command = match namespace {
+        Some(namespace) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", namespace, program]);
+            command
+        }
+        None => Command::new(program),
+    };
     // Nothing of the developer's own login reaches a test.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOSTLER_")) {
         command.env_remove(name);
@@ -163,6 +176,7 @@ impl Drop for Daemon {
 pub(crate) struct Plane {
     directory: TempDir,
     data: PathBuf,
+    address: Ipv4Addr,
     pub(crate) people: u16,
     pub(crate) machines: u16,
     key: String,
@@ -177,19 +191,25 @@ impl Plane {
 
     /// With these variables in its environment.
     pub(crate) fn start_with(environment: &[(&str, &str)]) -> Self {
-        Self::launched(None, environment)
+        Self::launched(None, Ipv4Addr::LOCALHOST, environment)
     }
 
     /// With its data in this directory.
     pub(crate) fn start_in(data: PathBuf) -> Self {
-        Self::launched(Some(data), &[])
+        Self::launched(Some(data), Ipv4Addr::LOCALHOST, &[])
     }
 
-    fn launched(data: Option<PathBuf>, environment: &[(&str, &str)]) -> Self {
+    /// At this address.
+    pub(crate) fn start_at(address: Ipv4Addr, environment: &[(&str, &str)]) -> Self {
+        Self::launched(None, address, environment)
+    }
+
+    fn launched(data: Option<PathBuf>, address: Ipv4Addr, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut plane = Self {
             data: data.unwrap_or_else(|| directory.path().join("server")),
             directory,
+            address,
             people: free_port(),
             machines: free_port(),
             key: String::new(),
@@ -211,6 +231,7 @@ impl Plane {
         let mut replica = Self {
             data: directory.path().join("server"),
             directory,
+            address: self.address,
             people: free_port(),
             machines: free_port(),
             key: self.key.clone(),
@@ -235,8 +256,11 @@ impl Plane {
             .arg("server")
             .arg("--data-dir")
             .arg(self.data())
-            .args(["--listen", &format!("127.0.0.1:{}", self.people)])
-            .args(["--fleet-listen", &format!("127.0.0.1:{}", self.machines)])
+            .args(["--listen", &format!("{}:{}", self.address, self.people)])
+            .args([
+                "--fleet-listen",
+                &format!("{}:{}", self.address, self.machines),
+            ])
             .envs(self.environment.iter().map(|(n, v)| (n, v)));
         let mut daemon = Daemon::start(command, self.path("server.log"));
         let lines = BufReader::new(daemon.child.stdout.take().expect("its output")).lines();
@@ -271,7 +295,7 @@ impl Plane {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("https://127.0.0.1:{}", self.people)
+        format!("https://{}:{}", self.address, self.people)
     }
 
     pub(crate) fn ca(&self) -> PathBuf {
@@ -341,34 +365,24 @@ impl Plane {
 
     /// The same, with the host's data in this directory.
     pub(crate) fn enrol_in(&self, directory: PathBuf) -> Agent {
-        self.enrol_at(directory, Some(free_port()), &[])
+        self.enrol_as(Agent::new(directory))
     }
 
     /// A host that has no address: nobody can dial it.
     pub(crate) fn enrol_without_address(&self, name: &str) -> Agent {
-        self.enrol_at(self.path(name), None, &[])
+        let mut agent = Agent::new(self.path(name));
+        agent.door = 0;
+        self.enrol_as(agent)
     }
 
-    /// A host with these variables in its environment.
-    pub(crate) fn enrol_with(&self, name: &str, environment: &[(&str, &str)]) -> Agent {
-        self.enrol_at(self.path(name), Some(free_port()), environment)
-    }
-
-    fn enrol_at(
-        &self,
-        directory: PathBuf,
-        door: Option<u16>,
-        environment: &[(&str, &str)],
-    ) -> Agent {
+    /// Announces a host and starts this agent, which enrols with the token.
+    pub(crate) fn enrol_as(&self, mut agent: Agent) -> Agent {
         let created = self.ask(&["host", "create"]);
         let token = created["registration_token"].as_str().expect("a token");
-        let mut agent = Agent {
-            directory,
-            id: created["host"]["id"].as_str().expect("an id").to_owned(),
-            door: door.unwrap_or(0),
-            daemon: None,
-            environment: owned(environment),
-        };
+        created["host"]["id"]
+            .as_str()
+            .expect("an id")
+            .clone_into(&mut agent.id);
         agent.launch(self, Some(token));
         agent
     }
@@ -389,9 +403,35 @@ pub(crate) struct Agent {
     pub(crate) door: u16,
     daemon: Option<Daemon>,
     environment: Vec<(String, String)>,
+    /// The network namespace in which it runs, and its address there.
+    namespace: Option<(String, Ipv4Addr)>,
 }
 
 impl Agent {
+    /// One that was not started yet.
+    pub(crate) fn new(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            id: String::new(),
+            door: free_port(),
+            daemon: None,
+            environment: Vec::new(),
+            namespace: None,
+        }
+    }
+
+    /// With these variables in its environment.
+    pub(crate) fn with(mut self, environment: &[(&str, &str)]) -> Self {
+        self.environment = owned(environment);
+        self
+    }
+
+    /// In this network namespace, where it has this address.
+    pub(crate) fn within(mut self, namespace: &str, address: Ipv4Addr) -> Self {
+        self.namespace = Some((namespace.to_owned(), address));
+        self
+    }
+
     /// Starts the daemon and waits until the control plane has heard from it.
     pub(crate) fn launch(&mut self, plane: &Plane, token: Option<&str>) {
         self.daemon = Some(self.spawn(plane, token));
@@ -412,7 +452,8 @@ impl Agent {
     }
 
     pub(crate) fn spawn(&self, plane: &Plane, token: Option<&str>) -> Daemon {
-        let mut command = hostler();
+        let namespace = self.namespace.as_ref();
+        let mut command = hostler_in(namespace.map(|(name, _)| name.as_str()));
         command
             .arg("agent")
             .args(["--server", &plane.url()])
@@ -422,7 +463,8 @@ impl Agent {
             .arg(&self.directory)
             .envs(self.environment.iter().map(|(n, v)| (n, v)));
         if self.door != 0 {
-            let door = format!("127.0.0.1:{}", self.door);
+            let address = namespace.map_or(Ipv4Addr::LOCALHOST, |(_, address)| *address);
+            let door = format!("{address}:{}", self.door);
             command.args(["--address", &door, "--listen", &door]);
         }
         if let Some(token) = token {

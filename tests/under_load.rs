@@ -2,13 +2,16 @@
 //! acknowledged is there afterwards, the audit trail is whole, and all is well again within ten
 //! seconds.
 
+mod island;
 mod load;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::postgres::Postgres;
-use crate::support::{Agent, Plane, Stopwatch, wait_for};
+use crate::support::{Agent, Plane, Stopwatch, is_long, wait_for};
+use island::Island;
 use load::{Load, check};
 
 /// From the end of a fault until everything works again.
@@ -16,9 +19,10 @@ const RECOVERS_WITHIN: Duration = Duration::from_secs(10);
 /// Enough of the fleet's work for a fault to come in the middle of some.
 const AT_WORK: usize = 20;
 
-/// Two servers on a database of their own.
-fn two(books: &Postgres) -> [Plane; 2] {
-    let one = Plane::start_with(&[("HOSTLER_DATABASE_URL", &books.url("postgres"))]);
+/// Two servers on a database of their own, at this address.
+fn two(books: &Postgres, address: Ipv4Addr) -> [Plane; 2] {
+    let url = books.url("postgres");
+    let one = Plane::start_at(address, &[("HOSTLER_DATABASE_URL", &url)]);
     let other = one.replica();
     [one, other]
 }
@@ -39,7 +43,7 @@ fn recovers(load: &Load, servers: &[usize]) {
 #[test]
 fn a_database_that_crashes_loses_nothing_that_was_acknowledged() {
     let mut books = Postgres::start(&["max_connections=100"]);
-    let planes = two(&books);
+    let planes = two(&books, Ipv4Addr::LOCALHOST);
     let load = Load::on(&planes);
     for _ in 0..2 {
         load.works(AT_WORK);
@@ -52,7 +56,7 @@ fn a_database_that_crashes_loses_nothing_that_was_acknowledged() {
 #[test]
 fn a_server_that_is_killed_loses_nothing_that_was_acknowledged_and_the_other_goes_on() {
     let books = Postgres::start(&["max_connections=100"]);
-    let [mut one, other] = two(&books);
+    let [mut one, other] = two(&books, Ipv4Addr::LOCALHOST);
     let load = Load::on([&one, &other]);
     load.works(AT_WORK);
     // The first is the one that keeps watch.
@@ -134,7 +138,8 @@ fn a_clock_that_is_set_by_an_hour_loses_nothing_that_was_acknowledged() {
     let one = Plane::start_with(&environment);
     let other = one.replica();
     let planes = [one, other];
-    let agent = planes[0].enrol_with("host", &clock.environment());
+    let agent = Agent::new(planes[0].path("host")).with(&clock.environment());
+    let agent = planes[0].enrol_as(agent);
     let load = Load::on(&planes);
     for (times, ahead) in [(1, 3600), (2, 0), (3, -3600), (4, 0)] {
         load.works(AT_WORK);
@@ -150,5 +155,41 @@ fn a_clock_that_is_set_by_an_hour_loses_nothing_that_was_acknowledged() {
     let lines = planes[0].ask(&unreachable);
     let blamed = |line: &serde_json::Value| line["object"] == *agent.id;
     assert!(!lines.as_array().expect("a list").iter().any(blamed));
+    check(&planes, load.end());
+}
+
+#[test]
+fn a_host_that_is_cut_off_is_missed_and_back_at_once_and_nobody_else_notices() {
+    let island = Island::new();
+    let books = Postgres::start(&["max_connections=100"]);
+    let planes = two(&books, island.mainland());
+    let agent = Agent::new(planes[0].path("host")).within(island.name(), island.address());
+    let agent = planes[0].enrol_as(agent);
+    let load = Load::on(&planes);
+    load.works(AT_WORK);
+    host_recovers(&planes, &agent);
+    island.cut();
+    let refused = planes[0].refused(&["host", "status", &agent.id]);
+    assert!(refused.contains(&agent.id), "{refused}");
+    let show = || planes[0].ask(&["host", "show", &agent.id]);
+    let status = || show()["status"].as_str().expect("a status").to_owned();
+    if is_long() {
+        let missed = Duration::from_secs(150);
+        let took = Stopwatch::start();
+        while status() != "unreachable" {
+            assert!(took.elapsed() < missed, "it is not missed");
+            load.works(AT_WORK);
+        }
+    } else {
+        load.works(4 * AT_WORK);
+    }
+    recovers(&load, &[0, 1]);
+    island.join();
+    host_recovers(&planes, &agent);
+    let took = Stopwatch::start();
+    wait_for("the host is online", || {
+        (status() == "online").then_some(())
+    });
+    assert!(took.elapsed() < RECOVERS_WITHIN, "{:?}", took.elapsed());
     check(&planes, load.end());
 }

@@ -53,6 +53,17 @@ need_alone() {
     command -v "$1" >/dev/null 2>&1 || die "$1 does not run; install Debian's package $1"
 }
 
+# The program is one of redis-tools under another name. The package of its own name would start a
+# server on a port of whoever runs a test.
+need_redis() {
+    command -v redis-server >/dev/null 2>&1 && return 0
+    need redis-check-rdb=redis-tools
+    local at="${XDG_CACHE_HOME:-$HOME/.cache}/hostler/redis"
+    mkdir -p "$at"
+    ln -sf "$(command -v redis-check-rdb)" "$at/redis-server"
+    export PATH="$PATH:$at"
+}
+
 need_nginx() {
     need_alone nginx
     nginx -v 2>/dev/null || die "nginx does not run; install Debian's package nginx"

@@ -6,6 +6,8 @@ mod chaos;
 mod cli;
 mod doors;
 mod faults;
+#[path = "../crates/fleet/tests/it/guard.rs"]
+mod guard;
 mod host_door;
 mod house;
 mod identity;
@@ -15,6 +17,8 @@ mod mcp;
 mod people;
 #[path = "../crates/fleet/tests/it/postgres.rs"]
 mod postgres;
+#[path = "../crates/fleet/tests/it/redis_server.rs"]
+mod redis_server;
 mod rest;
 mod reverse;
 mod standalone;

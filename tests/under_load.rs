@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::postgres::Postgres;
+use crate::redis_server::Redis;
 use crate::support::{Agent, Plane, Stopwatch, is_long, wait_for};
 use island::Island;
 use load::{Load, check};
@@ -50,6 +51,36 @@ fn a_database_that_crashes_loses_nothing_that_was_acknowledged() {
         books.crash();
         recovers(&load, &[0, 1]);
     }
+    check(&planes, load.end());
+}
+
+#[test]
+fn a_redis_that_crashes_takes_nothing_with_it() {
+    let books = Postgres::start(&["max_connections=100"]);
+    let mut redis = Redis::start();
+    let (url, beside) = (books.url("postgres"), redis.url());
+    let one = Plane::start_with(&[
+        ("HOSTLER_DATABASE_URL", &url),
+        ("HOSTLER_REDIS_URL", &beside),
+    ]);
+    let planes = [one.replica(), one];
+    let agent = planes[0].enrol("host");
+    let load = Load::on(&planes);
+    for times in [1, 2] {
+        for plane in &planes {
+            wait_for("Redis is used", || {
+                let connected = plane.log().matches("connected to Redis").count();
+                (connected == times).then_some(())
+            });
+        }
+        load.works(AT_WORK);
+        redis.crash();
+        recovers(&load, &[0, 1]);
+        host_recovers(&planes, &agent);
+    }
+    redis.stop();
+    recovers(&load, &[0, 1]);
+    host_recovers(&planes, &agent);
     check(&planes, load.end());
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Whoever comes while nobody writes, writes: for itself and for all who are waiting. So one
 //! heartbeat alone waits for nobody, and the more come at once, the more go into one statement and
-//! one commit; what is acknowledged is in the books. A heartbeat that has news (another status or
+//! one commit; what is acknowledged is in the books. Where there is a Redis, the time goes there, and
+//! into the books only every [`BOOKED_EVERY`]; what has news is in the books as ever. A heartbeat that has news (another status or
 //! address, a VM that is not as the books have it) is handed back, to be a transaction of its own.
 
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use crate::clock;
 use crate::ids::HostId;
 use crate::model::{HostStatus, VmState};
 use crate::reconcile::{self, Known};
+use crate::redis_link::RedisLink;
 use crate::store::audit::{self, Actor};
 use crate::store::{self, Db, Store, StoreError, hosts, vms};
 
@@ -25,6 +27,8 @@ pub(crate) const SETTLED_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// From one write to the next, at least. A fleet that is large enough to notice has many
 /// heartbeats in each.
 const PACE: Duration = Duration::from_millis(10);
+/// How old the time in the books may be of a host whose heartbeats Redis notes.
+pub(crate) const BOOKED_EVERY: SignedDuration = SignedDuration::from_secs(120);
 /// How many heartbeats go into one statement at most.
 const AT_ONCE: usize = 512;
 
@@ -61,7 +65,7 @@ struct Waiting {
 impl Beats {
     /// Notes that a host was heard of; whether it did. What has news is not noted, and neither is
     /// what could not be together with others: whoever called then makes a transaction of it.
-    pub(crate) async fn note(&self, store: &Store, beat: &Arc<Beat>) -> bool {
+    pub(crate) async fn note(&self, store: &Store, redis: &RedisLink, beat: &Arc<Beat>) -> bool {
         let (told, mut outcome) = oneshot::channel();
         let beat = Arc::clone(beat);
         self.waiting().push(Waiting { beat, told });
@@ -76,7 +80,7 @@ impl Beats {
                 let mut all = std::mem::take(&mut *self.waiting());
                 while !all.is_empty() {
                     let rest = all.split_off(all.len().min(AT_ONCE));
-                    note_all(store, all).await;
+                    note_all(store, redis, all).await;
                     all = rest;
                 }
             }
@@ -106,8 +110,8 @@ async fn came_back(db: &mut Db, beat: &Beat, now: Timestamp) -> Result<Option<St
 }
 
 /// Notes these, and tells each what became of it.
-async fn note_all(store: &Store, all: Vec<Waiting>) {
-    let noted = noted(store, &all).await.unwrap_or_else(|error| {
+async fn note_all(store: &Store, redis: &RedisLink, all: Vec<Waiting>) {
+    let noted = noted(store, redis, &all).await.unwrap_or_else(|error| {
         tracing::debug!(%error, "heartbeats could not be noted together; each tries by itself");
         vec![false; all.len()]
     });
@@ -119,14 +123,16 @@ async fn note_all(store: &Store, all: Vec<Waiting>) {
 
 /// Which of these had no news and are in the books now. That a host is back is news, but all hosts
 /// have it at once when the network of a server was gone for a while; so those come back together.
-async fn noted(store: &Store, all: &[Waiting]) -> Result<Vec<bool>, StoreError> {
+async fn noted(store: &Store, redis: &RedisLink, all: &[Waiting]) -> Result<Vec<bool>, StoreError> {
     let now = clock::now();
     let ids: Vec<&HostId> = all.iter().map(|waiting| &waiting.beat.host).collect();
     let mut db = store.note().await?;
-    let mut there: HashMap<String, String> = hosts::still_there(&mut db, &ids, now)
-        .await?
-        .into_iter()
-        .collect();
+    // Whom the books do not have gets no further for being noted in Redis.
+    let booked = match redis.note_heard(&ids, now).await {
+        true => hosts::still_there_booked(&mut db, &ids, now - BOOKED_EVERY, now).await?,
+        false => hosts::still_there(&mut db, &ids, now).await?,
+    };
+    let mut there: HashMap<String, String> = booked.into_iter().collect();
     let others: Vec<&Beat> = all
         .iter()
         .map(|waiting| &*waiting.beat)

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use hostler_authority::federation::BundleEndpoint;
 
+use crate::redis_link::RedisUrl;
 use crate::store::{PostgresUrl, PostgresUrlRefused};
 
 /// What [`Fleet::open`](crate::Fleet::open) must be told.
@@ -18,6 +19,8 @@ pub struct Config {
     pub machines_url: String,
     /// Where other servers on the same books reach the machines' door of this one.
     pub replica_url: String,
+    /// A Redis that all servers on the same books have, if any.
+    pub redis: Option<RedisUrl>,
     /// Where foreign trust domains publish their bundles. Processes on hosts recognise their
     /// members, if their authorizers name them.
     pub federation: Vec<BundleEndpoint>,

@@ -24,12 +24,13 @@ use crate::model::ApiKeyInfo;
 use crate::monitor;
 use crate::passwords::Passwords;
 use crate::placement::census::Census;
+use crate::redis_link::RedisLink;
 use crate::roll::Roll;
 use crate::scopes::KeyScope;
 use crate::secrets::{ApiKey, KeyUnusable, Tokens};
 use crate::signed_for::SignedFor;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, Db, OpenStoreError, Store, StoreError, hosts, keys, users};
+use crate::store::{self, Db, OpenStoreError, Store, StoreError, fleet_id, hosts, keys, users};
 
 /// The fleet. All operations work on one of these.
 pub struct Fleet {
@@ -55,6 +56,7 @@ pub struct Fleet {
     pub(crate) workload_changes: watch::Sender<()>,
     /// What this server is called among those on the same books, until it ends.
     pub(crate) replica: String,
+    pub(crate) redis: RedisLink,
     /// Cancelled when the server stops: nobody is kept waiting for news any more.
     pub(crate) closing: CancellationToken,
 }
@@ -109,7 +111,9 @@ impl Fleet {
             TokenKeyError::Store(reason) => failed(reason),
             TokenKeyError::Unusable(reason) => reason.into(),
         })?)?;
-        let no_key = begin(&store, now).await.map_err(failed)?;
+        let (no_key, fleet_id) = begin(&store, now).await.map_err(failed)?;
+        let replica = uuid::Uuid::now_v7().to_string();
+        let redis = RedisLink::new(config.redis.as_ref(), &fleet_id, &replica);
         let roll = Roll::new(enrolled(&store).await.map_err(failed)?);
         // Without endpoints there is nothing to follow.
         let bundles = match config.federation {
@@ -136,7 +140,8 @@ impl Fleet {
             signed_for: SignedFor::default(),
             bundles,
             workload_changes: watch::Sender::new(()),
-            replica: uuid::Uuid::now_v7().to_string(),
+            replica,
+            redis,
             closing: CancellationToken::new(),
         };
         let shows_key = no_key && fleet.shows_first_key().await.map_err(failed)?;
@@ -220,8 +225,8 @@ async fn enrolled(store: &Store) -> Result<Vec<HostId>, StoreError> {
 }
 
 /// What a start does to the books before anybody asks: what the last run left half done comes to
-/// light. Whether nobody could come in yet.
-async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
+/// light. Whether nobody could come in yet, and what the books are called.
+async fn begin(store: &Store, now: Timestamp) -> Result<(bool, String), StoreError> {
     let mut tx = store.begin().await?;
     // On shared books a creation may be another replica's, which is still at it.
     let abandoned = match store.is_shared() {
@@ -230,8 +235,9 @@ async fn begin(store: &Store, now: Timestamp) -> Result<bool, StoreError> {
     };
     monitor::surface_abandoned(&mut tx, abandoned, now).await?;
     let first = nobody_may_enter(&mut tx).await?;
+    let id = fleet_id::get(&mut tx).await?;
     store::commit(tx).await?;
-    Ok(first)
+    Ok((first, id))
 }
 
 /// Whether there is no key at all, and no user who could make one of any kind.

@@ -18,6 +18,7 @@
 //!     database: Database::Sqlite("data/fleet.db".into()),
 //!     machines_url: "https://127.0.0.1:8444".into(),
 //!     replica_url: "https://127.0.0.1:8444".into(),
+//!     redis: None,
 //!     federation: Vec::new(),
 //! };
 //! let (fleet, first_key) = Fleet::open(config, authority, source).await?;
@@ -72,6 +73,7 @@ mod passwords;
 mod placement;
 mod reach;
 mod reconcile;
+mod redis_link;
 mod replicas;
 mod roll;
 mod scopes;
@@ -96,6 +98,7 @@ pub use monitor::{LOOK_EVERY, SILENT_AFTER};
 pub use operations::mount;
 pub use placement::{CPU_OVERCOMMIT, Policy};
 pub use reach::{Principal, Seat, Sight};
+pub use redis_link::{RedisUrl, RedisUrlRefused};
 pub use scopes::KeyScope;
 pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken, USER_TOKEN_LIFE};
 pub use shared_keys::SharedKeys;

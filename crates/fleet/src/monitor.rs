@@ -10,8 +10,10 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::beats::BOOKED_EVERY;
 use crate::clock::{self, Steps};
 use crate::fleet::Fleet;
+use crate::ids::HostId;
 use crate::key_rotation::TokenKeyError;
 use crate::replicas::TRY_EVERY;
 use crate::store::audit::{self, Actor};
@@ -39,6 +41,7 @@ impl Fleet {
             () = self.authority.tend() => {}
             () = self.keep_looking() => {}
             () = self.follow() => {}
+            () = self.redis.keep(self.store.watch_changes()) => {}
         }
         self.closing.cancel();
     }
@@ -107,12 +110,16 @@ impl Fleet {
     /// When hosts were heard of, by the clock before it was set, says nothing about how long they
     /// have been silent. What lies in the future would even hide that a host has died.
     async fn clock_was_set(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.redis.forget_all_heard().await;
         let mut db = self.store.note().await?;
         hosts::not_later_than(&mut db, now).await
     }
 
     async fn look_at_everything(&self, now: Timestamp, judges: bool) -> Result<(), StoreError> {
-        while judges && self.mark_silent(now).await? == AT_ONCE as usize {}
+        if judges {
+            self.mark_silent(now).await?;
+        }
+        self.redis.forget_heard_before(now - SILENT_AFTER).await;
         let mut tx = self.store.begin().await?;
         registration::purge_expired(&mut tx, now).await?;
         events::forget_old(&mut tx, now - EVENTS_KEPT).await?;
@@ -130,18 +137,58 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// Makes some of those unreachable who are silent; how many. When very many are, because the
-    /// network of this server was gone, others change the books in between.
-    async fn mark_silent(&self, now: Timestamp) -> Result<usize, StoreError> {
-        let mut tx = self.store.begin().await?;
-        let actor = Actor::server(now);
-        let silent = hosts::mark_silent(&mut tx, now - SILENT_AFTER, now, AT_ONCE).await?;
-        for host in &silent {
-            audit::record(&mut tx, &actor, "host.unreachable", host).await?;
-            tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
+    /// Makes those unreachable who are silent, so many in one transaction: when very many are,
+    /// because the network of this server was gone, others change the books in between.
+    async fn mark_silent(&self, now: Timestamp) -> Result<(), StoreError> {
+        let redis_knows = self.redis_knows(now).await;
+        let silence = match redis_knows || !self.redis.is_used() {
+            true => SILENT_AFTER,
+            // By then the books have heard of everybody who is there.
+            false => SILENT_AFTER + BOOKED_EVERY,
+        };
+        let since = now - silence;
+        let mut seen = String::new();
+        loop {
+            let mut db = self.store.read().await?;
+            let seem = hosts::seem_silent(&mut db, since, &seen, AT_ONCE).await?;
+            drop(db);
+            let Some(last) = seem.last() else {
+                return Ok(());
+            };
+            last.as_str().clone_into(&mut seen);
+            let silent = match redis_knows {
+                true => self.silent_of(&seem, since).await,
+                false => seem.iter().collect(),
+            };
+            if silent.is_empty() {
+                continue;
+            }
+            let mut tx = self.store.begin().await?;
+            let actor = Actor::server(now);
+            for host in &hosts::mark_silent(&mut tx, &silent, since, now).await? {
+                audit::record(&mut tx, &actor, "host.unreachable", host).await?;
+                tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
+            }
+            store::commit(tx).await?;
         }
-        store::commit(tx).await?;
-        Ok(silent.len())
+    }
+
+    /// Whether Redis knows of all heartbeats that the books do not: it is there, and has lost nothing
+    /// for as long as a host may be silent.
+    async fn redis_knows(&self, now: Timestamp) -> bool {
+        let whole_since = self.redis.whole_since(now).await;
+        whole_since.is_some_and(|since| since <= now - SILENT_AFTER)
+    }
+
+    /// Those of these who are silent as far as Redis knows too; nobody, when it went away just now.
+    async fn silent_of<'a>(&self, seem: &'a [HostId], since: Timestamp) -> Vec<&'a HostId> {
+        let all: Vec<&HostId> = seem.iter().collect();
+        let Some(heard) = self.redis.last_heard(&all).await else {
+            return Vec::new();
+        };
+        let silent = |(_, heard): &(_, Option<Timestamp>)| heard.is_none_or(|heard| heard < since);
+        let all = all.into_iter().zip(heard);
+        all.filter(silent).map(|(host, _)| host).collect()
     }
 }
 

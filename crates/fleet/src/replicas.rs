@@ -3,7 +3,8 @@
 //! What only one may do is a lease's: its holder renews it every two seconds, and when it has died
 //! another has it within eight. What a server keeps in memory (who may come through the machines'
 //! door, which API keys and users were good a moment ago, the authority's keys) has a revision in the books,
-//! at which all look twice a second. Books in a file are one server's: nothing is to be followed.
+//! at which all look twice a second, and at
+//! once when they hear of a change ([`redis_link`](crate::redis_link)). Books in a file are one server's: nothing is to be followed.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -62,8 +63,13 @@ impl Fleet {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut known = HashMap::new();
         let mut failing = false;
+        let mut hears = self.redis.hears();
         loop {
-            looks.tick().await;
+            tokio::select! {
+                _ = looks.tick() => {}
+                // The fleet, which it belongs to, is still there.
+                _ = hears.changed() => {}
+            }
             match self.catch_up(&mut known).await {
                 Ok(()) => failing = false,
                 Err(error) if failing => tracing::debug!(%error, "still cannot look"),

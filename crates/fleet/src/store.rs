@@ -13,6 +13,7 @@ pub(crate) mod audit;
 pub(crate) mod census;
 pub(crate) mod entries;
 pub(crate) mod events;
+pub(crate) mod fleet_id;
 pub(crate) mod hosts;
 pub(crate) mod keys;
 pub(crate) mod leases;
@@ -58,6 +59,8 @@ pub(crate) struct Store {
     kind: Kind,
     /// How often something has happened of which watchers are told.
     news: watch::Sender<u64>,
+    /// How often this server has changed something that others keep in memory.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Clone)]
@@ -73,8 +76,11 @@ impl Store {
             Database::Sqlite(path) => Kind::Sqlite(sqlite::File::open(path).await?),
             Database::Postgres(url) => Kind::Postgres(postgres::Server::open(url).await?),
         };
-        let news = watch::Sender::new(0);
-        Ok(Self { kind, news })
+        Ok(Self {
+            kind,
+            news: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
+        })
     }
 
     /// Whether other replicas may be at the same books.
@@ -105,7 +111,7 @@ impl Store {
             Kind::Sqlite(file) => file.begin().await?.into(),
             Kind::Postgres(server) => server.begin().await?.into(),
         };
-        Ok(Tx::new(db, self.news.clone()))
+        Ok(Tx::new(db, self.news.clone(), self.changes.clone()))
     }
 
     /// How often something has happened of which watchers are told, here or on another server.
@@ -116,6 +122,11 @@ impl Store {
     /// Changes whenever something has happened.
     pub(crate) fn watch_news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
+    }
+
+    /// Changes whenever this server has changed something that others keep in memory.
+    pub(crate) fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Says that something has happened on another server.

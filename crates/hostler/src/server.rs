@@ -141,6 +141,7 @@ impl Plane {
             replica_url: settings
                 .replica_url
                 .unwrap_or_else(|| url_of(machines.local_addr())),
+            redis: settings.redis,
             federation: bundle_endpoints(&settings.federate)?,
         };
         let (fleet, first_key) = Fleet::open(config, authority, source.clone()).await?;

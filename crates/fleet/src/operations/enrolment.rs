@@ -24,6 +24,7 @@ use crate::fleet::Fleet;
 use crate::ids::HostId;
 use crate::model::{Host, HostAddress, HostStatus};
 use crate::reach::calling_host;
+use crate::redis_link::Claim;
 use crate::scopes::{HOST_SELF, HOSTS_WRITE};
 use crate::secrets::{self, RegistrationToken};
 use crate::store::audit::{self, Actor};
@@ -186,9 +187,29 @@ fn unauthorized(reason: impl ToString) -> RegisterError {
     }
 }
 
+fn not_good() -> RegisterError {
+    unauthorized("the registration token is not good: unknown, used or expired")
+}
+
 async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Registered, RegisterError> {
+    let hash = input.token.hash();
+    if fleet.redis.claim_token(&hash).await == Claim::Used {
+        return Err(not_good());
+    }
+    let registered = register_by_books(fleet, &call, input).await;
+    match &registered {
+        Ok(_) => fleet.redis.token_is_used(&hash).await,
+        Err(_) => fleet.redis.give_token_up(&hash).await,
+    }
+    registered
+}
+
+async fn register_by_books(
+    fleet: &Fleet,
+    call: &Call,
+    input: Register,
+) -> Result<Registered, RegisterError> {
     let now = clock::now();
-    let not_good = || unauthorized("the registration token is not good: unknown, used or expired");
     let mut db = fleet.store.read().await?;
     if !registration::is_known(&mut db, &input.token).await? {
         return Err(not_good());
@@ -222,7 +243,7 @@ async fn register(fleet: &Fleet, call: Call, input: Register) -> Result<Register
     let token = fleet.tokens.issue_host(&id, now).map_err(internal)?;
     let actor = Actor {
         subject: format!("registration-token:{id}"),
-        ..Actor::of(&call, now)
+        ..Actor::of(call, now)
     };
     audit::record(&mut tx, &actor, "host.register", &id).await?;
     let host = hosts::get(&mut tx, &id).await?.ok_or_else(not_good)?;

@@ -78,7 +78,7 @@ async fn heartbeat(fleet: &Fleet, call: Call, input: Heartbeat) -> Result<(), Ho
         vms: reported,
     };
     let beat = Arc::new(beat);
-    if !input.goodbye && fleet.beats.note(&fleet.store, &beat).await {
+    if !input.goodbye && fleet.beats.note(&fleet.store, &fleet.redis, &beat).await {
         return Ok(());
     }
     with_news(fleet, &call, &beat, input.goodbye).await

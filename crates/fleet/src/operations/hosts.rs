@@ -73,6 +73,17 @@ pub(super) async fn visible(
     Ok(host.filter(|host| Reach::of(call).sees_host(host)))
 }
 
+/// Tells when hosts were last heard of where Redis knows of it and the books not yet.
+async fn heard(fleet: &Fleet, hosts: &mut [Host]) {
+    let ids: Vec<&HostId> = hosts.iter().map(|host| &host.id).collect();
+    let Some(heard) = fleet.redis.last_heard(&ids).await else {
+        return;
+    };
+    for (host, heard) in hosts.iter_mut().zip(heard) {
+        host.last_heartbeat_at = host.last_heartbeat_at.max(heard);
+    }
+}
+
 /// Creates a pending host and the one-time token by which a machine becomes it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -245,7 +256,8 @@ async fn list(fleet: &Fleet, call: Call, input: ListHosts) -> Result<Vec<Host>, 
         limit: input.page.fetch(),
     };
     let mut db = fleet.store.read().await?;
-    let found = hosts::list(&mut db, &filter).await?;
+    let mut found = hosts::list(&mut db, &filter).await?;
+    heard(fleet, &mut found).await;
     Ok(input.page.cut(&call, found, |host| host.id.as_str()))
 }
 
@@ -260,7 +272,10 @@ struct GetHost {
 async fn get(fleet: &Fleet, call: Call, input: GetHost) -> Result<Host, ReadHostError> {
     let mut db = fleet.store.read().await?;
     let found = visible(&mut db, &call, &input.id).await?;
-    found.ok_or(ReadHostError::NoSuchHost { id: input.id })
+    drop(db);
+    let mut found = found.ok_or(ReadHostError::NoSuchHost { id: input.id })?;
+    heard(fleet, std::slice::from_mut(&mut found)).await;
+    Ok(found)
 }
 
 /// Removes a host. Its machine is out at once: its connections end, its tokens and certificates

@@ -106,6 +106,8 @@ pub(crate) struct Tx {
     db: Db,
     /// How often something has happened of which watchers are told.
     news: watch::Sender<u64>,
+    /// How often something has changed that other servers keep in memory.
+    changes: watch::Sender<u64>,
 }
 
 impl Deref for Tx {
@@ -123,12 +125,12 @@ impl DerefMut for Tx {
 }
 
 impl Tx {
-    pub(super) fn new(db: Db, news: watch::Sender<u64>) -> Self {
-        Self { db, news }
+    pub(super) fn new(db: Db, news: watch::Sender<u64>, changes: watch::Sender<u64>) -> Self {
+        Self { db, news, changes }
     }
 
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        let tells = self.db.news;
+        let (tells, changes) = (self.db.news, !self.db.bumped.is_empty());
         match self.db.held {
             Held::SqliteTx(tx) => tx.commit().await?,
             Held::PostgresTx(tx) => tx.commit().await?,
@@ -136,6 +138,9 @@ impl Tx {
         }
         if tells {
             self.news.send_modify(|count| *count += 1);
+        }
+        if changes {
+            self.changes.send_modify(|count| *count += 1);
         }
         Ok(())
     }

@@ -287,6 +287,36 @@ pub(crate) async fn still_there(
     Ok(noted)
 }
 
+/// The same of hosts whose heartbeats are noted elsewhere: only those are noted here that the books
+/// have not heard of since `due`.
+pub(crate) async fn still_there_booked(
+    db: &mut Db,
+    ids: &[&HostId],
+    due: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<(String, String)>, StoreError> {
+    static STATEMENT: ForMany = ForMany::new(
+        "SELECT id, COALESCE(address, '') AS address, last_heartbeat_at FROM hosts
+         WHERE status IN ('online', 'draining') AND id IN ({})",
+        0,
+    );
+    let mut there = Vec::new();
+    let mut overdue = Vec::new();
+    for statement in STATEMENT.of([], ids.iter().map(|id| id.as_str())) {
+        let rows: Vec<(String, String, Option<i64>)> = statement.fetch_all(db).await?;
+        for (id, address, heard) in rows {
+            if heard.is_some_and(|heard| heard > millis(due)) {
+                there.push((id, address));
+            } else {
+                overdue.push(HostId::named(id));
+            }
+        }
+    }
+    let overdue: Vec<&HostId> = overdue.iter().collect();
+    there.append(&mut still_there(db, &overdue, now).await?);
+    Ok(there)
+}
+
 /// Notes where a host's door is reached from now on.
 pub(crate) async fn set_address(
     db: &mut Db,
@@ -312,26 +342,46 @@ pub(crate) async fn not_later_than(db: &mut Db, now: Timestamp) -> Result<(), St
     Ok(())
 }
 
-/// Makes those unreachable who are online and were last heard of before `silent_since`, so many at
-/// most; says who.
-pub(crate) async fn mark_silent(
+/// Who is online and was, as far as the books know, last heard of before `silent_since`; so many at
+/// most, in the order of their ids, after this one.
+pub(crate) async fn seem_silent(
     db: &mut Db,
     silent_since: Timestamp,
-    now: Timestamp,
+    after: &str,
     most: u32,
 ) -> Result<Vec<HostId>, StoreError> {
     let ids: Vec<(String,)> = query(
-        "UPDATE hosts SET status = 'unreachable', updated_at = $2
-         WHERE id IN (SELECT id FROM hosts
-                      WHERE status = 'online' AND last_heartbeat_at < $1 LIMIT $3)
-         RETURNING id",
+        "SELECT id FROM hosts
+         WHERE status = 'online' AND last_heartbeat_at < $1 AND id > $2 ORDER BY id LIMIT $3",
     )
     .bind(millis(silent_since))
-    .bind(millis(now))
+    .bind(after)
     .bind(i64::from(most))
-    .fetch_all(&mut *db)
+    .fetch_all(db)
     .await?;
-    let ids: Vec<HostId> = ids.into_iter().map(|(id,)| HostId::named(id)).collect();
+    Ok(ids.into_iter().map(|(id,)| HostId::named(id)).collect())
+}
+
+/// Makes those of these unreachable who are online and were last heard of before `silent_since`;
+/// says who.
+pub(crate) async fn mark_silent(
+    db: &mut Db,
+    silent: &[&HostId],
+    silent_since: Timestamp,
+    now: Timestamp,
+) -> Result<Vec<HostId>, StoreError> {
+    static STATEMENT: ForMany = ForMany::new(
+        "UPDATE hosts SET status = 'unreachable', updated_at = $2
+         WHERE status = 'online' AND last_heartbeat_at < $1 AND id IN ({})
+         RETURNING id",
+        2,
+    );
+    let silent = silent.iter().map(|id| id.as_str());
+    let mut ids = Vec::new();
+    for statement in STATEMENT.of([millis(silent_since).into(), millis(now).into()], silent) {
+        let rows: Vec<(String,)> = statement.fetch_all(&mut *db).await?;
+        ids.extend(rows.into_iter().map(|(id,)| HostId::named(id)));
+    }
     for id in &ids {
         changed(db, id).await?;
         events::of_vms_on(db, id, Change::Updated).await?;

@@ -61,6 +61,7 @@ pub(crate) async fn begin(dir: &Path) -> (Authority, Arc<Fleet>, Option<ApiKey>)
         database: database(dir).await,
         machines_url: "https://127.0.0.1:8444".into(),
         replica_url: "https://127.0.0.1:8444".into(),
+        redis: None,
         federation: Vec::new(),
     };
     let opened = Fleet::open(config, authority.clone(), source).await;

@@ -9,6 +9,7 @@ mod cluster;
 mod desk;
 mod enrolment;
 mod entries;
+mod guard;
 mod hosts;
 mod identity;
 mod isolation;

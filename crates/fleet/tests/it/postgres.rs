@@ -1,22 +1,11 @@
 //! A PostgreSQL server of this program's own: in a temporary directory, on a Unix socket that nobody
-//! else reaches. It ends with the program, however that ends: a shell waits for the end of a pipe,
-//! ends the server by its process id and removes the directory. A line in the pipe crashes the
-//! server and starts it again.
+//! else reaches. It ends with the program, however that ends.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-const GUARD: &str = r#"
-dir=$1; shift
-start() { "$@" </dev/null >>"$dir/log" 2>&1 & server=$!; }
-end() { kill -QUIT $server 2>/dev/null; wait $server; }
-start "$@"
-while read -r _; do end; start "$@"; done
-end
-rm -rf "$dir"
-"#;
+use crate::guard::Guard;
 
 /// Who the server runs as when this program is run by root, which PostgreSQL refuses to be.
 const NOBODY: [&str; 4] = [
@@ -27,9 +16,7 @@ const NOBODY: [&str; 4] = [
 ];
 
 pub(crate) struct Postgres {
-    dir: PathBuf,
-    /// Its standard input ends with this program.
-    guard: Child,
+    guard: Guard,
     /// How often it was started.
     starts: usize,
 }
@@ -104,25 +91,16 @@ impl Postgres {
             .expect("initdb runs");
         let said = String::from_utf8_lossy(&made.stderr);
         assert!(made.status.success(), "initdb: {said}");
-        let server = as_nobody(&bin.join("postgres"));
-        let mut guard = Command::new("sh");
-        guard
-            .args(["-c", GUARD, "guard"])
-            .arg(&dir)
-            .arg(server.get_program())
-            .args(server.get_args())
+        let mut server = as_nobody(&bin.join("postgres"));
+        server
             .arg("-D")
             .arg(&data)
             .args(["-c", "listen_addresses=", "-c", "lc_messages=C"])
             .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .arg("-k")
-            .arg(&dir)
-            .current_dir("/")
-            .stdin(Stdio::piped());
-        let guard = guard.spawn().expect("a shell runs");
+            .arg(&dir);
         let server = Self {
-            dir,
-            guard,
+            guard: Guard::start(dir, "QUIT", &server),
             starts: 1,
         };
         server.wait();
@@ -133,8 +111,7 @@ impl Postgres {
     /// again.
     #[allow(dead_code, reason = "only some of those who start one crash it")]
     pub(crate) fn crash(&mut self) {
-        let pipe = self.guard.stdin.as_mut().expect("its guard listens");
-        writeln!(pipe, "again").expect("its guard listens");
+        self.guard.restart();
         self.starts += 1;
         self.wait();
     }
@@ -144,7 +121,7 @@ impl Postgres {
         const READY: &str = "database system is ready to accept connections";
         let begun = Instant::now();
         loop {
-            let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+            let log = self.guard.log();
             if log.matches(READY).count() >= self.starts {
                 return;
             }
@@ -157,15 +134,14 @@ impl Postgres {
     /// Ends it, as a server is ended that is to be restarted.
     #[allow(dead_code, reason = "tests/it has books in files")]
     pub(crate) fn stop(mut self) {
-        drop(self.guard.stdin.take());
-        self.guard.wait().expect("its guard ends with it");
+        self.guard.stop();
     }
 
     /// How `database` on it is reached.
     pub(crate) fn url(&self, database: &str) -> String {
         format!(
             "postgres://hostler@localhost/{database}?host={}",
-            self.dir.display()
+            self.guard.dir().display()
         )
     }
 }

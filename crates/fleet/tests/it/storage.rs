@@ -90,6 +90,7 @@ async fn open_at(database: Database) -> OpenError {
         database,
         machines_url: "https://127.0.0.1:8444".into(),
         replica_url: "https://127.0.0.1:8444".into(),
+        redis: None,
         federation: Vec::new(),
     };
     Fleet::open(config, authority, source)

@@ -14,6 +14,8 @@ mod desk;
 mod enrolment;
 #[path = "../it/entries.rs"]
 mod entries;
+#[path = "../it/guard.rs"]
+mod guard;
 #[path = "../it/hosts.rs"]
 mod hosts;
 #[path = "../it/identity.rs"]
@@ -28,6 +30,9 @@ mod monitor;
 mod placement;
 #[path = "../it/power_cut.rs"]
 mod power_cut;
+mod redis;
+#[path = "../it/redis_server.rs"]
+mod redis_server;
 mod replicas;
 mod server;
 #[path = "../it/snapshots.rs"]

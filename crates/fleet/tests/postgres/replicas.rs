@@ -21,16 +21,21 @@ use crate::desk::{TRUST_DOMAIN, identify, machine, races, text};
 const URL: &str = "HOSTLER_TEST_URL";
 
 /// A server on the books at this URL, as `hostler server` puts one together.
-struct Replica {
-    fleet: Arc<Fleet>,
+pub(crate) struct Replica {
+    pub(crate) fleet: Arc<Fleet>,
     authority: Authority,
-    registry: Arc<Registry>,
+    pub(crate) registry: Arc<Registry>,
     first_key: Option<ApiKey>,
     stop: CancellationToken,
 }
 
 impl Replica {
     async fn start(url: &str) -> Self {
+        Self::start_with(url, None).await
+    }
+
+    /// With a Redis beside the books.
+    pub(crate) async fn start_with(url: &str, redis: Option<&str>) -> Self {
         let database: Database = url.parse().expect("a database");
         let shared = SharedKeys::open(&database).await.expect("tables");
         let shared = Arc::new(shared.expect("keys are shared there"));
@@ -46,6 +51,7 @@ impl Replica {
             database,
             machines_url: "https://127.0.0.1:8444".into(),
             replica_url: "https://127.0.0.1:8444".into(),
+            redis: redis.map(|url| url.parse().expect("a Redis")),
             federation: Vec::new(),
         };
         let opened = Fleet::open(config, authority.clone(), source).await;
@@ -66,7 +72,7 @@ impl Replica {
         tokio::spawn(async move { fleet.run_monitor(stop).await });
     }
 
-    async fn call(&self, key: &str, operation: &str, input: Value) -> Value {
+    pub(crate) async fn call(&self, key: &str, operation: &str, input: Value) -> Value {
         let request = Request {
             input,
             identity: Some(identify(&self.fleet, key).await),
@@ -79,8 +85,13 @@ impl Replica {
 
 /// Two running servers on new books, and the admin's key.
 async fn pair() -> (Replica, Replica, String) {
-    let url = cluster().database().await;
-    let (one, other) = (Replica::start(&url).await, Replica::start(&url).await);
+    pair_with(&cluster().database().await, None).await
+}
+
+/// The same on this database, with this Redis.
+pub(crate) async fn pair_with(url: &str, redis: Option<&str>) -> (Replica, Replica, String) {
+    let one = Replica::start_with(url, redis).await;
+    let other = Replica::start_with(url, redis).await;
     assert!(other.first_key.is_none(), "a second key was shown");
     let key = one.first_key.clone().expect("a key");
     one.fleet.admit_first_key(&key).await.expect("admitted");
@@ -90,7 +101,7 @@ async fn pair() -> (Replica, Replica, String) {
 }
 
 /// Waits until something is so; fails when that takes longer than this.
-async fn within(limit: Duration, what: &str, so: impl AsyncFn() -> bool) {
+pub(crate) async fn within(limit: Duration, what: &str, so: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !so().await {
         assert!(begun.elapsed() < limit, "{what}: not within {limit:?}");
@@ -377,8 +388,12 @@ async fn when_the_one_that_keeps_watch_is_killed_another_does_within_ten_seconds
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_fifty_registrations_over_two_servers_one_wins() {
     let (one, other, admin) = pair().await;
+    race(&one, &other, &admin).await;
+}
+
+pub(crate) async fn race(one: &Replica, other: &Replica, admin: &str) {
     for _ in 0..races() {
-        let made = one.call(&admin, "hosts/create", json!({})).await;
+        let made = one.call(admin, "hosts/create", json!({})).await;
         let token = text(&made["registration_token"]);
         let racing = (0..50).map(|n| {
             let registry = if n % 2 == 0 {

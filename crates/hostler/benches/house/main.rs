@@ -8,6 +8,8 @@ mod bare;
 mod boot;
 mod crowd;
 mod fleet;
+#[path = "../../../fleet/tests/it/guard.rs"]
+mod guard;
 mod health;
 mod host;
 mod import;

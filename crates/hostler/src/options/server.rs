@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use hostler_fleet::Database;
+use hostler_fleet::{Database, RedisUrl};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -48,6 +48,20 @@ pub(crate) struct ServerOptions {
     /// A file that holds the URL of the database, mode 0600
     #[arg(long, env = "HOSTLER_DATABASE_URL_FILE", value_name = "FILE")]
     database_url_file: Option<PathBuf>,
+    /// A Redis or Valkey (6 or later) that all servers on the database use: they then hear of each
+    /// other's changes at once, and most heartbeats need not go to the database. Nothing is lost
+    /// with it. redis://USER:PASSWORD@HOST:PORT/DB, rediss:// for TLS, or redis+unix:///PATH; give a
+    /// URL with a password in the variable or a file
+    #[arg(
+        long,
+        env = "HOSTLER_REDIS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    redis_url: Option<SecretString>,
+    /// A file that holds the URL of Redis, mode 0600
+    #[arg(long, env = "HOSTLER_REDIS_URL_FILE", value_name = "FILE")]
+    redis_url_file: Option<PathBuf>,
     /// The SPIFFE trust domain of this fleet [default: hostler.internal]
     #[arg(long, env = "HOSTLER_TRUST_DOMAIN", value_name = "NAME")]
     trust_domain: Option<String>,
@@ -108,6 +122,7 @@ pub(crate) struct ServerSettings {
     pub(crate) fleet_url: Option<String>,
     pub(crate) replica_url: Option<String>,
     pub(crate) database: Database,
+    pub(crate) redis: Option<RedisUrl>,
     pub(crate) trust_domain: String,
     pub(crate) svid_ttl: Duration,
     pub(crate) ca_ttl: Duration,
@@ -171,17 +186,32 @@ fn database(
     file: Option<PathBuf>,
     data_dir: &Path,
 ) -> Result<Database, Failure> {
-    let url = match (url, file) {
-        (None, None) => return Ok(own_database(data_dir)),
-        (Some(url), None) => url,
-        (None, Some(path)) => secret_of_file(&path)?,
-        (Some(_), Some(_)) => {
-            return Err(Failure::new(
-                "--database-url and --database-url-file say the same thing; give one of them",
-            ));
-        }
-    };
-    Ok(url.expose_secret().trim().parse()?)
+    match secret_url("--database-url", url, file)? {
+        None => Ok(own_database(data_dir)),
+        Some(url) => Ok(url.expose_secret().trim().parse()?),
+    }
+}
+
+/// The Redis beside the books, if any.
+fn redis(url: Option<SecretString>, file: Option<PathBuf>) -> Result<Option<RedisUrl>, Failure> {
+    let url = secret_url("--redis-url", url, file)?;
+    let url = url.map(|url| url.expose_secret().trim().parse());
+    Ok(url.transpose()?)
+}
+
+/// A URL that may be given by itself or in a file, by this option or the one that ends in `-file`.
+fn secret_url(
+    option: &str,
+    url: Option<SecretString>,
+    file: Option<PathBuf>,
+) -> Result<Option<SecretString>, Failure> {
+    match (url, file) {
+        (Some(_), Some(_)) => Err(Failure::new(format!(
+            "{option} and {option}-file say the same thing; give one of them"
+        ))),
+        (url, None) => Ok(url),
+        (None, Some(path)) => secret_of_file(&path).map(Some),
+    }
 }
 
 /// The text of a file that nobody else may read.
@@ -212,6 +242,8 @@ impl ServerOptions {
             replica_url,
             database_url,
             database_url_file,
+            redis_url,
+            redis_url_file,
             trust_domain,
             svid_ttl,
             ca_ttl,
@@ -257,6 +289,7 @@ impl ServerOptions {
             ca_ttl,
             federate: federate.collect::<Result<_, _>>()?,
             database: database(all.database_url, all.database_url_file, &data_dir)?,
+            redis: redis(all.redis_url, all.redis_url_file)?,
             data_dir,
             listen: all.listen.unwrap_or(([127, 0, 0, 1], 8443).into()),
             fleet_listen: all.fleet_listen.unwrap_or(([127, 0, 0, 1], 8444).into()),
@@ -280,6 +313,7 @@ impl ServerSettings {
         let data_dir = up.data_dir.join("server");
         Self {
             database: own_database(&data_dir),
+            redis: None,
             data_dir,
             listen: up.listen,
             fleet_listen: up.fleet_listen,

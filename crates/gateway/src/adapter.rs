@@ -7,6 +7,7 @@ use hostler_operations::Registry;
 use http::HeaderName;
 
 use crate::body::Budget;
+use crate::calls::CallAdapter;
 use crate::credentials::IdentityProvider;
 use crate::decoy::{Decoy, SiteError};
 use crate::dispatch::{Dispatch, DispatchService};
@@ -25,6 +26,7 @@ use crate::target;
 #[derive(Clone)]
 pub struct HttpAdapter {
     router: Router,
+    calls: CallAdapter,
 }
 
 /// Collects what an [`HttpAdapter`] needs. Everything but the registry and the provider has a
@@ -76,6 +78,11 @@ impl HttpAdapter {
     /// The router, for a [`Door`](crate::Door) or any other server.
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// The same operations over the call protocol, for [`Door::with_calls`](crate::Door::with_calls).
+    pub fn calls(&self) -> CallAdapter {
+        self.calls.clone()
     }
 }
 
@@ -135,6 +142,11 @@ impl HttpAdapterBuilder {
         let mcp = self.mcp.map(|config| {
             mcp::Endpoint::new(config, Arc::clone(&self.registry), self.about.clone())
         });
+        let calls = CallAdapter::new(
+            Arc::clone(&self.registry),
+            Arc::clone(&self.provider),
+            self.limits.clone(),
+        );
         let dispatch = Dispatch {
             table: target::table(&self.registry, mcp)?,
             registry: self.registry,
@@ -150,6 +162,6 @@ impl HttpAdapterBuilder {
             .beside
             .fallback_service(DispatchService(Arc::new(dispatch)))
             .layer(middleware::from_fn(envelope::wrap));
-        Ok(HttpAdapter { router })
+        Ok(HttpAdapter { router, calls })
     }
 }

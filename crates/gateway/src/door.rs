@@ -1,10 +1,11 @@
 //! A door: a TCP listener with TLS, and beside it QUIC if it is wanted, behind which a router answers.
 //!
-//! ALPN chooses between HTTP/2 and HTTP/1.1, and over QUIC says that it is HTTP/3. Whatever one peer does (stalls, floods, speaks
+//! ALPN chooses between HTTP/2 and HTTP/1.1, and over QUIC between HTTP/3 and the call protocol. Whatever one peer does (stalls, floods, speaks
 //! nonsense, makes a handler panic) ends at most its own connection: each is a task of its own,
 //! with a [`Ledger`](ledger::Ledger) that says when its time is up.
 
 mod admission;
+mod calls;
 mod handed;
 mod http3;
 mod ledger;
@@ -26,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::calls::CallAdapter;
 use crate::limits::DoorLimits;
 pub use admission::Admission;
 pub use handed::Handed;
@@ -56,6 +58,7 @@ pub struct Door {
     limits: DoorLimits,
     admission: Option<Admission>,
     quic: Option<quinn::Endpoint>,
+    calls: Option<CallAdapter>,
     handlers: Handlers,
 }
 
@@ -113,6 +116,7 @@ impl Doorway {
             limits,
             admission: None,
             quic: None,
+            calls: None,
             handlers: Handlers::default(),
         }
     }
@@ -147,8 +151,25 @@ impl Door {
     /// [`DoorError`] when that port is taken.
     pub fn with_quic(mut self) -> Result<Self, DoorError> {
         let address = self.address;
-        let opened = quic::open(address, &self.tls, &self.limits);
+        let opened = quic::config(&self.tls, &self.limits, self.calls.is_some())
+            .and_then(|config| quic::open(address, config));
         self.quic = Some(opened.map_err(|source| DoorError { address, source })?);
+        Ok(self)
+    }
+
+    /// Serves the call protocol too, on connections over QUIC that ask for `hostler/call` (ALPN).
+    /// Without [`Door::with_quic`] nobody can.
+    ///
+    /// # Errors
+    /// [`DoorError`] when the configuration of TLS is not fit for QUIC.
+    pub fn with_calls(mut self, calls: CallAdapter) -> Result<Self, DoorError> {
+        let address = self.address;
+        if let Some(endpoint) = &self.quic {
+            let config = quic::config(&self.tls, &self.limits, true);
+            let config = config.map_err(|source| DoorError { address, source })?;
+            endpoint.set_server_config(Some(config));
+        }
+        self.calls = Some(calls);
         Ok(self)
     }
 
@@ -188,6 +209,7 @@ impl Door {
             limits: self.limits,
             admission: self.admission,
             handlers: self.handlers,
+            calls: self.calls,
             alt_svc: self.quic.is_some().then(|| alt_svc(self.address)).flatten(),
             shutdown: shutdown.clone(),
             cut: cut.clone(),

@@ -74,6 +74,7 @@
 mod adapter;
 mod answer;
 mod body;
+mod calls;
 mod connection;
 mod credentials;
 mod decoy;
@@ -92,6 +93,9 @@ mod sse;
 mod target;
 
 pub use adapter::{AdapterError, HttpAdapter, HttpAdapterBuilder};
+pub use calls::{
+    CallAdapter, CallClient, CallClientBuilder, CallClientError, Caller, Subscription,
+};
 pub use connection::ConnectionInfo;
 pub use credentials::{AuthError, Credentials, IdentityProvider};
 pub use decoy::{Decoy, SiteError};

@@ -11,7 +11,11 @@ pub struct RequestLimits {
     /// The bytes of all bodies that are being read at one time; above it the answer is 503, so
     /// that a crowd of large requests costs memory up to here and no further. Default 64 MiB.
     pub bodies_total_bytes: usize,
-    /// How long a body may take to arrive; a later one is answered 408. Default 30 s.
+    /// The bytes of large frames of the call protocol that have not ended, or whose calls have not;
+    /// above it a stream that brings another is reset. Default 64 MiB.
+    pub frames_total_bytes: usize,
+    /// How long a body may take to arrive; a later one is answered 408. A frame of the call protocol
+    /// has as long; the stream of a later one is reset. Default 30 s.
     pub body_time: Duration,
 }
 
@@ -20,6 +24,7 @@ impl Default for RequestLimits {
         Self {
             body_bytes: 1 << 20,
             bodies_total_bytes: 64 << 20,
+            frames_total_bytes: 64 << 20,
             body_time: Duration::from_secs(30),
         }
     }
@@ -48,6 +53,8 @@ pub struct DoorLimits {
     pub headers: usize,
     /// Requests at one time on one HTTP/2 connection. Default 128.
     pub streams: u32,
+    /// Calls at one time in one direction of one conversation of the call protocol. Default 256.
+    pub calls: usize,
     /// Streams that a client opened and reset before they were looked at; more than these end the
     /// connection (the rapid-reset attack, CVE-2023-44487). Default 32.
     pub reset_streams: usize,
@@ -68,6 +75,7 @@ impl Default for DoorLimits {
             head_bytes: 32 << 10,
             headers: 100,
             streams: 128,
+            calls: 256,
             reset_streams: 32,
             ping_interval: Duration::from_secs(20),
         }

@@ -161,20 +161,24 @@ impl Plane {
             .iter()
             .fold(Mcp::new(names), |mcp, origin| mcp.origin(origin))
             .instructions(FOR_AGENTS);
-        let people_router = adapter(decoy).mcp(mcp).build()?.router();
-        let machines_router = adapter(Decoy::NotFound).build()?.router();
+        let for_people = adapter(decoy).mcp(mcp).build()?;
+        let for_machines = adapter(Decoy::NotFound).build()?;
         let machines_tls = server_config(&source, enrolled(&fleet));
         let limits = DoorLimits::default;
         // Each host may have a connection for its calls and one on which it waits for ours.
         let mut machines_limits = limits();
         machines_limits.connections = MACHINES;
-        let machines = machines.door(&machines_tls, machines_router, machines_limits);
+        let machines = machines.door(&machines_tls, for_machines.router(), machines_limits);
         let machines = reverse(machines, &fleet);
         Ok(Self {
             people: people
-                .door(&people_tls, people_router, limits())
-                .with_quic()?,
-            machines: machines.with_quic()?.admitting(still_enrolled(&fleet)),
+                .door(&people_tls, for_people.router(), limits())
+                .with_quic()?
+                .with_calls(for_people.calls())?,
+            machines: machines
+                .with_quic()?
+                .with_calls(for_machines.calls())?
+                .admitting(still_enrolled(&fleet)),
             fleet,
             registry,
             machines_url,

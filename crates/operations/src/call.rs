@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Identity;
 use crate::error::CallError;
 use crate::name::OperationName;
+use crate::peer::Peer;
 use crate::progress::{Progress, ProgressSink};
 use crate::registry::{Registry, Request};
 
@@ -71,6 +72,7 @@ struct Inner {
     next_cursor: Mutex<Option<String>>,
     resume_after: Option<u64>,
     progress: Option<ProgressSink>,
+    peer: Option<Arc<dyn Peer>>,
 }
 
 impl Call {
@@ -88,6 +90,7 @@ impl Call {
             cancelled,
             resume_after,
             progress,
+            peer,
         } = request;
         let next_cursor = Mutex::new(None);
         Self(Arc::new(Inner {
@@ -102,6 +105,7 @@ impl Call {
             next_cursor,
             resume_after,
             progress,
+            peer,
         }))
     }
 
@@ -152,6 +156,11 @@ impl Call {
                 message: message.into(),
             });
         }
+    }
+
+    /// Whoever called, when they take calls too.
+    pub fn peer(&self) -> Option<&Arc<dyn Peer>> {
+        self.0.peer.as_ref()
     }
 
     /// Tells the caller of a list where its next page begins (the `Link` header over HTTP).
@@ -206,6 +215,8 @@ impl Call {
             resume_after: None,
             // How far a part has come says nothing of the whole.
             progress: None,
+            // Whoever called asked for the whole.
+            peer: None,
         };
         let reply = registry.invoke_composed(operation, input, parts).await?;
         serde_json::from_value(reply.output).map_err(CallError::internal)
@@ -231,6 +242,7 @@ pub(crate) struct RequestParts {
     pub(crate) cancelled: CancellationToken,
     pub(crate) resume_after: Option<u64>,
     pub(crate) progress: Option<ProgressSink>,
+    pub(crate) peer: Option<Arc<dyn Peer>>,
 }
 
 /// The successful end of a call.
@@ -261,6 +273,7 @@ impl Request {
             cancelled,
             resume_after,
             progress,
+            peer,
         } = self;
         (
             input,
@@ -272,6 +285,7 @@ impl Request {
                 cancelled,
                 resume_after,
                 progress,
+                peer,
             },
         )
     }

@@ -83,6 +83,7 @@ mod discovery;
 mod error;
 mod events;
 mod name;
+mod peer;
 mod progress;
 pub mod protocol;
 mod registry;
@@ -102,6 +103,7 @@ pub use error::{
 pub use events::{EventError, EventReader, StreamItem};
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};
+pub use peer::Peer;
 pub use progress::{Progress, ProgressSink, ProgressSource, progress};
 pub use registry::{DefinitionError, Registered, Registry, RegistryBuilder, Request};
 

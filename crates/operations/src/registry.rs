@@ -23,6 +23,7 @@ use crate::declare::ErrorSpec;
 use crate::define::{Definition, ErasedStream, Kind, RestBinding};
 use crate::error::CallError;
 use crate::name::OperationName;
+use crate::peer::Peer;
 use crate::progress::ProgressSink;
 use crate::schema::InputCheck;
 
@@ -118,6 +119,8 @@ pub struct Request {
     pub resume_after: Option<u64>,
     /// Where the handler's progress goes, when somebody asks for it.
     pub progress: Option<ProgressSink>,
+    /// Who calls, when they can be called back.
+    pub peer: Option<Arc<dyn Peer>>,
 }
 
 impl Default for Request {
@@ -130,6 +133,7 @@ impl Default for Request {
             cancelled: CancellationToken::new(),
             resume_after: None,
             progress: None,
+            peer: None,
         }
     }
 }

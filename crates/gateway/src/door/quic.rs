@@ -16,8 +16,10 @@ use quinn::{
 use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
+use super::calls;
 use super::http3;
 use super::serve::Shared;
+use crate::calls::ALPN;
 use crate::connection::ConnectionInfo;
 use crate::limits::DoorLimits;
 
@@ -31,22 +33,34 @@ const ONE_WAY_STREAMS: u32 = 8;
 type Serve = fn(Arc<Shared>, Connection, ConnectionInfo) -> BoxFuture<'static, ()>;
 
 /// Who serves which protocol.
-const PROTOCOLS: [(&[u8], Serve); 1] = [(b"h3", |shared, connection, info| {
-    Box::pin(http3::serve(shared, connection, info))
-})];
+const PROTOCOLS: [(&[u8], Serve); 2] = [
+    (b"h3", |shared, connection, info| {
+        Box::pin(http3::serve(shared, connection, info))
+    }),
+    (ALPN, |shared, connection, info| {
+        Box::pin(calls::serve(shared, connection, info))
+    }),
+];
 
-/// Listens on UDP.
-pub(super) fn open(
-    address: SocketAddr,
+/// What is spoken over QUIC, and the call protocol only if it is wanted.
+pub(super) fn config(
     tls: &ServerConfig,
     limits: &DoorLimits,
-) -> io::Result<Endpoint> {
+    with_calls: bool,
+) -> io::Result<quinn::ServerConfig> {
+    let spoken = PROTOCOLS.iter().map(|(name, _)| *name);
+    let spoken = spoken.filter(|name| with_calls || *name != ALPN);
     let mut tls = tls.clone();
-    tls.alpn_protocols = PROTOCOLS.iter().map(|(name, _)| name.to_vec()).collect();
+    tls.alpn_protocols = spoken.map(<[u8]>::to_vec).collect();
     tls.max_early_data_size = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     config.transport_config(Arc::new(transport(limits)));
+    Ok(config)
+}
+
+/// Listens on UDP.
+pub(super) fn open(address: SocketAddr, config: quinn::ServerConfig) -> io::Result<Endpoint> {
     let socket = UdpSocket::bind(address)?;
     let runtime = Arc::new(TokioRuntime);
     Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)

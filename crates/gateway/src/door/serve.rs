@@ -33,6 +33,7 @@ use super::admission::Admission;
 use super::handed::{Handed, Handlers};
 use super::ledger::{Ledger, Overdue, Patience};
 use super::watched::{Exchange, WatchedBody, WatchedStream};
+use crate::calls::CallAdapter;
 use crate::connection::ConnectionInfo;
 use crate::limits::DoorLimits;
 use crate::sse::EVENT_STREAM;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) limits: DoorLimits,
     pub(super) admission: Option<Admission>,
     pub(super) handlers: Handlers,
+    pub(super) calls: Option<CallAdapter>,
     /// Where the same is served over HTTP/3, as those who come over TCP are told.
     pub(super) alt_svc: Option<HeaderValue>,
     /// Finish what is in flight.

@@ -52,10 +52,10 @@ async fn a_handler_learns_where_the_call_came_from() {
 }
 
 /// A private CA, and what it issues.
-struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    fn new(name: SanType) -> Self {
+    pub(crate) fn new(name: SanType) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -94,7 +94,7 @@ impl Ca {
     }
 
     /// A source, and the writer without which it is withdrawn.
-    fn source(&self, id: &str) -> (Source, SourceWriter) {
+    pub(crate) fn source(&self, id: &str) -> (Source, SourceWriter) {
         self.source_from(self.issue(uri(id)))
     }
 
@@ -182,7 +182,7 @@ async fn a_connection_is_closed_before_the_certificate_expires_that_it_began_wit
     }
 }
 
-fn uri(id: &str) -> SanType {
+pub(crate) fn uri(id: &str) -> SanType {
     SanType::URI(id.try_into().expect("an IA5 string"))
 }
 

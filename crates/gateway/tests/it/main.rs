@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod calls;
 mod conformance;
 mod decoy;
 mod document;

@@ -1,5 +1,6 @@
 //! A small bookshelf to call operations on.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use futures::StreamExt;
 use hostler_operations::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 pub(crate) const READ: Scope = Scope::new("books:read");
@@ -19,6 +21,10 @@ pub(crate) struct Shelf {
     pub(crate) napping: Semaphore,
     /// One permit for each nap that ended before its time.
     pub(crate) disturbed: Semaphore,
+    /// How many cups were poured.
+    pub(crate) poured: Arc<AtomicUsize>,
+    /// One permit for each pouring that nobody wants any more.
+    pub(crate) spared: Arc<Semaphore>,
     /// A permit lets one nap end.
     pub(crate) wake: Semaphore,
 }
@@ -38,6 +44,8 @@ impl Default for Shelf {
             ]),
             napping: Semaphore::new(0),
             disturbed: Semaphore::new(0),
+            poured: Arc::default(),
+            spared: Arc::new(Semaphore::new(0)),
             wake: Semaphore::new(0),
         }
     }
@@ -131,6 +139,8 @@ fn rooms() -> Service<Shelf> {
             "text/plain; version=1",
         ))
         .with(query("walk", walk).open())
+        .with(query("ask-back", ask_back).open())
+        .with(subscription("pour", pour).open())
 }
 
 errors! {
@@ -424,6 +434,50 @@ async fn walk(shelf: &Shelf, call: Call, input: Walk) -> Result<u64, BookError> 
         shelf.wake.acquire().await.map_err(internal)?.forget();
     }
     Ok(input.steps)
+}
+
+/// Asks the caller something in return.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct AskBack {
+    /// Which operation of the caller's, `/service/operation`.
+    operation: String,
+}
+
+async fn ask_back(_: &Shelf, call: Call, input: AskBack) -> Result<Value, BookError> {
+    let nobody = || BookError::NoSuchBook {
+        title: "of callers".into(),
+    };
+    let peer = call.peer().ok_or_else(nobody)?;
+    let answered = peer.call(&input.operation, json!({})).await;
+    Ok(answered.unwrap_or_else(|error| json!({"code": error.code, "message": error.message})))
+}
+
+/// Pours cup after cup, for as long as somebody takes them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Pour {
+    /// The size of a cup.
+    bytes: usize,
+    /// How many there are; for ever unless said.
+    #[serde(default)]
+    cups: Option<usize>,
+}
+
+async fn pour(
+    shelf: &Shelf,
+    _: Call,
+    input: Pour,
+) -> Result<Outputs<String, BookError>, BookError> {
+    let spared = TellWhenDropped(Arc::clone(&shelf.spared));
+    let poured = Arc::clone(&shelf.poured);
+    let cup = "~".repeat(input.bytes);
+    let cups = (0..input.cups.unwrap_or(usize::MAX)).map(move |_| {
+        let _held = &spared;
+        poured.fetch_add(1, Ordering::Relaxed);
+        Ok(cup.clone())
+    });
+    Ok(futures::stream::iter(cups).boxed())
 }
 
 /// Tells what happened at the shelf, in order: ten things, and then it waits for more.

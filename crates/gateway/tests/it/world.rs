@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use hostler_gateway::{
-    Admission, AuthError, Credentials, Door, DoorLimits, HttpAdapter, HttpAdapterBuilder,
-    IdentityProvider,
+    Admission, AuthError, CallAdapter, CallClient, Caller, Credentials, Door, DoorLimits,
+    HttpAdapter, HttpAdapterBuilder, IdentityProvider, RequestLimits,
 };
 use hostler_operations::{Grants, Identity};
 use http::header::HeaderName;
@@ -23,6 +23,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -96,6 +97,7 @@ pub(crate) struct World {
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) served: JoinHandle<()>,
+    guests: Mutex<mpsc::UnboundedReceiver<Caller>>,
     trust: RootCertStore,
     _ends_with_the_test: DropGuard,
 }
@@ -111,6 +113,28 @@ impl World {
     ) -> Self {
         let (tls, trust) = self_signed();
         Self::behind(&tls, trust, limits, configure).await
+    }
+
+    /// With other limits than usual.
+    pub(crate) async fn limited(
+        requests: impl FnOnce(&mut RequestLimits),
+        door: impl FnOnce(&mut DoorLimits),
+    ) -> Self {
+        let (mut request_limits, mut door_limits) = Default::default();
+        requests(&mut request_limits);
+        door(&mut door_limits);
+        Self::with(door_limits, |adapter| adapter.limits(request_limits)).await
+    }
+
+    /// A door that serves HTTP alone.
+    pub(crate) async fn without_calls() -> Self {
+        let (tls, trust) = self_signed();
+        let limits = DoorLimits::default();
+        Self::opened(&tls, trust, limits, |adapter| adapter, |door, _| door).await
+    }
+
+    pub(crate) fn trust(&self) -> RootCertStore {
+        self.trust.clone()
     }
 
     pub(crate) async fn behind(
@@ -129,20 +153,38 @@ impl World {
         configure: impl FnOnce(HttpAdapterBuilder) -> HttpAdapterBuilder,
         admission: Option<Admission>,
     ) -> Self {
+        Self::opened(tls, trust, limits, configure, |door, calls| {
+            let door = door.with_calls(calls).expect("TLS 1.3");
+            match admission {
+                Some(admission) => door.admitting(admission),
+                None => door,
+            }
+        })
+        .await
+    }
+
+    async fn opened(
+        tls: &ServerConfig,
+        trust: RootCertStore,
+        limits: DoorLimits,
+        configure: impl FnOnce(HttpAdapterBuilder) -> HttpAdapterBuilder,
+        open: impl FnOnce(Door, CallAdapter) -> Door,
+    ) -> Self {
         let shelf = Arc::new(Shelf::default());
         let adapter = HttpAdapter::builder(shelf::registry(&shelf), porter())
             .credential_header(HeaderName::from_static("x-shelf-token"))
             .about("Bookshelf", "1.2.3");
-        let router = configure(adapter).build().expect("an adapter").router();
+        let adapter = configure(adapter).build().expect("an adapter");
+        let (greeted, guests) = mpsc::unbounded_channel();
+        let calls = adapter.calls().greeting(move |guest, _| {
+            let _ = greeted.send(guest);
+        });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let door = Door::bind(address, tls, router, limits)
+        let door = Door::bind(address, tls, adapter.router(), limits)
             .await
             .expect("a free port");
         let door = door.with_quic().expect("the port is free over UDP too");
-        let door = match admission {
-            Some(admission) => door.admitting(admission),
-            None => door,
-        };
+        let door = open(door, calls);
         let address = door.local_addr();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(door.serve(shutdown.clone()));
@@ -152,6 +194,7 @@ impl World {
             shelf,
             shutdown,
             served,
+            guests: Mutex::new(guests),
             trust,
             _ends_with_the_test,
         }
@@ -176,6 +219,51 @@ impl World {
         soon("the handshake", connecting)
             .await
             .expect("a handshake")
+    }
+
+    /// A client that calls, and answers nobody.
+    pub(crate) async fn caller(&self) -> CallClient {
+        let client = CallClient::builder(anonymous(self.trust.clone()));
+        let connecting = client.connect(self.address, "localhost");
+        soon("the handshake", connecting)
+            .await
+            .expect("a handshake")
+    }
+
+    /// A client that answers calls with a shelf of its own.
+    pub(crate) async fn callee(&self, shelf: &Arc<Shelf>) -> CallClient {
+        let client = CallClient::builder(anonymous(self.trust.clone()))
+            .answering(shelf::registry(shelf), porter());
+        let connecting = client.connect(self.address, "localhost");
+        soon("the handshake", connecting)
+            .await
+            .expect("a handshake")
+    }
+
+    /// Whoever came next, as somebody to call.
+    pub(crate) async fn guest(&self) -> Caller {
+        let mut guests = self.guests.lock().await;
+        soon("a guest", guests.recv())
+            .await
+            .expect("the door is open")
+    }
+
+    /// A bare connection over QUIC that speaks this protocol; it lives as long as its endpoint.
+    pub(crate) async fn quic(&self, protocol: &str) -> (quinn::Endpoint, quinn::Connection) {
+        let mut tls = anonymous(self.trust.clone());
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).expect("a suite");
+        let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("UDP");
+        let mut config = quinn::ClientConfig::new(Arc::new(tls));
+        let mut transport = quinn::TransportConfig::default();
+        transport.keep_alive_interval(Some(Duration::from_millis(200)));
+        config.transport_config(Arc::new(transport));
+        endpoint.set_default_client_config(config);
+        let connecting = endpoint.connect(self.address, "localhost").expect("a name");
+        let connection = soon("the handshake", connecting)
+            .await
+            .expect("a handshake");
+        (endpoint, connection)
     }
 
     pub(crate) async fn http1(&self) -> Client {
@@ -463,7 +551,7 @@ pub(crate) fn self_signed() -> (ServerConfig, RootCertStore) {
     (config, trust)
 }
 
-fn anonymous(trust: RootCertStore) -> ClientConfig {
+pub(crate) fn anonymous(trust: RootCertStore) -> ClientConfig {
     ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")

@@ -104,6 +104,11 @@ impl FrameDecoder {
         Ok(Some(envelope))
     }
 
+    /// The bytes that came and belong to no envelope that was handed out.
+    pub fn waiting(&self) -> usize {
+        self.buffer.len() - self.read
+    }
+
     /// Tells it that no more bytes will come.
     ///
     /// # Errors

@@ -1,0 +1,301 @@
+//! The walk of a call that came: operation, caller, access, input, answer. The order is that of a
+//! request over HTTP.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt as _};
+use hostler_operations::protocol::{AuthToken, CallId};
+use hostler_operations::{
+    CallError, ErrorObject, INTERNAL, Identity, Kind, Peer, Registered, Registry, Request,
+    RequestId,
+};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::caller::{self, Caller};
+use super::conversation::Conversation;
+use super::outbox::Outbox;
+use crate::credentials::{AuthError, Credentials, IdentityProvider};
+use crate::recheck;
+
+/// Who answers the other end's calls.
+pub(crate) struct Answering {
+    registry: Arc<Registry>,
+    provider: Arc<dyn IdentityProvider>,
+    /// What the connection proves; a token that comes with a call is added to it.
+    credentials: Credentials,
+    /// At which door it came in.
+    door: Option<SocketAddr>,
+    /// Whether anybody has proved who they are.
+    known: AtomicBool,
+}
+
+/// A call that came.
+pub(super) struct Asked {
+    pub(super) id: CallId,
+    pub(super) operation: String,
+    pub(super) input: Value,
+    pub(super) auth_token: Option<AuthToken>,
+    /// Cancelled when nobody waits for the answer any more.
+    pub(super) cancelled: CancellationToken,
+    /// Where its answers go.
+    pub(super) outbox: Arc<Outbox>,
+}
+
+enum Begun {
+    Answered(Value),
+    Streaming(BoxStream<'static, Result<Value, CallError>>),
+}
+
+impl Answering {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        provider: Arc<dyn IdentityProvider>,
+        credentials: Credentials,
+        door: Option<SocketAddr>,
+    ) -> Self {
+        let known = credentials.peer.is_some() || credentials.certificate.is_some();
+        Self {
+            registry,
+            provider,
+            credentials,
+            door,
+            known: AtomicBool::new(known),
+        }
+    }
+
+    /// Whether nothing is known of the other end.
+    pub(super) fn is_to_a_stranger(&self) -> bool {
+        !self.known.load(Ordering::Relaxed)
+    }
+
+    /// Answers a call, one way or another.
+    pub(super) async fn answer(
+        &self,
+        conversation: &Arc<Conversation>,
+        asked: &Asked,
+        leaving: &CancellationToken,
+    ) {
+        let mut line = Line::begin(self, asked);
+        let begun = self.begin(conversation, asked, &mut line).await;
+        let failed = match begun {
+            Ok(Begun::Answered(output)) => {
+                room(asked).await;
+                line.said = conversation
+                    .say(&asked.cancelled, |end| end.respond(&asked.id, output))
+                    .then_some(Cow::Borrowed("OK"));
+                return;
+            }
+            Ok(Begun::Streaming(outputs)) => {
+                match stream(conversation, asked, outputs, leaving).await {
+                    Streamed::Completed => {
+                        line.said = Some(Cow::Borrowed("OK"));
+                        return;
+                    }
+                    Streamed::Unwanted => return,
+                    Streamed::Failed(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        let told = conversation.say(&asked.cancelled, |end| end.fail(&asked.id, &failed));
+        line.said = told.then(|| failed.code().as_str().to_owned().into());
+    }
+
+    async fn begin<'a>(
+        &'a self,
+        conversation: &Arc<Conversation>,
+        asked: &Asked,
+        line: &mut Line<'a>,
+    ) -> Result<Begun, CallError> {
+        let operation = asked
+            .operation
+            .strip_prefix('/')
+            .and_then(|name| self.registry.find(name))
+            .ok_or_else(|| {
+                CallError::not_found(format!(
+                    "there is no operation {:?} to call",
+                    asked.operation
+                ))
+            })?;
+        line.operation = Some(operation);
+        let mut credentials = self.credentials.clone();
+        if let Some(token) = &asked.auth_token {
+            credentials.bearer = Some(SecretString::from(token.expose()));
+        }
+        let identity = self.identify(&credentials, &line.request_id).await?;
+        line.identity = identity.clone();
+        let request = Request {
+            input: asked.input.clone(),
+            identity,
+            request_id: line.request_id.clone(),
+            remote: self.credentials.remote,
+            // A call that has ended cancels its own token, and what is left of this call's goes on.
+            cancelled: asked.cancelled.child_token(),
+            peer: Some(Arc::new(Behalf {
+                conversation: Arc::downgrade(conversation),
+                id: asked.id.clone(),
+            })),
+            ..Request::default()
+        };
+        let name = operation.name().as_str();
+        if operation.kind() != Kind::Subscription {
+            let reply = self.registry.invoke(name, request).await?;
+            return Ok(Begun::Answered(reply.output));
+        }
+        let outputs = self.registry.subscribe(name, request).await?;
+        let holder = recheck::Holder {
+            provider: Arc::clone(&self.provider),
+            credentials,
+            access: operation.access().clone(),
+        };
+        let outputs = recheck::while_permitted(outputs, holder, recheck::RECHECK);
+        Ok(Begun::Streaming(outputs.boxed()))
+    }
+
+    /// Asks anew for each call, so that what was revoked is revoked at once.
+    async fn identify(
+        &self,
+        credentials: &Credentials,
+        request_id: &RequestId,
+    ) -> Result<Option<Identity>, CallError> {
+        let identity = self
+            .provider
+            .resolve(credentials)
+            .await
+            .map_err(|error| match error {
+                AuthError::Invalid(message) => CallError::forbidden(message),
+                AuthError::Unavailable(cause) => {
+                    tracing::error!(%request_id, cause, "credentials cannot be checked");
+                    CallError::new(
+                        INTERNAL.retryable(),
+                        "credentials cannot be checked now; try again",
+                    )
+                }
+            })?;
+        if identity.is_some() {
+            self.known.store(true, Ordering::Relaxed);
+        }
+        Ok(identity)
+    }
+}
+
+/// Waits until the answer can be taken, or nobody wants it.
+async fn room(asked: &Asked) {
+    tokio::select! {
+        () = asked.outbox.room() => {}
+        () = asked.cancelled.cancelled() => {}
+    }
+}
+
+enum Streamed {
+    Completed,
+    Unwanted,
+    Failed(CallError),
+}
+
+async fn stream(
+    conversation: &Arc<Conversation>,
+    asked: &Asked,
+    mut outputs: BoxStream<'static, Result<Value, CallError>>,
+    leaving: &CancellationToken,
+) -> Streamed {
+    let Asked { id, cancelled, .. } = asked;
+    loop {
+        let output = tokio::select! {
+            biased;
+            () = cancelled.cancelled() => return Streamed::Unwanted,
+            () = leaving.cancelled() => {
+                conversation.say(cancelled, |end| end.give_up(id));
+                return Streamed::Unwanted;
+            }
+            output = outputs.next() => output,
+        };
+        let wanted = match output {
+            Some(Ok(output)) => {
+                room(asked).await;
+                conversation.say(cancelled, |end| end.output(id, output))
+            }
+            Some(Err(error)) => return Streamed::Failed(error),
+            None if conversation.say(cancelled, |end| end.complete(id)) => {
+                return Streamed::Completed;
+            }
+            None => false,
+        };
+        if !wanted {
+            return Streamed::Unwanted;
+        }
+    }
+}
+
+/// The other end, as somebody who is called back on behalf of a call of theirs.
+struct Behalf {
+    conversation: Weak<Conversation>,
+    id: CallId,
+}
+
+impl Peer for Behalf {
+    fn call(
+        &self,
+        operation: &str,
+        input: Value,
+    ) -> BoxFuture<'static, Result<Value, ErrorObject>> {
+        let (conversation, id) = (self.conversation.upgrade(), self.id.clone());
+        let operation = operation.to_owned();
+        Box::pin(async move {
+            let conversation = conversation.ok_or_else(caller::closed)?;
+            Caller::new(conversation)
+                .call_on_behalf(Some(id), &operation, input, None)
+                .await
+        })
+    }
+}
+
+/// One line of the access log, written when it is dropped: a call that nobody waited for has one
+/// too.
+struct Line<'a> {
+    began: Instant,
+    answering: &'a Answering,
+    request_id: RequestId,
+    operation: Option<&'a Arc<Registered>>,
+    identity: Option<Identity>,
+    /// The code that was answered.
+    said: Option<Cow<'static, str>>,
+}
+
+impl<'a> Line<'a> {
+    fn begin(answering: &'a Answering, asked: &Asked) -> Self {
+        let own = RequestId::from_caller(asked.id.as_str());
+        Self {
+            began: Instant::now(),
+            answering,
+            request_id: own.unwrap_or_else(RequestId::generate),
+            operation: None,
+            identity: None,
+            said: None,
+        }
+    }
+}
+
+impl Drop for Line<'_> {
+    fn drop(&mut self) {
+        tracing::info!(
+            target: "hostler::access",
+            operation = self.operation.map(|operation| operation.name().as_str()),
+            code = self.said.as_deref(),
+            gone = self.said.is_none().then_some(true),
+            ms = (self.began.elapsed().as_secs_f64() * 1e4).round() / 10.0,
+            request_id = %self.request_id,
+            subject = self.identity.as_ref().map(Identity::subject),
+            door = self.answering.door.map(tracing::field::display),
+            remote = self.answering.credentials.remote.map(tracing::field::display),
+            "call"
+        );
+    }
+}

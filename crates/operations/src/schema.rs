@@ -137,6 +137,7 @@ impl From<ValidationError<'_>> for Complaint {
         let path = error.instance_path().as_str();
         // A text may be a secret in the wrong place; whoever sent it knows what it says.
         let message = match error.instance().as_ref() {
+            _ if let Some(choices) = choices(&error) => format!("this is none of {choices}"),
             Value::Bool(_) | Value::Number(_) | Value::Null => error.to_string(),
             _ => error.masked_with("this").to_string(),
         };
@@ -145,6 +146,28 @@ impl From<ValidationError<'_>> for Complaint {
             message: shortened(message),
         }
     }
+}
+
+/// The values of which there should have been one, where it is a choice among values.
+fn choices(error: &ValidationError<'_>) -> Option<String> {
+    let (ValidationErrorKind::OneOfNotValid { context } | ValidationErrorKind::AnyOf { context }) =
+        error.kind()
+    else {
+        return None;
+    };
+    let value = |branch: &Vec<ValidationError<'_>>| {
+        branch.iter().find_map(|error| match error.kind() {
+            ValidationErrorKind::Constant { expected_value } => Some(expected_value.to_string()),
+            ValidationErrorKind::Enum { options } => {
+                let options = options.as_array()?.iter();
+                Some(options.map(Value::to_string).collect::<Vec<_>>().join(", "))
+            }
+            _ => choices(error),
+        })
+    };
+    // Where something may also be absent, null is one of the branches, and is not said.
+    let values: Vec<String> = context.iter().filter_map(value).collect();
+    (!values.is_empty() && values.len() + 1 >= context.len()).then(|| values.join(", "))
 }
 
 /// The beginning of a text, when it is a long one.
@@ -217,6 +240,32 @@ mod tests {
         assert!(!text.contains("s3cr3t"), "{text}");
         let text = complaint(json!({"title": "x", "days": 31}));
         assert!(text.contains("31"), "a number helps: {text}");
+    }
+
+    #[test]
+    fn what_is_none_of_some_choices_is_told_them() {
+        #[derive(Deserialize, JsonSchema)]
+        #[serde(rename_all = "lowercase")]
+        #[allow(dead_code)]
+        enum Kind {
+            /// Of paper.
+            Book,
+            /// Of plastic.
+            Disc,
+        }
+        #[derive(Deserialize, JsonSchema)]
+        #[allow(dead_code)]
+        struct Find {
+            kind: Kind,
+            #[serde(default)]
+            other: Option<Kind>,
+        }
+        let check = InputCheck::new(&input_schema::<Find>()).expect("a valid schema");
+        let refused = check.check(&json!({"kind": "tape", "other": "tape"}));
+        assert_eq!(
+            refused.expect_err("no such kind").message(),
+            "kind: this is none of \"book\", \"disc\"; other: this is none of \"book\", \"disc\""
+        );
     }
 
     #[test]

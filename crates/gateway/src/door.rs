@@ -1,6 +1,7 @@
 //! A door: a TCP listener with TLS, and beside it QUIC if it is wanted, behind which a router answers.
 //!
-//! ALPN chooses between HTTP/2 and HTTP/1.1, and over QUIC between HTTP/3 and the call protocol. Whatever one peer does (stalls, floods, speaks
+//! ALPN chooses between HTTP/2 and HTTP/1.1, and over QUIC between HTTP/3, the call
+//! protocol, and the other two on one stream. Whatever one peer does (stalls, floods, speaks
 //! nonsense, makes a handler panic) ends at most its own connection: each is a task of its own,
 //! with a [`Ledger`](ledger::Ledger) that says when its time is up.
 
@@ -9,6 +10,7 @@ mod calls;
 mod handed;
 mod http3;
 mod ledger;
+mod one_stream;
 mod quic;
 mod serve;
 mod watched;

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use http::Version;
 use quinn::crypto::rustls::{HandshakeData, QuicServerConfig};
 use quinn::{
     Connection, Endpoint, EndpointConfig, Incoming, TokioRuntime, TransportConfig, VarInt,
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use super::calls;
 use super::http3;
+use super::one_stream;
 use super::serve::Shared;
 use crate::calls::ALPN;
 use crate::connection::ConnectionInfo;
@@ -33,12 +35,23 @@ const ONE_WAY_STREAMS: u32 = 8;
 type Serve = fn(Arc<Shared>, Connection, ConnectionInfo) -> BoxFuture<'static, ()>;
 
 /// Who serves which protocol.
-const PROTOCOLS: [(&[u8], Serve); 2] = [
+const PROTOCOLS: [(&[u8], Serve); 4] = [
     (b"h3", |shared, connection, info| {
         Box::pin(http3::serve(shared, connection, info))
     }),
     (ALPN, |shared, connection, info| {
         Box::pin(calls::serve(shared, connection, info))
+    }),
+    (b"h2", |shared, connection, info| {
+        Box::pin(one_stream::serve(shared, connection, info, Version::HTTP_2))
+    }),
+    (b"http/1.1", |shared, connection, info| {
+        Box::pin(one_stream::serve(
+            shared,
+            connection,
+            info,
+            Version::HTTP_11,
+        ))
     }),
 ];
 

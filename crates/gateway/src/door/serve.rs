@@ -11,8 +11,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use hostler_identity::{PeerIdentity, wait_until};
-use http::HeaderValue;
 use http::header::{ALT_SVC, CONTENT_TYPE};
+use http::{HeaderValue, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -20,7 +20,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use jiff::{SignedDuration, Timestamp};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -48,6 +48,15 @@ const BEFORE_EXPIRY: SignedDuration = SignedDuration::from_secs(30);
 /// How long, and how much of, what a refused peer still sends is read.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: u64 = 64 << 10;
+
+/// What carries HTTP/1.1 or HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// A TCP connection, on which others may be told of HTTP/3.
+    Tcp,
+    /// A stream, of which either end can be closed.
+    QuicStream,
+}
 
 /// What all connections of a door share.
 pub(super) struct Shared {
@@ -106,46 +115,54 @@ impl Shared {
                 () = self.shutdown.cancelled() => {}
             };
         }
-        let is_h2 = tls.alpn_protocol() == Some(b"h2");
+        let version = match tls.alpn_protocol() {
+            Some(b"h2") => Version::HTTP_2,
+            _ => Version::HTTP_11,
+        };
+        let info = ConnectionInfo::new((local, remote), tls, self.shutdown.clone());
+        let withdrawn = self.withdrawn(info.peer().cloned());
+        tokio::select! {
+            () = self.http(stream, version, info, Carrier::Tcp) => {}
+            () = withdrawn => {
+                tracing::info!(%remote, "the peer of a connection is admitted no more; it is cut");
+            }
+        }
+    }
+
+    /// Serves HTTP/1.1 or HTTP/2 on a stream of bytes to its end.
+    pub(super) async fn http<S>(
+        &self,
+        stream: S,
+        version: Version,
+        connection: ConnectionInfo,
+        carrier: Carrier,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let is_h2 = version == Version::HTTP_2;
         let patience = Patience {
             head: (!is_h2).then_some(self.limits.head_time),
             write: self.limits.write_time,
             idle: self.limits.idle_time,
         };
+        let (remote, expires_at) = (connection.remote(), connection.expires_at());
         let ledger = Arc::new(Ledger::new(patience, Instant::now()));
         let service = ConnectionService {
             router: self.router.clone(),
-            connection: ConnectionInfo::new((local, remote), tls, self.shutdown.clone()),
+            connection,
             ledger: Arc::clone(&ledger),
-            alt_svc: self.alt_svc.clone(),
+            alt_svc: self.alt_svc.clone().filter(|_| carrier == Carrier::Tcp),
         };
-        let expires_at = service.connection.expires_at();
-        let withdrawn = self.withdrawn(service.connection.peer().cloned());
         let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));
-        let served = async {
-            if is_h2 {
-                self.drive(
-                    self.http2().serve_connection(io, service),
-                    &ledger,
-                    expires_at,
-                )
-                .await
-            } else {
-                self.drive(
-                    self.http1().serve_connection(io, service),
-                    &ledger,
-                    expires_at,
-                )
-                .await
-            }
+        let ended = if is_h2 {
+            let connection = self.http2().serve_connection(io, service);
+            self.drive(connection, &ledger, expires_at).await
+        } else {
+            let connection = self.http1(carrier).serve_connection(io, service);
+            self.drive(connection, &ledger, expires_at).await
         };
-        tokio::select! {
-            ended = served => if let Err(error) = ended {
-                tracing::debug!(%remote, %error, "the connection broke");
-            },
-            () = withdrawn => {
-                tracing::info!(%remote, "the peer of a connection is admitted no more; it is cut");
-            }
+        if let Err(error) = ended {
+            tracing::debug!(%remote, %error, "the connection broke");
         }
     }
 
@@ -175,12 +192,14 @@ impl Shared {
         }
     }
 
-    fn http1(&self) -> http1::Builder {
+    fn http1(&self, carrier: Carrier) -> http1::Builder {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             // The ledger keeps this time: hyper's would also run while a connection is idle.
             .header_read_timeout(None)
+            // Over TCP a client that says nothing more has left; a stream's other half says so itself.
+            .half_close(carrier == Carrier::QuicStream)
             .max_headers(self.limits.headers)
             .max_header_size(self.limits.head_bytes);
         builder

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use bytes::Bytes;
 use hostler_gateway::{DoorLimits, Mcp};
 use http::Request;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -86,16 +86,24 @@ async fn requests(world: &World) -> Vec<Request<Full<Bytes>>> {
 }
 
 #[tokio::test]
-async fn every_version_of_http_gives_the_same_answers() {
-    // Three worlds, because what is created in one is there already the next time.
+async fn every_version_of_http_gives_the_same_answers_over_every_transport() {
+    // A world each, because what is created in one is there already the next time.
     let world = async || {
         let mcp = Mcp::new(["localhost"]);
         World::with(DoorLimits::default(), |adapter| adapter.mcp(mcp)).await
     };
-    let worlds = [world().await, world().await, world().await];
+    let worlds = [
+        world().await,
+        world().await,
+        world().await,
+        world().await,
+        world().await,
+    ];
     let mut http1 = worlds[0].http1().await;
     let mut http2 = worlds[1].http2().await;
     let mut http3: Http3 = worlds[2].http3().await;
+    let mut http1_on_a_stream = worlds[3].on_a_stream("http/1.1").await;
+    let mut http2_on_a_stream = worlds[4].on_a_stream("h2").await;
     let requests = requests(&worlds[0]).await;
     assert!(requests.len() > 200, "{} requests", requests.len());
     for request in requests {
@@ -111,8 +119,18 @@ async fn every_version_of_http_gives_the_same_answers() {
         let first = essence(&first);
         let second = essence(&http2.send(request.clone()).await);
         assert_eq!(first, second, "HTTP/1.1 and HTTP/2: {what}");
-        let third = essence(&http3.send(request).await);
+        let third = essence(&http3.send(request.clone()).await);
         assert_eq!(first, third, "HTTP/1.1 and HTTP/3: {what}");
+        let fourth = match http1_on_a_stream.0.try_send(request.clone()).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                http1_on_a_stream = worlds[3].on_a_stream("http/1.1").await;
+                http1_on_a_stream.0.send(request.clone()).await
+            }
+        };
+        assert_eq!(first, essence(&fourth), "HTTP/1.1 on a stream: {what}");
+        let fifth = essence(&http2_on_a_stream.0.send(request).await);
+        assert_eq!(first, fifth, "HTTP/2 on a stream: {what}");
     }
     http3.close().await;
 }
@@ -183,6 +201,84 @@ async fn a_closing_door_ends_streams_and_lets_answers_finish() {
         .is_some()
     {}
     soon("the door", world.served).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_closing_door_lets_answers_on_a_stream_finish_and_ends_event_streams() {
+    for protocol in ["http/1.1", "h2"] {
+        let world = World::start().await;
+        let (mut events, _connection, _endpoint) = world.on_a_stream(protocol).await;
+        let log = call("GET", "/v1/books/log", "reader", None);
+        let log = soon("a stream", events.begin(log))
+            .await
+            .expect("an answer");
+        let (mut napper, _connection, _endpoint) = world.on_a_stream(protocol).await;
+        let nap = napper.begin(call("GET", "/rooms/nap", "", None));
+        let close = async {
+            let napping = soon("a nap", world.shelf.napping.acquire()).await;
+            napping.expect("open").forget();
+            world.shutdown.cancel();
+            soon("the stream's end", log.into_body().collect())
+                .await
+                .expect("a polite end");
+            world.shelf.wake.add_permits(1);
+        };
+        let (nap, ()) = soon("an answer", async { tokio::join!(nap, close) }).await;
+        let nap = soon("its body", nap.expect("an answer").into_body().collect()).await;
+        assert_eq!(nap.expect("a body").to_bytes(), r#""well rested""#);
+        soon("the door", world.served).await.expect("no panic");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_its_stream_or_its_connection_ends_what_it_asked_for() {
+    let world = World::start().await;
+    for leaves in ["the stream", "the connection"] {
+        let (_endpoint, connection) = world.quic("http/1.1").await;
+        let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
+        let nap = b"GET /rooms/nap HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        send.write_all(nap).await.expect("it is taken");
+        // To say nothing more is not to leave.
+        send.finish().expect("it is open");
+        let napping = soon("a nap", world.shelf.napping.acquire()).await;
+        napping.expect("open").forget();
+        match leaves {
+            "the stream" => recv.stop(0u32.into()).expect("it is open"),
+            _ => connection.close(0u32.into(), b""),
+        }
+        let disturbed = soon(leaves, world.shelf.disturbed.acquire()).await;
+        disturbed.expect("open").forget();
+    }
+    // A request that is said whole and no more is answered all the same.
+    let (_endpoint, connection) = world.quic("http/1.1").await;
+    let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
+    let healthy = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    send.write_all(healthy).await.expect("it is taken");
+    send.finish().expect("it is open");
+    let answer = soon("an answer", recv.read_to_end(1 << 16))
+        .await
+        .expect("an answer");
+    assert!(answer.ends_with(b"\r\n\r\nok"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_connection_for_one_stream_has_one() {
+    let world = World::start().await;
+    let (mut client, connection, _endpoint) = world.on_a_stream("h2").await;
+    let answer = client.send(call("GET", "/healthz", "", None)).await;
+    assert_eq!(answer.status, 200);
+    let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
+    // It may be refused before it is written.
+    let _ = send.write_all(b"PRI").await;
+    let refused = soon("a refusal", send.stopped()).await;
+    assert_eq!(refused, Ok(Some(0u32.into())));
+    assert!(
+        soon("its end", recv.read_to_end(10))
+            .await
+            .is_ok_and(|rest| rest.is_empty())
+    );
+    let answer = client.send(call("GET", "/healthz", "", None)).await;
+    assert_eq!(answer.status, 200, "the first goes on");
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, Serve
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use secrecy::ExposeSecret;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -266,6 +267,21 @@ impl World {
         (endpoint, connection)
     }
 
+    /// A client for HTTP/1.1 or HTTP/2 on one stream over QUIC; it works while the others live.
+    pub(crate) async fn on_a_stream(
+        &self,
+        protocol: &str,
+    ) -> (Client, quinn::Connection, quinn::Endpoint) {
+        let (endpoint, connection) = self.quic(protocol).await;
+        let (send, recv) = connection.open_bi().await.expect("a stream");
+        let stream = tokio::io::join(recv, send);
+        let client = match protocol {
+            "h2" => Client::http2(stream).await,
+            _ => Client::http1(stream).await,
+        };
+        (client, connection, endpoint)
+    }
+
     pub(crate) async fn http1(&self) -> Client {
         Client::http1(self.tls(&["http/1.1"]).await).await
     }
@@ -315,6 +331,11 @@ pub(crate) fn call(
     request.body(Full::new(body)).expect("a request")
 }
 
+/// What HTTP/1.1 and HTTP/2 are spoken on.
+pub(crate) trait Bytestream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Bytestream for S {}
+
 /// A client's end of one connection.
 pub(crate) struct Client {
     sender: Sender,
@@ -327,7 +348,7 @@ enum Sender {
 }
 
 impl Client {
-    pub(crate) async fn http1(stream: TlsStream<TcpStream>) -> Self {
+    pub(crate) async fn http1(stream: impl Bytestream) -> Self {
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .expect("a connection");
@@ -338,7 +359,7 @@ impl Client {
         }
     }
 
-    pub(crate) async fn http2(stream: TlsStream<TcpStream>) -> Self {
+    pub(crate) async fn http2(stream: impl Bytestream) -> Self {
         let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .expect("a connection");

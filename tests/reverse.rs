@@ -2,7 +2,7 @@
 //! over one that was dialled.
 
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::postgres::Postgres;
 use crate::support::{Plane, Stopwatch, free_port, wait_for};
@@ -90,4 +90,17 @@ fn a_call_finds_the_server_that_holds_the_hosts_connection() {
     // The host knows of no other server, so it cannot be reached; and that is said.
     let told = other.refused(&status[..3]);
     assert!(told.contains("cannot be reached"), "{told}");
+}
+
+#[test]
+fn a_connection_is_followed_by_another_before_its_certificate_ends() {
+    let plane = Plane::start_with(&[("HOSTLER_SVID_TTL", "10")]);
+    let agent = plane.enrol_without_address("host");
+    let status = ["host", "status", &agent.id];
+    until(&plane, &status);
+    // Beyond the life of the certificate with which it connected, twice.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(25) {
+        text(&plane.cli(&status));
+    }
 }

@@ -48,6 +48,47 @@ fn the_peoples_door_speaks_both_http_versions_and_tls_1_3_only() {
 }
 
 #[test]
+fn a_browser_shows_the_reference() {
+    let plane = Plane::start();
+    let profile = plane.path("chromium");
+    let browser = Command::new("chromium")
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+        ])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ])
+        // Its CA is known to nobody.
+        .arg("--ignore-certificate-errors")
+        .arg(format!("--user-data-dir={}", profile.display()))
+        .args(["--virtual-time-budget=20000", "--dump-dom"])
+        .arg(format!("{}/docs", plane.url()))
+        .output()
+        .expect("chromium runs");
+    let page = String::from_utf8_lossy(&browser.stdout);
+    let told = String::from_utf8_lossy(&browser.stderr);
+    // What anybody may do, with its fields and its errors.
+    for expected in [
+        "<section id=\"auth/login\">",
+        "<section id=\"hosts/register\">",
+        "<code>/v1/hosts/register</code>",
+        "cpu_cores",
+        "payload_too_large",
+        "What anybody may do",
+    ] {
+        assert!(page.contains(expected), "{expected}: {page} {told}");
+    }
+    assert!(!page.contains("vms/create"), "what not everybody may do");
+    let page = page.to_lowercase();
+    assert!(!page.contains("hostler"), "{page}");
+}
+
+#[test]
 fn an_unknown_path_meets_a_page_that_names_no_software() {
     let plane = Plane::start();
     let answer = plane.curl(Some(plane.key()), &[], "/wp-login.php");

@@ -79,6 +79,7 @@ impl Dispatch {
                 let answered = match target.as_ref() {
                     Target::Health => Ok(self.health(&head).await),
                     Target::Document => self.document(visit).await,
+                    Target::Docs(file) => Ok(file.answer()),
                     Target::Mcp(endpoint) => self.mcp(visit, endpoint).await,
                     Target::Operation(route) => self.operate(visit, route, values).await,
                 };

@@ -79,6 +79,7 @@ mod connection;
 mod credentials;
 mod decoy;
 mod dispatch;
+mod docs;
 mod door;
 mod envelope;
 mod health;

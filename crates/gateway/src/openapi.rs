@@ -61,6 +61,9 @@ pub(crate) fn document(
         }
     }
     services.dedup();
+    // Somebody of whom nothing is known does not learn either which software this is.
+    let unnamed = About::default();
+    let about = if caller.is_some() { about } else { &unnamed };
     let tags: Vec<Value> = services
         .into_iter()
         .map(|name| json!({ "name": name }))

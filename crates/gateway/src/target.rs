@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hostler_operations::{Kind, Method, Registered, Registry, StatusCode};
 
 use crate::answer::Surface;
+use crate::docs;
 use crate::input::Plan;
 use crate::mcp;
 use crate::paging::pages;
@@ -22,6 +23,8 @@ pub(crate) enum Target {
     Health,
     /// `/openapi.json`.
     Document,
+    /// A file of `/docs`.
+    Docs(docs::File),
     /// `/mcp`.
     Mcp(mcp::Endpoint),
 }
@@ -48,6 +51,7 @@ impl Target {
             Self::Operation(route) => &route.template,
             Self::Health => HEALTH,
             Self::Document => DOCUMENT,
+            Self::Docs(file) => file.path,
             Self::Mcp(_) => MCP,
         }
     }
@@ -56,7 +60,7 @@ impl Target {
     pub(crate) fn operation(&self) -> Option<&str> {
         match self {
             Self::Operation(route) => Some(route.operation.name().as_str()),
-            Self::Health | Self::Document | Self::Mcp(_) => None,
+            Self::Health | Self::Document | Self::Docs(_) | Self::Mcp(_) => None,
         }
     }
 
@@ -64,7 +68,7 @@ impl Target {
     pub(crate) fn surface(&self) -> Surface {
         match self {
             Self::Operation(route) => route.surface,
-            Self::Health | Self::Document | Self::Mcp(_) => Surface::Operation,
+            Self::Health | Self::Document | Self::Docs(_) | Self::Mcp(_) => Surface::Operation,
         }
     }
 }
@@ -87,6 +91,9 @@ pub(crate) fn table(
     let mut table = Table::new();
     table.insert(Method::GET, HEALTH, Arc::new(Target::Health))?;
     table.insert(Method::GET, DOCUMENT, Arc::new(Target::Document))?;
+    for file in docs::FILES {
+        table.insert(Method::GET, file.path, Arc::new(Target::Docs(file)))?;
+    }
     if let Some(endpoint) = mcp {
         table.insert(Method::POST, MCP, Arc::new(Target::Mcp(endpoint)))?;
     }

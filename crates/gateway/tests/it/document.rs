@@ -314,3 +314,45 @@ async fn what_answers_is_what_is_documented() {
         fits(&document, template, method, &answer);
     }
 }
+
+#[tokio::test]
+async fn the_page_for_people_comes_from_here_alone_and_names_nobody() {
+    let world = World::start().await;
+    let page = world.get("", "/docs").await;
+    let text = String::from_utf8(page.body.to_vec()).expect("text");
+    let mut files = vec![page];
+    // Whatever it loads is its own.
+    for part in text
+        .split('"')
+        .filter(|part| part.contains('/') && !part.contains(' '))
+    {
+        assert!(
+            part.starts_with("/docs/") || part == "/openapi.json",
+            "{part}"
+        );
+        if part != "/openapi.json" {
+            files.push(world.get("", part).await);
+        }
+    }
+    assert_eq!(files.len(), 3, "a page, a style and a script");
+    for file in files {
+        assert_eq!(file.status, 200);
+        let policy = file.header("content-security-policy").expect("a policy");
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'"),
+            "{policy}"
+        );
+        assert_eq!(file.header("x-content-type-options"), Some("nosniff"));
+        let text = String::from_utf8_lossy(&file.body).to_lowercase();
+        assert!(!text.contains("hostler") && !text.contains("://"), "{text}");
+    }
+    let anonymous = document(&world, "").await;
+    assert_eq!(
+        anonymous["info"],
+        json!({"title": "Operations", "version": "0.0.0"})
+    );
+    assert_eq!(
+        document(&world, "reader").await["info"]["title"],
+        "Bookshelf"
+    );
+}

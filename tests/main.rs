@@ -4,6 +4,7 @@
 
 mod chaos;
 mod cli;
+mod document;
 mod doors;
 mod faults;
 #[path = "../crates/fleet/tests/it/guard.rs"]

@@ -1,29 +1,18 @@
 //! An agent at work: the reference implementation's client in Python speaks to the people's door
 //! and has a VM made, looks at it, and has it deleted (`mcp/agent.py`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::Plane;
-
-fn python() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let made = Command::new(here.join("scripts/python-peers"))
-        .arg(here.join("tests/mcp/requirements.txt"))
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("it runs");
-    assert!(made.status.success(), "no Python peers; why is said above");
-    PathBuf::from(String::from_utf8(made.stdout).expect("text").trim())
-}
+use crate::support::{Plane, python};
 
 /// What the agent said, line by line.
 fn session(plane: &Plane, key: &str, mode: &str, vm: &str) -> Vec<Value> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/mcp/agent.py");
-    let output = Command::new(python())
-        .arg(script)
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/mcp");
+    let output = Command::new(python(&tests.join("requirements.txt")))
+        .arg(tests.join("agent.py"))
         .arg(format!("{}/mcp", plane.url()))
         .arg(plane.ca())
         .args([mode, vm])

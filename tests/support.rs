@@ -7,6 +7,7 @@ mod curl;
 mod daemon;
 mod disk;
 mod plane;
+mod python;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -19,6 +20,7 @@ pub(crate) use curl::{Answer, curl};
 pub(crate) use daemon::Daemon;
 pub(crate) use disk::SmallDisk;
 pub(crate) use plane::Plane;
+pub(crate) use python::python;
 
 /// Emulated guests on a busy machine take their time; a test that waits this long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);

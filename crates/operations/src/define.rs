@@ -217,8 +217,27 @@ where
 
 /// What the schema let through and the type does not is the caller's mistake too: a name whose
 /// pattern the type checks, two fields that exclude each other.
-fn parse<I: DeserializeOwned>(input: Value) -> Result<I, CallError> {
+fn parse<I: DeserializeOwned>(mut input: Value) -> Result<I, CallError> {
+    whole_numbers(&mut input);
     serde_json::from_value(input).map_err(|error| CallError::invalid_input(error.to_string()))
+}
+
+/// To JSON Schema `3.0` is an integer (draft 2020-12, validation, section 6.1.1), and some programs
+/// write integers so; to a type of Rust's it is none.
+fn whole_numbers(value: &mut Value) {
+    /// Up to here every integer has a double of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let double = number.as_f64().unwrap_or(f64::NAN);
+            if double.fract() == 0.0 && double.abs() < EXACT {
+                *number = (double as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
 }
 
 fn undecided<S, I: JsonSchema, O: JsonSchema, E: OperationError>(

@@ -164,3 +164,15 @@ async fn an_idempotency_key_may_come_as_a_header() {
         "where it means nothing it is ignored"
     );
 }
+
+#[tokio::test]
+async fn a_whole_number_may_be_written_with_a_point() {
+    let world = World::start().await;
+    for (pages, status) in [("7.0", 201), ("7.5", 400), ("1e2", 201)] {
+        let title = format!("of {pages} pages");
+        let book = format!(r#"{{"title": "{title}", "pages": {pages}}}"#);
+        let book: serde_json::Value = serde_json::from_str(&book).expect("JSON");
+        let answer = world.post("writer", "/v1/books", book).await;
+        assert_eq!(answer.status, status, "{pages}");
+    }
+}

@@ -145,6 +145,7 @@ impl HttpAdapterBuilder {
         let calls = CallAdapter::new(
             Arc::clone(&self.registry),
             Arc::clone(&self.provider),
+            self.credential_headers.clone(),
             self.limits.clone(),
         );
         let dispatch = Dispatch {

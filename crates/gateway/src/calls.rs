@@ -7,6 +7,9 @@
 //! be written on it; [`Answering`](answering::Answering) walks an incoming call to its operation;
 //! a [`Caller`] makes calls of one's own.
 //!
+//! It is carried by a connection of its own (ALPN `hostler/call`) or by a WebTransport session, where
+//! a browser can call too.
+//!
 //! A door serves it with [`Door::with_calls`](crate::Door::with_calls), and a program that has no
 //! door comes with a [`CallClient`]. Both ends may call: whoever is called back answers with a
 //! registry of its own.
@@ -20,14 +23,16 @@ mod answering;
 mod caller;
 mod client;
 mod conversation;
+mod datagrams;
 mod link;
 mod outbox;
 mod stream;
+pub(crate) mod varint;
 
 pub use adapter::CallAdapter;
 pub use caller::{Caller, Subscription};
 pub use client::{CallClient, CallClientBuilder, CallClientError};
-pub(crate) use link::Link;
+pub(crate) use link::{Link, Reason, SESSION_STREAM, Session};
 
 /// How a connection says that it speaks the protocol (ALPN, RFC 7301).
 pub(crate) const ALPN: &[u8] = b"hostler/call";

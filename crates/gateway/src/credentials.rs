@@ -67,6 +67,17 @@ impl AuthError {
 }
 
 impl Credentials {
+    /// What a connection alone proves.
+    pub(crate) fn of_connection(connection: &ConnectionInfo) -> Self {
+        Self {
+            bearer: None,
+            named: Vec::new(),
+            peer: connection.peer().cloned(),
+            certificate: connection.certificate().cloned(),
+            remote: Some(connection.remote()),
+        }
+    }
+
     /// Collects them from the request's headers and its connection.
     pub(crate) fn gather(
         headers: &HeaderMap,
@@ -82,9 +93,7 @@ impl Credentials {
         Ok(Self {
             bearer: only_value(headers, &AUTHORIZATION)?.and_then(bearer),
             named,
-            peer: connection.and_then(|c| c.peer().cloned()),
-            certificate: connection.and_then(|c| c.certificate().cloned()),
-            remote: connection.map(ConnectionInfo::remote),
+            ..connection.map(Self::of_connection).unwrap_or_default()
         })
     }
 }

@@ -5,14 +5,15 @@ use std::future::Future;
 use std::sync::Arc;
 
 use hostler_operations::Registry;
+use http::{HeaderMap, HeaderName};
 use tokio::sync::Semaphore;
 
 use super::answering::Answering;
 use super::caller::Caller;
 use super::conversation::{Conversation, Limits};
-use super::link::{Link, Streams};
+use super::link::{Datagrams, Link, Streams};
 use crate::connection::ConnectionInfo;
-use crate::credentials::{Credentials, IdentityProvider};
+use crate::credentials::{AuthError, Credentials, IdentityProvider};
 use crate::limits::{DoorLimits, RequestLimits};
 
 type Greet = Arc<dyn Fn(Caller, ConnectionInfo) + Send + Sync>;
@@ -23,6 +24,7 @@ pub struct CallAdapter {
     registry: Arc<Registry>,
     provider: Arc<dyn IdentityProvider>,
     frames: Arc<Semaphore>,
+    credential_headers: Vec<HeaderName>,
     limits: RequestLimits,
     greet: Option<Greet>,
 }
@@ -31,6 +33,7 @@ impl CallAdapter {
     pub(crate) fn new(
         registry: Arc<Registry>,
         provider: Arc<dyn IdentityProvider>,
+        credential_headers: Vec<HeaderName>,
         limits: RequestLimits,
     ) -> Self {
         let frames = limits.frames_total_bytes.min(Semaphore::MAX_PERMITS);
@@ -38,13 +41,14 @@ impl CallAdapter {
             registry,
             provider,
             frames: Arc::new(Semaphore::new(frames)),
+            credential_headers,
             limits,
             greet: None,
         }
     }
 
     /// Tells of every conversation that begins, with the means to call whoever is on the other
-    /// end. It must not block.
+    /// end; of a browser's once it has said who is there. It must not block.
     #[must_use]
     pub fn greeting(
         mut self,
@@ -54,26 +58,57 @@ impl CallAdapter {
         self
     }
 
-    /// Carries one conversation to its end, or until `leave` and what is in flight is done.
-    pub(crate) async fn converse(
+    /// Carries a conversation on a connection of its own to its end, or until `leave` and what is in
+    /// flight is done.
+    pub(crate) async fn on_a_connection(
         &self,
-        (link, streams): (Link, Streams),
-        connection: ConnectionInfo,
+        connection: quinn::Connection,
+        info: ConnectionInfo,
         limits: &DoorLimits,
         leave: impl Future<Output = ()>,
     ) {
-        let credentials = Credentials {
-            peer: connection.peer().cloned(),
-            certificate: connection.certificate().cloned(),
-            remote: Some(connection.remote()),
-            ..Credentials::default()
-        };
-        let answering = Answering::new(
-            Arc::clone(&self.registry),
-            Arc::clone(&self.provider),
-            credentials,
-            Some(connection.local()),
-        );
+        let answering = self.answering(Credentials::of_connection(&info), &info);
+        let carried = Link::whole(connection);
+        self.converse(carried, answering, info, limits, leave).await;
+    }
+
+    /// Carries a conversation in a session, for which these credentials were shown.
+    pub(crate) async fn in_a_session(
+        &self,
+        carried: (Link, Streams, Datagrams),
+        shown: Credentials,
+        info: ConnectionInfo,
+        limits: &DoorLimits,
+        leave: impl Future<Output = ()>,
+    ) {
+        let answering = self.answering(shown, &info).gated();
+        self.converse(carried, answering, info, limits, leave).await;
+    }
+
+    /// What a request for a session shows, unless it does not hold.
+    pub(crate) async fn shown(
+        &self,
+        headers: &HeaderMap,
+        info: &ConnectionInfo,
+    ) -> Result<Credentials, AuthError> {
+        let shown = Credentials::gather(headers, &self.credential_headers, Some(info))?;
+        self.provider.resolve(&shown).await?;
+        Ok(shown)
+    }
+
+    fn answering(&self, shown: Credentials, info: &ConnectionInfo) -> Answering {
+        let (registry, provider) = (Arc::clone(&self.registry), Arc::clone(&self.provider));
+        Answering::new(registry, provider, shown, Some(info.local()))
+    }
+
+    async fn converse(
+        &self,
+        (link, streams, datagrams): (Link, Streams, Datagrams),
+        answering: Answering,
+        info: ConnectionInfo,
+        limits: &DoorLimits,
+        leave: impl Future<Output = ()>,
+    ) {
         let limits = Limits {
             calls: limits.calls,
             frame_time: self.limits.body_time,
@@ -82,10 +117,17 @@ impl CallAdapter {
         };
         let frames = Arc::clone(&self.frames);
         let conversation = Conversation::new(link, Some(answering), limits, frames);
-        if let Some(greet) = &self.greet {
-            greet(Caller::new(Arc::clone(&conversation)), connection);
+        let greeting = async {
+            conversation.admitted().await;
+            if let Some(greet) = &self.greet {
+                greet(Caller::new(Arc::clone(&conversation)), info);
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = conversation.carry(streams, datagrams, leave) => {}
+            () = greeting => {}
         }
-        conversation.carry(streams, leave).await;
     }
 }
 

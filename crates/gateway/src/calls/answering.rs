@@ -4,12 +4,12 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
-use hostler_operations::protocol::{AuthToken, CallId};
+use hostler_operations::protocol::{AuthToken, CallId, Envelope, Message};
 use hostler_operations::{
     CallError, ErrorObject, INTERNAL, Identity, Kind, Peer, Registered, Registry, Request,
     RequestId,
@@ -24,6 +24,9 @@ use super::outbox::Outbox;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
 use crate::recheck;
 
+/// How long somebody who has shown nothing has to say who they are.
+const TIME_TO_SAY: Duration = Duration::from_secs(5);
+
 /// Who answers the other end's calls.
 pub(crate) struct Answering {
     registry: Arc<Registry>,
@@ -34,6 +37,18 @@ pub(crate) struct Answering {
     door: Option<SocketAddr>,
     /// Whether anybody has proved who they are.
     known: AtomicBool,
+    /// Whoever has shown nothing has to say in the first frame who is there.
+    gate: Option<Gate>,
+}
+
+/// Nobody comes in before they have said who they are.
+struct Gate {
+    /// Held while what was said is looked into; others wait.
+    turn: tokio::sync::Mutex<()>,
+    /// What was said, which all calls without a token of their own are made with.
+    token: OnceLock<SecretString>,
+    admitted: CancellationToken,
+    refused: CancellationToken,
 }
 
 /// A call that came.
@@ -60,14 +75,94 @@ impl Answering {
         credentials: Credentials,
         door: Option<SocketAddr>,
     ) -> Self {
-        let known = credentials.peer.is_some() || credentials.certificate.is_some();
+        let known = !shows_nothing(&credentials);
         Self {
             registry,
             provider,
             credentials,
             door,
             known: AtomicBool::new(known),
+            gate: None,
         }
+    }
+
+    /// Has the first frame say who is there, unless the connection has shown it already: a browser
+    /// cannot send a header with its session.
+    pub(crate) fn gated(mut self) -> Self {
+        self.gate = shows_nothing(&self.credentials).then(|| Gate {
+            turn: tokio::sync::Mutex::default(),
+            token: OnceLock::new(),
+            admitted: CancellationToken::new(),
+            refused: CancellationToken::new(),
+        });
+        self
+    }
+
+    /// Whether what came may come in. The first call says who is there, and the rest wait for it.
+    pub(super) async fn admit(&self, envelope: &Envelope) -> bool {
+        let Some(gate) = &self.gate else {
+            return true;
+        };
+        if gate.token.get().is_some() {
+            return true;
+        }
+        let _turn = gate.turn.lock().await;
+        if gate.token.get().is_some() {
+            return true;
+        }
+        let admitted = match &envelope.message {
+            Message::Requested {
+                auth_token: Some(token),
+                ..
+            } => {
+                let token = SecretString::from(token.expose());
+                let mut credentials = self.credentials.clone();
+                credentials.bearer = Some(token.clone());
+                let proven = self.provider.resolve(&credentials).await;
+                matches!(proven, Ok(Some(_))) && gate.token.set(token).is_ok()
+            }
+            _ => false,
+        };
+        match admitted {
+            true => {
+                self.known.store(true, Ordering::Relaxed);
+                gate.admitted.cancel();
+            }
+            false => gate.refused.cancel(),
+        }
+        admitted
+    }
+
+    /// Resolves when somebody has come in.
+    pub(super) async fn admitted(&self) {
+        if let Some(gate) = &self.gate {
+            gate.admitted.cancelled().await;
+        }
+    }
+
+    /// Resolves when it is certain that nobody says who they are.
+    pub(super) async fn unproven(&self) {
+        let Some(gate) = &self.gate else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            () = gate.refused.cancelled() => return,
+            () = tokio::time::sleep(TIME_TO_SAY) => {}
+        }
+        if gate.token.get().is_some() {
+            gate.refused.cancelled().await;
+        }
+    }
+
+    /// What the other end has shown, for a call with this token.
+    fn shown(&self, token: Option<&AuthToken>) -> Credentials {
+        let mut credentials = self.credentials.clone();
+        let said = || self.gate.as_ref()?.token.get().cloned();
+        let token = token.map(|token| SecretString::from(token.expose()));
+        if let Some(token) = token.or_else(said) {
+            credentials.bearer = Some(token);
+        }
+        credentials
     }
 
     /// Whether nothing is known of the other end.
@@ -125,10 +220,7 @@ impl Answering {
                 ))
             })?;
         line.operation = Some(operation);
-        let mut credentials = self.credentials.clone();
-        if let Some(token) = &asked.auth_token {
-            credentials.bearer = Some(SecretString::from(token.expose()));
-        }
+        let credentials = self.shown(asked.auth_token.as_ref());
         let identity = self.identify(&credentials, &line.request_id).await?;
         line.identity = identity.clone();
         let request = Request {
@@ -184,6 +276,13 @@ impl Answering {
         }
         Ok(identity)
     }
+}
+
+fn shows_nothing(shown: &Credentials) -> bool {
+    shown.bearer.is_none()
+        && shown.named.is_empty()
+        && shown.peer.is_none()
+        && shown.certificate.is_none()
 }
 
 /// Waits until the answer can be taken, or nobody wants it.

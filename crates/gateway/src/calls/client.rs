@@ -124,7 +124,7 @@ impl CallClientBuilder {
         let answering = self
             .answering
             .map(|(registry, provider)| Answering::new(registry, provider, credentials, None));
-        let (link, streams) = Link::whole(connection);
+        let (link, streams, datagrams) = Link::whole(connection);
         let (door, request) = (DoorLimits::default(), RequestLimits::default());
         let limits = Limits {
             calls: door.calls,
@@ -138,7 +138,9 @@ impl CallClientBuilder {
         let leave = CancellationToken::new();
         let (carrying, leaving) = (Arc::clone(&conversation), leave.clone());
         let carried = tokio::spawn(async move {
-            carrying.carry(streams, leaving.cancelled_owned()).await;
+            carrying
+                .carry(streams, datagrams, leaving.cancelled_owned())
+                .await;
         });
         Ok(CallClient {
             caller: Caller::new(conversation),

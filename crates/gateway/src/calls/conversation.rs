@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answering::{Answering, Asked};
-use super::link::{Link, Reason, Streams};
+use super::datagrams;
+use super::link::{Datagrams, Link, Reason, Streams};
 use super::outbox::{Entered, Kind, Outbox};
 use super::stream::{self, Opened};
 
@@ -151,10 +152,13 @@ impl Conversation {
     pub(crate) async fn carry(
         self: &Arc<Self>,
         mut streams: Streams,
+        datagrams: Datagrams,
         leave: impl Future<Output = ()>,
     ) {
         let _over = Over(self);
         let mut leave = pin!(leave);
+        let mut unproven = pin!(self.unproven());
+        self.adopt_datagrams(datagrams);
         let mut closed = pin!(self.link.closed());
         loop {
             let due = self.look();
@@ -166,6 +170,11 @@ impl Conversation {
                     None => return,
                 },
                 () = self.changed.notified() => {}
+                () = unproven.as_mut() => {
+                    tracing::debug!("nobody said who is there, or what was said is not true");
+                    self.link.close(Reason::Unproven);
+                    return;
+                }
                 () = tokio::time::sleep_until(due.into()) => {}
                 () = closed.as_mut() => return,
                 () = leave.as_mut(), if !self.leaving.is_cancelled() => self.leaving.cancel(),
@@ -228,10 +237,7 @@ impl Conversation {
         self.state().outboxes.insert(id, Arc::clone(&outbox));
         let (conversation, written) = (Arc::clone(self), Arc::clone(&outbox));
         self.streams.spawn(async move {
-            tokio::select! {
-                () = stream::carry(&conversation, id, &written, halves, opened) => {}
-                () = conversation.gone.cancelled() => {}
-            }
+            stream::carry(&conversation, id, &written, halves, opened).await;
         });
         (id, outbox)
     }
@@ -242,6 +248,35 @@ impl Conversation {
         match &*calls {
             Some(opening) if opening.1.is_open() => Ok(opening.clone()),
             _ => Ok(calls.insert(self.open().await?).clone()),
+        }
+    }
+
+    /// Takes the datagrams on.
+    fn adopt_datagrams(self: &Arc<Self>, datagrams: Datagrams) {
+        let outbox = Arc::new(Outbox::default());
+        let (id, written) = (datagrams::ID, Arc::clone(&outbox));
+        self.state().outboxes.insert(id, outbox);
+        let conversation = Arc::clone(self);
+        self.streams.spawn(async move {
+            tokio::select! {
+                () = datagrams::carry(&conversation, &written, datagrams) => {}
+                () = conversation.gone.cancelled() => {}
+            }
+        });
+    }
+
+    /// Resolves when the other end may call, and be called.
+    pub(super) async fn admitted(&self) {
+        if let Some(answering) = &self.answering {
+            answering.admitted().await;
+        }
+    }
+
+    /// Resolves when it is certain that the other end does not say who it is.
+    async fn unproven(&self) {
+        match &self.answering {
+            Some(answering) => answering.unproven().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -263,13 +298,19 @@ impl Conversation {
         let _none = self.settle(&mut state, None);
     }
 
-    /// Something came on a stream; `held` is the memory that it reserved.
+    /// Something came on a stream; `held` is the memory that it reserved. `false` when the other end
+    /// must first say who it is, and this did not.
     pub(super) async fn came(
         self: &Arc<Self>,
         stream: StreamId,
         envelope: Envelope,
         held: Option<OwnedSemaphorePermit>,
-    ) {
+    ) -> bool {
+        if let Some(answering) = &self.answering
+            && !answering.admit(&envelope).await
+        {
+            return false;
+        }
         let deliveries = {
             let mut state = self.state();
             state.end.handle_envelope(stream, envelope);
@@ -279,6 +320,7 @@ impl Conversation {
             // A subscriber who left wants nothing more.
             let _ = outputs.send(output).await;
         }
+        true
     }
 
     /// Calls. What comes of it comes to `waiting`.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostler_operations::protocol::{Envelope, FrameDecoder, FrameError, StreamId, encode};
-use quinn::{ReadError, RecvStream, SendStream, StoppedError, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::conversation::Conversation;
-use super::link::Reason;
+use super::link::{Link, Reason};
 use super::outbox::{Next, Outbox};
 
 /// The most that is read in one go, in bytes.
@@ -34,6 +34,8 @@ enum Broken {
     Lost,
     #[error("the connection is gone")]
     Gone,
+    #[error("the conversation is over")]
+    Over,
     #[error(transparent)]
     Malformed(#[from] FrameError),
     #[error("a frame does not end, or nothing is taken")]
@@ -70,12 +72,13 @@ impl From<StoppedError> for Broken {
 }
 
 impl Broken {
-    fn reason(&self) -> Reason {
+    fn code(&self, link: &Link) -> VarInt {
         match self {
-            Self::Lost | Self::Gone => Reason::Done,
-            Self::Malformed(_) => Reason::Malformed,
-            Self::Slow => Reason::Slow,
-            Self::Busy => Reason::Busy,
+            Self::Over => link.gone(),
+            Self::Lost | Self::Gone => link.code(Reason::Done),
+            Self::Malformed(_) => link.code(Reason::Malformed),
+            Self::Slow => link.code(Reason::Slow),
+            Self::Busy => link.code(Reason::Busy),
         }
     }
 }
@@ -91,17 +94,20 @@ pub(super) async fn carry(
     let carried = {
         let reading = read(conversation, id, outbox, &mut recv, opened);
         let writing = write(conversation, id, outbox, &mut send);
-        tokio::try_join!(reading, writing)
+        tokio::select! {
+            carried = async { tokio::try_join!(reading, writing) } => carried,
+            () = conversation.gone() => Err(Broken::Over),
+        }
     };
     if let Err(broken) = carried {
         tracing::debug!(%broken, "a stream of calls broke");
-        let code = conversation.link().code(broken.reason());
+        let code = broken.code(conversation.link());
         // Either half may be over already.
         let _ = send.reset(code);
         let _ = recv.stop(code);
         outbox.lose();
         // With its connection everything is lost, which the calls are told then.
-        if !matches!(broken, Broken::Gone) {
+        if !matches!(broken, Broken::Gone | Broken::Over) {
             conversation.stream_lost(id);
         }
     }
@@ -138,7 +144,9 @@ async fn read(
             };
             due = None;
             let part = held.part(before - decoder.waiting());
-            conversation.came(id, envelope, part).await;
+            if !conversation.came(id, envelope, part).await {
+                return Err(Broken::Over);
+            }
         }
         due = match decoder.waiting() {
             0 => None,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::serve::{Shared, almost_expired};
-use crate::calls::Link;
 use crate::connection::ConnectionInfo;
 
 /// Serves a connection to its end.
@@ -23,6 +22,7 @@ pub(super) async fn serve(
             () = expiring => {}
         }
     };
-    let link = Link::whole(connection);
-    calls.converse(link, info, &shared.limits, leave).await;
+    calls
+        .on_a_connection(connection, info, &shared.limits, leave)
+        .await;
 }

@@ -1,6 +1,13 @@
 //! HTTP/3 on a QUIC connection (RFC 9114): each request goes to the router that answers over TCP too.
 //!
-//! The library beneath is young and stays in this room.
+//! The library beneath is young and stays in this room. Beside the requests a connection may carry
+//! WebTransport sessions, if calls are served.
+
+mod backend;
+mod capsules;
+mod sessions;
+mod sorting;
+mod webtransport;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -9,6 +16,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use h3::error::{Code, ConnectionError, StreamError};
 use h3::server::{RequestResolver, RequestStream};
 use http::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderValue};
@@ -17,23 +26,28 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::backend::Backend;
+use self::sessions::{SESSIONS, Sessions};
+use self::sorting::Library;
+use self::webtransport::Hall;
 use super::ledger::{Ledger, Overdue, Patience};
 use super::serve::{ConnectionService, FAREWELL, Shared, almost_expired};
-use super::watched::WatchedBody;
+use super::watched::{Exchange, WatchedBody};
 use crate::connection::ConnectionInfo;
 
 /// How long a peer has to take the end of the last answer before the connection is closed: a stream
 /// that is finished is not yet delivered.
 const DELIVERY: Duration = Duration::from_secs(1);
 
-type Connection = h3::server::Connection<h3_quinn::Connection, Bytes>;
-type Resolver = RequestResolver<h3_quinn::Connection, Bytes>;
-type Sender = RequestStream<h3_quinn::SendStream<Bytes>, Bytes>;
-type Receiver = RequestStream<h3_quinn::RecvStream, Bytes>;
+type Connection = h3::server::Connection<Backend, Bytes>;
+type Resolver = RequestResolver<Backend, Bytes>;
+type Sender = RequestStream<backend::Sent, Bytes>;
+type Receiver = RequestStream<backend::Received, Bytes>;
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
@@ -42,7 +56,7 @@ pub(super) async fn serve(
     info: ConnectionInfo,
 ) {
     let remote = info.remote();
-    if let Err(error) = requests(&shared, connection, info).await
+    if let Err(error) = requests(shared, connection, info).await
         && !error.is_h3_no_error()
     {
         tracing::debug!(%remote, %error, "the connection broke");
@@ -50,14 +64,35 @@ pub(super) async fn serve(
 }
 
 async fn requests(
-    shared: &Shared,
+    shared: Arc<Shared>,
     connection: quinn::Connection,
     info: ConnectionInfo,
 ) -> Result<(), ConnectionError> {
-    let mut h3: Connection = h3::server::builder()
-        .max_field_section_size(shared.limits.head_bytes as u64)
-        .build(h3_quinn::Connection::new(connection))
-        .await?;
+    let leaving = CancellationToken::new();
+    let hall = shared.calls.clone().map(|calls| {
+        Arc::new(Hall {
+            calls,
+            sessions: Sessions::default(),
+            connection: connection.clone(),
+            leaving: leaving.clone(),
+        })
+    });
+    let ((bidi, bidi_sorted), (uni, uni_sorted)) = (unbounded_channel(), unbounded_channel());
+    let library = Library { bidi, uni };
+    let sessions = hall.as_ref().map(|hall| &hall.sessions);
+    let sorting = sorting::sort(&connection, library, sessions, shared.limits.head_time);
+    let mut sorting = pin!(sorting.fuse());
+    let mut settings = h3::server::builder();
+    settings.max_field_section_size(shared.limits.head_bytes as u64);
+    if hall.is_some() {
+        settings
+            .enable_extended_connect(true)
+            .enable_datagram(true)
+            .enable_webtransport(true)
+            .max_webtransport_sessions(SESSIONS as u64);
+    }
+    let backend = Backend::new(connection.clone(), bidi_sorted, uni_sorted);
+    let mut h3: Connection = settings.build(backend).await?;
     let patience = Patience {
         head: None,
         write: shared.limits.write_time,
@@ -83,7 +118,8 @@ async fn requests(
                 let Some(resolver) = accepted? else {
                     return Ok(());
                 };
-                let answering = answer(resolver, Arc::clone(&service), shared.limits.head_time);
+                let (service, hall) = (Arc::clone(&service), hall.clone());
+                let answering = answer(resolver, service, hall, Arc::clone(&shared));
                 let gone = gone.clone().cancelled_owned();
                 under_way.spawn(async move {
                     tokio::select! {
@@ -95,6 +131,7 @@ async fn requests(
                 });
                 continue;
             }
+            () = sorting.as_mut(), if !sorting.is_terminated() => continue,
             () = shared.shutdown.cancelled(), if !closing => {}
             () = expiring.as_mut(), if !closing => {}
             () = under_way.wait(), if closing => {
@@ -119,6 +156,7 @@ async fn requests(
         }
         // Whatever it was, it is time to take leave.
         closing = true;
+        leaving.cancel();
         under_way.close();
         h3.shutdown(0).await?;
     }
@@ -127,13 +165,21 @@ async fn requests(
 async fn answer(
     resolver: Resolver,
     service: Arc<ConnectionService>,
-    head_time: Duration,
+    hall: Option<Arc<Hall>>,
+    shared: Arc<Shared>,
 ) -> Result<(), StreamError> {
-    let Ok(resolved) = tokio::time::timeout(head_time, resolver.resolve_request()).await else {
+    let Ok(resolved) =
+        tokio::time::timeout(shared.limits.head_time, resolver.resolve_request()).await
+    else {
         return Ok(()); // Its head does not come; the stream is reset when it is dropped.
     };
     let (request, stream) = resolved?;
     let (mut sender, receiver) = stream.split();
+    if let Some(hall) = hall.filter(|_| webtransport::is_asked_for(&request)) {
+        let (info, exchange) = (service.connection.clone(), Exchange::begin(&service.ledger));
+        let stream = (sender, receiver);
+        return webtransport::serve(&hall, &shared, &request, stream, info, exchange).await;
+    }
     let body = ReceivedBody::new(receiver, request.headers());
     let request: Request<Body> = request.map(|()| Body::new(body));
     let response = service.answer(request).await;

@@ -29,6 +29,9 @@ use crate::limits::DoorLimits;
 const STREAM_WINDOW: u32 = 1 << 20;
 const WINDOW: u32 = 8 << 20;
 
+/// Datagrams that wait to be sorted, in bytes; older ones are lost.
+const DATAGRAM_BYTES: usize = 64 << 10;
+
 /// Streams of the peer's in one direction: HTTP/3 needs three (RFC 9114, section 6.2).
 const ONE_WAY_STREAMS: u32 = 8;
 
@@ -68,7 +71,7 @@ pub(super) fn config(
     tls.max_early_data_size = 0;
     let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    config.transport_config(Arc::new(transport(limits)));
+    config.transport_config(Arc::new(transport(limits, with_calls)));
     Ok(config)
 }
 
@@ -79,7 +82,7 @@ pub(super) fn open(address: SocketAddr, config: quinn::ServerConfig) -> io::Resu
     Endpoint::new(EndpointConfig::default(), Some(config), socket, runtime)
 }
 
-fn transport(limits: &DoorLimits) -> TransportConfig {
+fn transport(limits: &DoorLimits, with_calls: bool) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(limits.streams.into())
@@ -87,7 +90,8 @@ fn transport(limits: &DoorLimits) -> TransportConfig {
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(WINDOW.into())
         .send_window(WINDOW.into())
-        .datagram_receive_buffer_size(None)
+        // Sessions have datagrams, and nothing else does (RFC 9221, section 3).
+        .datagram_receive_buffer_size(with_calls.then_some(DATAGRAM_BYTES))
         // Longer than a varint of milliseconds can say is for ever, and nobody configures that.
         .max_idle_timeout(limits.idle_time.try_into().ok());
     transport

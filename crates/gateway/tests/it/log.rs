@@ -49,6 +49,9 @@ async fn a_line_says_who_called_what_and_holds_no_credential() {
         .with_ansi(false)
         .with_writer(lines.clone())
         .finish();
+    // While there is one subscriber, whichever thread comes first to a line of the code that logs asks
+    // its own whether anybody listens there, and remembers it for all; with a second one it asks all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     // This test's runtime has one thread, so the door logs here too.
     let _guard = tracing::subscriber::set_default(subscriber);
     let world = World::start().await;

@@ -14,4 +14,5 @@ mod log;
 mod mcp;
 mod shelf;
 mod streams;
+mod webtransport;
 mod world;

@@ -194,3 +194,19 @@ fn a_host_on_a_full_disk_refuses_and_keeps_nothing_half() {
     assert_eq!(images.as_array().map(Vec::len), Some(1), "{images}");
     agent.daemon().take();
 }
+
+#[test]
+fn a_registry_that_is_away_is_not_the_callers_mistake() {
+    let plane = Plane::start();
+    let agent = plane.enrol("host");
+    let path = format!("/v1/hosts/{}/images/import", agent.id);
+    let nobody = r#"{"source":"127.0.0.1:1/nobody:1","name":"a"}"#;
+    let answer = plane.curl(Some(plane.key()), &["--json", nobody], &path);
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (502, "registry_unavailable"),
+        "{answer:?}"
+    );
+    assert!(answer.message().contains("cannot be reached"), "{answer:?}");
+    assert_eq!(answer.json()["error"]["retryable"], true);
+}

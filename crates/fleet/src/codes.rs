@@ -17,6 +17,8 @@ pub(crate) const NO_HOSTS_AVAILABLE: ErrorCode =
     ErrorCode::declared("NO_HOSTS_AVAILABLE", 503).retryable();
 pub(crate) const PORT_IN_USE: ErrorCode = ErrorCode::declared("PORT_IN_USE", 409);
 pub(crate) const RATE_LIMITED: ErrorCode = ErrorCode::declared("RATE_LIMITED", 429).retryable();
+pub(crate) const REGISTRY_UNAVAILABLE: ErrorCode =
+    ErrorCode::declared("REGISTRY_UNAVAILABLE", 502).retryable();
 pub(crate) const STORAGE_FULL: ErrorCode = ErrorCode::declared("STORAGE_FULL", 507);
 pub(crate) const STORAGE_UNAVAILABLE: ErrorCode =
     ErrorCode::declared("STORAGE_UNAVAILABLE", 503).retryable();
@@ -27,7 +29,7 @@ pub(crate) const UNSUPPORTED: ErrorCode = ErrorCode::declared("UNSUPPORTED", 422
 
 /// The refusals of a host that its caller can do something about, each with what it means. A host's
 /// other errors are the affair of whoever runs the fleet.
-pub(crate) const OF_HOSTS: [(ErrorCode, &str); 14] = [
+pub(crate) const OF_HOSTS: [(ErrorCode, &str); 15] = [
     (NOT_FOUND, "The host has no such thing."),
     (
         INVALID_INPUT,
@@ -49,6 +51,10 @@ pub(crate) const OF_HOSTS: [(ErrorCode, &str); 14] = [
     (INSUFFICIENT_CAPACITY, "The host has not enough left."),
     (INVALID_STATE, "The VM's state does not allow it."),
     (PORT_IN_USE, "The host's port is in use."),
+    (
+        REGISTRY_UNAVAILABLE,
+        "The host cannot reach the registry, or it is busy or broke off.",
+    ),
     (STORAGE_FULL, "The host's disk is full."),
     (UNSUPPORTED, "The host's driver cannot do this."),
 ];

@@ -11,5 +11,7 @@ pub(super) const INSUFFICIENT_CAPACITY: ErrorCode =
 pub(super) const PORT_IN_USE: ErrorCode = ErrorCode::declared("PORT_IN_USE", 409);
 pub(super) const IN_USE: ErrorCode = ErrorCode::declared("IN_USE", 409);
 pub(super) const INVALID_STATE: ErrorCode = ErrorCode::declared("INVALID_STATE", 409);
+pub(super) const REGISTRY_UNAVAILABLE: ErrorCode =
+    ErrorCode::declared("REGISTRY_UNAVAILABLE", 502).retryable();
 pub(super) const UNSUPPORTED: ErrorCode = ErrorCode::declared("UNSUPPORTED", 422);
 pub(super) const STORAGE_FULL: ErrorCode = ErrorCode::declared("STORAGE_FULL", 507);

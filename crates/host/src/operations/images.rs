@@ -15,7 +15,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::codes::{CONFLICT, IN_USE, INVALID_STATE, STORAGE_FULL, UNSUPPORTED};
+use super::codes::{
+    CONFLICT, IN_USE, INVALID_STATE, REGISTRY_UNAVAILABLE, STORAGE_FULL, UNSUPPORTED,
+};
 use super::page::{Page, page};
 use super::storage::from_storage_error;
 use super::{IMAGES_READ, IMAGES_WRITE, request};
@@ -109,6 +111,8 @@ errors! {
         Invalid { reason: String } = INVALID_INPUT, "{reason}";
         /// The registry does not give it.
         Registry { reason: String } = INVALID_STATE, "{reason}";
+        /// The registry cannot be reached, is busy, or broke off.
+        RegistryAway { reason: String } = REGISTRY_UNAVAILABLE, "{reason}";
         /// A program is missing on the host.
         Unsupported { reason: String } = UNSUPPORTED, "{reason}";
         /// There is an image of that name.
@@ -235,6 +239,7 @@ impl From<ImportImageError> for ImportError {
             | E::Size { .. }
             | E::TooSmall { .. } => Self::Invalid { reason },
             E::Registry { .. } => Self::Registry { reason },
+            E::RegistryAway { .. } => Self::RegistryAway { reason },
             E::Tool(ToolError::Missing { .. }) => Self::Unsupported { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),

@@ -70,6 +70,10 @@ impl SourceError {
         let source = source.to_owned();
         match self {
             Self::Registry(RegistryError::Storage(storage)) => storage.into(),
+            Self::Registry(problem) if problem.is_passing() => ImportImageError::RegistryAway {
+                source_text: source,
+                problem: problem.to_string(),
+            },
             Self::Registry(problem) => ImportImageError::Registry {
                 source_text: source,
                 problem: problem.to_string(),

@@ -21,6 +21,12 @@ pub enum ImportImageError {
         source_text: String,
         problem: String,
     },
+    /// A registry cannot be reached, is busy, or broke off; the same may work later.
+    #[error("the registry of {source_text}: {problem}")]
+    RegistryAway {
+        source_text: String,
+        problem: String,
+    },
     /// It is damaged, hostile, or for another machine.
     #[error("{source_text} is no image that can be taken: {problem}")]
     Image {

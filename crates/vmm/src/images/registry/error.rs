@@ -56,7 +56,7 @@ impl RegistryError {
     }
 
     /// Whether the same again may work in a moment.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(in crate::images) fn is_passing(&self) -> bool {
         matches!(
             self,
             Self::Unreachable(_) | Self::Slow | Self::BrokeOff(_) | Self::Busy { .. }

@@ -22,6 +22,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often something is asked for that fails in passing, and what lies between.
 const ATTEMPTS: u32 = 5;
+/// The same where nobody answers at all: most often the name or the port is wrong.
+const KNOCKS: u32 = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
@@ -157,7 +159,11 @@ impl Patience {
     /// Waits for the next attempt, or gives the error back when there is none.
     pub(super) async fn after(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         self.failures += 1;
-        if !error.is_passing() || self.failures >= ATTEMPTS {
+        let attempts = match error {
+            RegistryError::Unreachable(_) => KNOCKS,
+            _ => ATTEMPTS,
+        };
+        if !error.is_passing() || self.failures >= attempts {
             return Err(error);
         }
         tracing::warn!(%error, attempt = self.failures, "a registry is asked again");

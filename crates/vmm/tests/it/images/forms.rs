@@ -153,11 +153,17 @@ async fn what_is_no_image_is_refused_and_says_why() {
         (place("pipe"), "regular file"),
         (place("no-init.tar"), "no /sbin/init"),
         ("relative/../x".to_owned(), "absolute"),
-        ("127.0.0.1:1/nobody:1".to_owned(), "cannot be reached"),
     ] {
         let error = import(&host.machines, &source, "a").await.unwrap_err();
         assert!(error.to_string().contains(said), "{source}: {error}");
     }
+    let nobody = import(&host.machines, "127.0.0.1:1/nobody:1", "a").await;
+    let away = nobody.unwrap_err();
+    assert!(
+        matches!(away, ImportImageError::RegistryAway { .. }),
+        "{away}"
+    );
+    assert!(away.to_string().contains("cannot be reached"), "{away}");
     let small = super::makers::request(place("text"), "a");
     for size_mb in [0, 31, 1 << 21] {
         let request = hostler_vmm::ImportImage {

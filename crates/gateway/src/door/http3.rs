@@ -5,6 +5,7 @@
 
 mod backend;
 mod capsules;
+mod leaving;
 mod sessions;
 mod sorting;
 mod webtransport;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::backend::Backend;
+use self::leaving::Leavers;
 use self::sessions::{SESSIONS, Sessions};
 use self::sorting::Library;
 use self::webtransport::Hall;
@@ -91,7 +93,8 @@ async fn requests(
             .enable_webtransport(true)
             .max_webtransport_sessions(SESSIONS as u64);
     }
-    let backend = Backend::new(connection.clone(), bidi_sorted, uni_sorted);
+    let leavers = Leavers::default();
+    let backend = Backend::new(connection.clone(), bidi_sorted, uni_sorted, leavers.clone());
     let mut h3: Connection = settings.build(backend).await?;
     let patience = Patience {
         head: None,
@@ -119,7 +122,8 @@ async fn requests(
                     return Ok(());
                 };
                 let (service, hall) = (Arc::clone(&service), hall.clone());
-                let answering = answer(resolver, service, hall, Arc::clone(&shared));
+                let beside = (hall, leavers.clone());
+                let answering = answer(resolver, service, beside, Arc::clone(&shared));
                 let gone = gone.clone().cancelled_owned();
                 under_way.spawn(async move {
                     tokio::select! {
@@ -165,7 +169,7 @@ async fn requests(
 async fn answer(
     resolver: Resolver,
     service: Arc<ConnectionService>,
-    hall: Option<Arc<Hall>>,
+    (hall, leavers): (Option<Arc<Hall>>, Leavers),
     shared: Arc<Shared>,
 ) -> Result<(), StreamError> {
     let Ok(resolved) =
@@ -180,10 +184,17 @@ async fn answer(
         let stream = (sender, receiver);
         return webtransport::serve(&hall, &shared, &request, stream, info, exchange).await;
     }
+    let left = leavers.left(receiver.id().into_inner());
     let body = ReceivedBody::new(receiver, request.headers());
     let request: Request<Body> = request.map(|()| Body::new(body));
-    let response = service.answer(request).await;
-    send(&mut sender, response).await
+    let answering = async {
+        let response = service.answer(request).await;
+        send(&mut sender, response).await
+    };
+    tokio::select! {
+        answered = answering => answered,
+        () = left => Ok(()),
+    }
 }
 
 async fn send(sender: &mut Sender, response: Response<WatchedBody>) -> Result<(), StreamError> {

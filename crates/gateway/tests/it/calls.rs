@@ -1,17 +1,18 @@
 //! The call protocol over real connections: as our client speaks it, and as bytes that are wrong.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hostler_gateway::{CallClient, DoorLimits, RequestLimits};
+use hostler_gateway::{Admission, CallClient, DoorLimits, RequestLimits};
 use hostler_identity::Authorizer;
 use hostler_operations::ErrorObject;
 use hostler_operations::protocol::{AuthToken, CallId, Envelope, FrameDecoder, Message, encode};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::RootCertStore;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use time::OffsetDateTime;
+use tokio::sync::{Semaphore, watch};
 
 use crate::door::{Ca, uri};
 use crate::shelf::Shelf;
@@ -178,6 +179,65 @@ async fn a_peer_is_known_by_its_certificate_and_a_token_goes_before_it() {
     assert_eq!(who["subject"], "spiffe://shelf.test/guest/7");
     let who = call(&client, "/rooms/who", json!({}), token("reader")).await;
     assert_eq!(who.expect("a reader")["subject"], "reader");
+}
+
+#[tokio::test]
+async fn a_peer_that_is_admitted_no_more_is_cut_and_nobody_else() {
+    let ca = Ca::new(uri("spiffe://shelf.test"));
+    let (door, _door_writer) = ca.source("spiffe://shelf.test/door");
+    let tls = hostler_identity::server_config(&door, Authorizer::any());
+    let (dismissed, changed) = watch::channel(());
+    let seven_is_out = Arc::new(AtomicBool::new(false));
+    let is_out = Arc::clone(&seven_is_out);
+    let admission = Admission::new(
+        move |id| id.path() != "/guest/7" || !is_out.load(Ordering::SeqCst),
+        changed,
+    );
+    let (no_roots, limits) = (RootCertStore::empty(), DoorLimits::default());
+    let world = World::admitting(&tls, no_roots, limits, |adapter| adapter, Some(admission)).await;
+    let connect = async |id| {
+        let (source, writer) = ca.source(id);
+        let tls = hostler_identity::client_config(&source, Authorizer::any());
+        let connecting = CallClient::builder(tls).connect(world.address, "localhost");
+        let client = soon("the handshake", connecting).await;
+        (client.expect("a handshake"), writer)
+    };
+    let (out, _out_writer) = connect("spiffe://shelf.test/guest/7").await;
+    let (stays, _stays_writer) = connect("spiffe://shelf.test/guest/8").await;
+    let nap = out.call("/rooms/nap", json!({}), None);
+    let dismiss = async {
+        one("a nap", &world.shelf.napping).await;
+        seven_is_out.store(true, Ordering::SeqCst);
+        dismissed.send_replace(());
+    };
+    let (nap, ()) = soon("the cut", async { tokio::join!(nap, dismiss) }).await;
+    assert_eq!(failure(nap).1, "connection closed");
+    one("the end of its nap", &world.shelf.disturbed).await;
+    call(&stays, "/rooms/who", json!({}), None)
+        .await
+        .expect("an answer");
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_before_the_certificate_expires_that_it_began_with() {
+    let ca = Ca::new(uri("spiffe://shelf.test"));
+    let (door, _door_writer) = ca.source("spiffe://shelf.test/door");
+    let tls = hostler_identity::server_config(&door, Authorizer::any());
+    let no_roots = RootCertStore::empty();
+    let world = World::behind(&tls, no_roots, DoorLimits::default(), |adapter| adapter).await;
+    let end = OffsetDateTime::now_utc() + Duration::from_secs(5);
+    let guest = ca.issue_until(uri("spiffe://shelf.test/guest/7"), Some(end));
+    let (guest, _guest_writer) = ca.source_from(guest);
+    let tls = hostler_identity::client_config(&guest, Authorizer::any());
+    let connecting = CallClient::builder(tls).connect(world.address, "localhost");
+    let client = soon("the handshake", connecting)
+        .await
+        .expect("a handshake");
+    call(&client, "/rooms/who", json!({}), None)
+        .await
+        .expect("an answer");
+    soon("the end", client.closed()).await;
+    assert!(OffsetDateTime::now_utc() < end, "it was kept too long");
 }
 
 #[tokio::test]

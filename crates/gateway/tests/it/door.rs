@@ -72,7 +72,7 @@ impl Ca {
         self.issue_until(name, None)
     }
 
-    fn issue_until(
+    pub(crate) fn issue_until(
         &self,
         name: SanType,
         not_after: Option<OffsetDateTime>,
@@ -98,7 +98,10 @@ impl Ca {
         self.source_from(self.issue(uri(id)))
     }
 
-    fn source_from(&self, (leaf, key): (rcgen::Certificate, KeyPair)) -> (Source, SourceWriter) {
+    pub(crate) fn source_from(
+        &self,
+        (leaf, key): (rcgen::Certificate, KeyPair),
+    ) -> (Source, SourceWriter) {
         let key = SecretString::from(key.serialize_pem());
         let svid = Svid::from_pem(&leaf.pem(), &key).expect("an SVID");
         let mut bundles = TrustBundles::new();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hostler_gateway::{DoorLimits, Mcp};
@@ -11,6 +12,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::world::{Answer, Http3, World, call, soon};
+
+/// Sooner than a silent stream says that it lives.
+const AT_ONCE: Duration = Duration::from_secs(5);
 
 /// What each answer must be alike in: all of it, but what belongs to the moment or the transport.
 fn essence(answer: &Answer) -> (u16, BTreeMap<String, String>, String) {
@@ -167,6 +171,21 @@ async fn a_connection_that_is_closed_ends_what_it_asked_for() {
         .await
         .expect("open")
         .forget();
+}
+
+#[tokio::test]
+async fn a_stream_whose_reader_leaves_ends_at_once_though_it_is_silent() {
+    let world = World::start().await;
+    let mut http3 = world.http3().await;
+    let mut nap = http3.begin(call("GET", "/rooms/nap", "", None)).await;
+    let napping = soon("a nap", world.shelf.napping.acquire()).await;
+    napping.expect("open").forget();
+    nap.stop_sending(h3::error::Code::H3_REQUEST_CANCELLED);
+    let disturbed = tokio::time::timeout(AT_ONCE, world.shelf.disturbed.acquire()).await;
+    disturbed.expect("it goes on").expect("open").forget();
+    let answer = http3.send(call("GET", "/healthz", "", None)).await;
+    assert_eq!(answer.status, 200, "the connection goes on");
+    http3.close().await;
 }
 
 #[tokio::test]

@@ -3,9 +3,11 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use hostler_operations::protocol::AuthToken;
+use serde_json::json;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::world::World;
+use crate::world::{World, soon};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -30,6 +32,18 @@ impl<'a> MakeWriter<'a> for Lines {
 }
 
 impl Lines {
+    fn has(&self, part: &str) -> bool {
+        !self.with(part).is_empty()
+    }
+
+    /// The line of the access log that has this in it, or nothing.
+    fn with(&self, part: &str) -> String {
+        let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("UTF-8");
+        let mut lines = text.lines();
+        let line = lines.find(|l| l.contains("hostler::access") && l.contains(part));
+        line.unwrap_or_default().to_owned()
+    }
+
     /// The line of the access log for the request with this id.
     fn of(&self, id: &str) -> String {
         let text = String::from_utf8(self.0.lock().expect("no panic").clone()).expect("UTF-8");
@@ -86,6 +100,33 @@ async fn a_line_says_who_called_what_and_holds_no_credential() {
         line.contains("route=\"-\"") && line.contains("status=404"),
         "{line}"
     );
+
+    let caller = world.caller().await;
+    for (token, operation, expected) in [
+        (
+            "s3cr3t-of-ada",
+            "/books/list",
+            ["code=\"OK\"", "subject=\"ada\""],
+        ),
+        (
+            "s3cr3t-of-nobody",
+            "/books/get",
+            ["code=\"FORBIDDEN\"", "operation=\"books/get\""],
+        ),
+    ] {
+        let token = Some(AuthToken::new(token));
+        let _answer = soon("an answer", caller.call(operation, json!({}), token)).await;
+        // Its line comes after the answer was handed over.
+        let written = async {
+            while !lines.has(expected[0]) {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("a line", written).await;
+        for part in [&expected[..], &["remote=127.0.0.1:", &door, "ms="]].concat() {
+            assert!(lines.with(expected[0]).contains(part), "{part}");
+        }
+    }
 
     let everything = String::from_utf8(lines.0.lock().expect("no panic").clone()).expect("UTF-8");
     let ours: Vec<_> = everything

@@ -14,6 +14,8 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::leaving::{Leavers, Listed};
+
 /// How much is read in one go, in bytes: at first, which does for most requests, and of a stream that
 /// had more.
 const CHUNK: (usize, usize) = (1 << 10, 16 << 10);
@@ -27,6 +29,7 @@ pub(super) struct Backend {
     bidi: UnboundedReceiver<Bidi>,
     uni: UnboundedReceiver<Received>,
     opener: Opener,
+    leavers: Leavers,
 }
 
 impl Backend {
@@ -34,12 +37,14 @@ impl Backend {
         connection: quinn::Connection,
         bidi: UnboundedReceiver<Bidi>,
         uni: UnboundedReceiver<Received>,
+        leavers: Leavers,
     ) -> Self {
         Self {
             opener: Opener::new(connection.clone()),
             connection,
             bidi,
             uni,
+            leavers,
         }
     }
 
@@ -70,10 +75,14 @@ impl quic::Connection<Bytes> for Backend {
     ) -> Poll<Result<Both, ConnectionErrorIncoming>> {
         let stream = ready!(self.bidi.poll_recv(cx));
         Poll::Ready(match stream {
-            Some((send, received)) => Ok(Both {
-                sent: Sent::new(send),
-                received,
-            }),
+            Some((send, received)) => {
+                let listed = self.leavers.list(&send);
+                let sent = Sent {
+                    _listed: Some(listed),
+                    ..Sent::new(send)
+                };
+                Ok(Both { sent, received })
+            }
             None => Err(self.ended()),
         })
     }
@@ -265,6 +274,8 @@ impl quic::RecvStream for Received {
 pub(super) struct Sent {
     stream: quinn::SendStream,
     writing: Option<WriteBuf<Bytes>>,
+    /// Streams that the peer opened are asked whether it still listens.
+    _listed: Option<Listed>,
 }
 
 impl Sent {
@@ -272,6 +283,7 @@ impl Sent {
         Self {
             stream,
             writing: None,
+            _listed: None,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! An agent at work: the reference implementation's client in Python speaks to the people's door
-//! and has a VM made, looks at it, and has it deleted (`mcp/agent.py`).
+//! and has a VM made, runs something in it, and has it deleted (`mcp/agent.py`).
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -39,6 +39,7 @@ fn an_agent_makes_a_vm_looks_at_it_and_deletes_it() {
             hello,
             create,
             start,
+            run,
             get,
             list,
             refused,
@@ -61,10 +62,17 @@ fn an_agent_makes_a_vm_looks_at_it_and_deletes_it() {
         assert!(has("read_only", "vms_get") && !has("read_only", "vms_start"));
         assert!(has("destructive", "vms_delete") && has("destructive", "hosts_delete"));
 
-        for worked in [create, start, get, list, delete] {
+        for worked in [create, start, run, get, list, delete] {
             assert_eq!(worked["failed"], false, "{worked}");
         }
         assert_eq!(start["answer"]["state"], "running");
+        assert_eq!(run["answer"]["exit_code"], 0, "{run}");
+        let arch = std::env::consts::ARCH;
+        let uname = format!("Linux {arch}");
+        assert_eq!(
+            run["answer"]["stdout"].as_str().map(str::trim),
+            Some(&*uname)
+        );
         assert_eq!(get["answer"]["name"], json!(vm));
         assert_eq!(list["answer"]["items"][0]["name"], json!(vm));
         for (failed, code) in [

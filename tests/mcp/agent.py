@@ -1,4 +1,4 @@
-"""An agent's session over MCP: it looks around, makes a VM, looks at it, and deletes it.
+"""An agent's session over MCP: it looks around, makes a VM, runs something in it, and deletes it.
 
 Usage: HOSTLER_TOKEN=... agent.py URL CA.pem auto|legacy VM_NAME
 
@@ -49,6 +49,7 @@ async def session(client, vm):
 
     await call("vms_create", name=vm, memory_mb=128)
     await call("vms_start", name=vm)
+    await call("vms_run", name=vm, argv=["uname", "-sm"])
     await call("vms_get", name=vm)
     await call("vms_list", limit=10)
     await call("vms_delete", name=vm)

@@ -26,7 +26,6 @@ use crate::certs::Ca;
 use crate::support::{PATIENCE, until};
 
 pub(crate) const TOKEN: &str = "a registration token";
-const HOST_TOKEN: &str = "a.host.token";
 pub(crate) const HOST_ID: &str = "host-0000000000000000000000001";
 
 /// What a control plane was told.
@@ -47,6 +46,8 @@ pub(crate) enum Door {
 /// How it answers, and what it has heard.
 pub(crate) struct Desk {
     token: Option<&'static str>,
+    /// How many host tokens were given out; each is good, as the real ones are.
+    host_tokens: usize,
     pub(crate) svid_life: Duration,
     pub(crate) heartbeats: StatusCode,
     pub(crate) renewals_by_svid: StatusCode,
@@ -102,6 +103,7 @@ impl ControlPlane {
             source,
             desk: Arc::new(Mutex::new(Desk {
                 token: Some(TOKEN),
+                host_tokens: 0,
                 svid_life: Duration::from_secs(3600),
                 heartbeats: StatusCode::NO_CONTENT,
                 renewals_by_svid: StatusCode::OK,
@@ -281,6 +283,19 @@ fn error(status: StatusCode) -> Response {
     (status, axum::Json(json!({ "error": error }))).into_response()
 }
 
+impl Desk {
+    fn next_host_token(&mut self) -> String {
+        self.host_tokens += 1;
+        format!("a.host.token-{}", self.host_tokens)
+    }
+
+    fn is_host_token(&self, token: &str) -> bool {
+        let number = token.strip_prefix("a.host.token-");
+        let number = number.and_then(|number| number.parse().ok());
+        number.is_some_and(|number: usize| (1..=self.host_tokens).contains(&number))
+    }
+}
+
 async fn register(
     State(state): State<Answering>,
     extract::Json(body): extract::Json<Value>,
@@ -296,7 +311,7 @@ async fn register(
         .sign(body["csr"].as_str().unwrap(), &path, desk.svid_life);
     desk.heard.push(Heard::Registration(body));
     let answer = json!({
-        "host": { "id": HOST_ID, "status": "online" }, "token": HOST_TOKEN, "svid": svid,
+        "host": { "id": HOST_ID, "status": "online" }, "token": desk.next_host_token(), "svid": svid,
         "bundle": state.ca.pem, "machines_url": state.machines_url,
     });
     (StatusCode::CREATED, axum::Json(answer)).into_response()
@@ -320,7 +335,7 @@ async fn renew(
             (
                 Door::Peoples,
                 desk.renewals_by_token,
-                token == Some(HOST_TOKEN),
+                token.is_some_and(|token| desk.is_host_token(token)),
             )
         }
     };
@@ -334,7 +349,8 @@ async fn renew(
         .ca
         .sign(body["csr"].as_str().unwrap(), &path, desk.svid_life);
     desk.heard.push(Heard::Renewal(door, key));
-    axum::Json(json!({ "svid": svid, "bundle": state.ca.pem })).into_response()
+    let token = desk.next_host_token();
+    axum::Json(json!({ "svid": svid, "token": token, "bundle": state.ca.pem })).into_response()
 }
 
 async fn heartbeat(

@@ -137,15 +137,29 @@ impl Fleet {
 }
 
 impl Fleet {
-    /// Makes those unreachable who are silent, so many in one transaction: when very many are,
-    /// because the network of this server was gone, others change the books in between.
+    /// Makes those unreachable who are silent. Where Redis cannot say who is, the books can, but
+    /// later: by then they have heard of everybody who is there.
     async fn mark_silent(&self, now: Timestamp) -> Result<(), StoreError> {
-        let redis_knows = self.redis_knows(now).await;
-        let silence = match redis_knows || !self.redis.is_used() {
-            true => SILENT_AFTER,
-            // By then the books have heard of everybody who is there.
-            false => SILENT_AFTER + BOOKED_EVERY,
+        if self.redis_knows(now).await && self.mark_silent_for(SILENT_AFTER, true, now).await? {
+            return Ok(());
+        }
+        let silence = match self.redis.is_used() {
+            true => SILENT_AFTER + BOOKED_EVERY,
+            false => SILENT_AFTER,
         };
+        self.mark_silent_for(silence, false, now).await?;
+        Ok(())
+    }
+
+    /// Makes those unreachable of whom nobody has heard for so long, so many in one transaction:
+    /// when very many are, because the network of this server was gone, others change the books in
+    /// between. `false` when Redis was to be asked about all of them, and went away.
+    async fn mark_silent_for(
+        &self,
+        silence: SignedDuration,
+        asks_redis: bool,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         let since = now - silence;
         let mut seen = String::new();
         loop {
@@ -153,13 +167,17 @@ impl Fleet {
             let seem = hosts::seem_silent(&mut db, since, &seen, AT_ONCE).await?;
             drop(db);
             let Some(last) = seem.last() else {
-                return Ok(());
+                return Ok(true);
             };
             last.as_str().clone_into(&mut seen);
-            let silent = match redis_knows {
-                true => self.silent_of(&seem, since).await,
-                false => seem.iter().collect(),
-            };
+            let mut silent: Vec<&HostId> = seem.iter().collect();
+            if asks_redis {
+                let Some(heard) = self.redis.last_heard(&silent).await else {
+                    return Ok(false);
+                };
+                let mut heard = heard.into_iter();
+                silent.retain(|_| heard.next().flatten().is_none_or(|heard| heard < since));
+            }
             if silent.is_empty() {
                 continue;
             }
@@ -167,7 +185,7 @@ impl Fleet {
             let actor = Actor::server(now);
             for host in &hosts::mark_silent(&mut tx, &silent, since, now).await? {
                 audit::record(&mut tx, &actor, "host.unreachable", host).await?;
-                tracing::warn!(%host, "no heartbeat for {SILENT_AFTER:#}; the host is unreachable");
+                tracing::warn!(%host, "no heartbeat for {silence:#}; the host is unreachable");
             }
             store::commit(tx).await?;
         }
@@ -178,17 +196,6 @@ impl Fleet {
     async fn redis_knows(&self, now: Timestamp) -> bool {
         let whole_since = self.redis.whole_since(now).await;
         whole_since.is_some_and(|since| since <= now - SILENT_AFTER)
-    }
-
-    /// Those of these who are silent as far as Redis knows too; nobody, when it went away just now.
-    async fn silent_of<'a>(&self, seem: &'a [HostId], since: Timestamp) -> Vec<&'a HostId> {
-        let all: Vec<&HostId> = seem.iter().collect();
-        let Some(heard) = self.redis.last_heard(&all).await else {
-            return Vec::new();
-        };
-        let silent = |(_, heard): &(_, Option<Timestamp>)| heard.is_none_or(|heard| heard < since);
-        let all = all.into_iter().zip(heard);
-        all.filter(silent).map(|(host, _)| host).collect()
     }
 }
 

@@ -120,6 +120,11 @@ impl RedisLink {
         let mut connection = self.held().clone()?;
         match commands.query_async(&mut connection).await {
             Ok(answer) => Some(answer),
+            // What is under one of our names there is not ours; the connection is good.
+            Err(error) if error.code().is_some() => {
+                tracing::warn!(%error, "Redis refuses; the books do without it");
+                None
+            }
             Err(error) => {
                 tracing::debug!(%error, "Redis did not answer as it should");
                 // Whoever comes next does not wait as long for the same.

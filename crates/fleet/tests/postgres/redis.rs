@@ -105,6 +105,22 @@ impl Beside {
             .await
     }
 
+    /// Puts a text in the place of every key in Redis whose name ends so.
+    async fn spoil(&self, name: &str) {
+        let client = ::redis::Client::open(self.redis.url()).expect("its URL");
+        let redis = client.get_multiplexed_async_connection().await;
+        let mut redis = redis.expect("a connection");
+        let mut keys = ::redis::cmd("KEYS");
+        let keys = keys.arg(format!("*:{name}")).query_async(&mut redis).await;
+        let keys: Vec<String> = keys.expect("names");
+        assert!(!keys.is_empty(), "there is no {name}");
+        for key in keys {
+            let mut set = ::redis::cmd("SET");
+            let set = set.arg(key).arg("else").query_async(&mut redis).await;
+            let _done: () = set.expect("set");
+        }
+    }
+
     async fn status(&self, host: &Announced) -> String {
         text(&self.shown(host).await["status"])
     }
@@ -239,5 +255,27 @@ async fn nobody_is_unreachable_for_what_redis_knew_or_has_forgotten() {
     assert_eq!(beside.status(&lively).await, "online");
     beside.redis.crash();
     beat(&beside.other, &lively).await;
+    assert_eq!(beside.status(&lively).await, "online");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_write_there_makes_nothing_wrong() {
+    let beside = Beside::start().await;
+    let (lively, dead) = (beside.enrol().await, beside.enrol().await);
+    beside.spoil("presence").await;
+    let booked = beside.booked(&lively).await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    beat(&beside.one, &lively).await;
+    assert!(
+        beside.booked(&lively).await > booked,
+        "the books note what Redis cannot"
+    );
+    beside.unheard(&dead, 211).await;
+    within(
+        Duration::from_secs(30),
+        "the dead one is missed",
+        async || beside.status(&dead).await == "unreachable",
+    )
+    .await;
     assert_eq!(beside.status(&lively).await, "online");
 }

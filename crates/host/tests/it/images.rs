@@ -58,7 +58,7 @@ async fn an_import_that_cannot_work_says_whose_fault_it_is() {
     for (source, code) in [
         ("/no/such/file", "INVALID_INPUT"),
         ("../relative", "INVALID_INPUT"),
-        ("127.0.0.1:1/a:1", "INVALID_STATE"),
+        ("127.0.0.1:1/a:1", "REGISTRY_UNAVAILABLE"),
     ] {
         let input = json!({ "source": source, "name": "a" });
         assert_eq!(desk.code("images/import", input).await, code, "{source}");

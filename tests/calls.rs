@@ -55,7 +55,9 @@ async fn a_program_calls_the_peoples_door_and_watches_it() {
         ("FORBIDDEN", "authentication required")
     );
 
-    let watch = client.subscribe("/hosts/watch", json!({}), key()).await;
+    // From the first event on, wherever the server is with this when the host is created.
+    let everything = json!({"after": 0});
+    let watch = client.subscribe("/hosts/watch", everything, key()).await;
     let mut watch = watch.expect("a stream");
     let created = client.call("/hosts/create", json!({"type": "regular"}), key());
     let created = soon("a host", created).await.expect("a host");

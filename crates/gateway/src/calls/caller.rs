@@ -33,8 +33,7 @@ impl Caller {
         }
     }
 
-    /// Waits so long for each answer, and for the first output of each subscription; 30 s unless
-    /// said.
+    /// Waits so long for each answer; 30 s unless said.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

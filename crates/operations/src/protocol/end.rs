@@ -58,7 +58,8 @@ pub struct OutgoingCall {
     pub auth_token: Option<AuthToken>,
     /// How many answers it has.
     pub answers: Answers,
-    /// How long it waits for its answer, or for its first output; usually [`CALL_TIMEOUT`].
+    /// How long it waits for its answer; usually [`CALL_TIMEOUT`]. A subscription is silent for as
+    /// long as nothing happens, so it waits for ever.
     pub timeout: Duration,
     /// The incoming call that this one is a part of, and with which it ends.
     pub on_behalf_of: Option<CallId>,
@@ -103,7 +104,7 @@ pub enum Occurrence {
 struct Outgoing {
     stream: StreamId,
     answers: Answers,
-    /// Until its answer or its first output is there.
+    /// Until its answer is there.
     deadline: Option<Instant>,
     on_behalf_of: Option<CallId>,
 }
@@ -151,7 +152,10 @@ impl End {
             return id;
         }
         // A time-out beyond the end of time is none.
-        let deadline = now.checked_add(call.timeout);
+        let deadline = match call.answers {
+            Answers::One => now.checked_add(call.timeout),
+            Answers::Many => None,
+        };
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, id.clone()));
         }
@@ -269,13 +273,9 @@ impl End {
     }
 
     fn responded(&mut self, id: CallId, output: Value) {
-        let Some(outgoing) = self.outgoing.get_mut(&id) else {
+        let Some(answers) = self.outgoing.get(&id).map(|outgoing| outgoing.answers) else {
             return;
         };
-        let answers = outgoing.answers;
-        if let Some(deadline) = outgoing.deadline.take() {
-            self.deadlines.remove(&(deadline, id.clone()));
-        }
         let over = id.clone();
         self.occurrences
             .push_back(Occurrence::Output { id, output });

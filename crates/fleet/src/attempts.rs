@@ -2,115 +2,22 @@
 //! for each address. A rule without clock or socket: whoever asks says what time it is.
 //!
 //! Names count whether or not somebody has them, so that a refusal tells nothing. An attempt that
-//! succeeds is given back. What is remembered is bounded: when there is no room for another name or
-//! address, all newcomers share one allowance until old ones have refilled.
+//! succeeds is given back. What is remembered is bounded.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hostler_operations::rate::{Allowance, Ledger, Rate, network};
+
 /// For one name: a handful of slips, then ten a minute.
-const BY_NAME: Rule = Rule {
-    at_once: 10,
-    one_every: Duration::from_secs(6),
-};
+const BY_NAME: Rate = Rate::new(10, Duration::from_secs(6));
 /// For one address, behind which may be a whole office.
-const BY_ADDRESS: Rule = Rule {
-    at_once: 30,
-    one_every: Duration::from_secs(2),
-};
+const BY_ADDRESS: Rate = Rate::new(30, Duration::from_secs(2));
 /// For lines about refusals in the audit trail, which strangers must not be able to fill.
-const REFUSALS_NOTED: Rule = Rule {
-    at_once: 120,
-    one_every: Duration::from_secs(1),
-};
+const REFUSALS_NOTED: Rate = Rate::new(120, Duration::from_secs(1));
 /// How many names, and how many addresses, are remembered.
 const REMEMBERED: usize = 10_000;
-
-#[derive(Debug, Clone, Copy)]
-struct Rule {
-    at_once: u32,
-    one_every: Duration,
-}
-
-impl Rule {
-    fn window(self) -> Duration {
-        self.one_every * self.at_once
-    }
-}
-
-/// An allowance, as the time at which it will be full again (the generic cell rate algorithm).
-#[derive(Debug, Clone, Copy)]
-struct Allowance(Instant);
-
-impl Allowance {
-    fn full(now: Instant) -> Self {
-        Self(now)
-    }
-
-    /// Takes one out, or says how long to wait for one.
-    fn take(&mut self, rule: Rule, now: Instant) -> Result<(), Duration> {
-        let full_at = self.0.max(now) + rule.one_every;
-        let ahead = full_at - now;
-        match ahead.checked_sub(rule.window()) {
-            Some(wait) if !wait.is_zero() => Err(wait),
-            _ => {
-                self.0 = full_at;
-                Ok(())
-            }
-        }
-    }
-
-    fn give_back(&mut self, rule: Rule) {
-        if let Some(earlier) = self.0.checked_sub(rule.one_every) {
-            self.0 = earlier;
-        }
-    }
-}
-
-struct Ledger<K> {
-    rule: Rule,
-    room: usize,
-    each: HashMap<K, Allowance>,
-    newcomers: Option<Allowance>,
-}
-
-impl<K: Eq + Hash> Ledger<K> {
-    fn new(rule: Rule, room: usize) -> Self {
-        Self {
-            rule,
-            room,
-            each: HashMap::new(),
-            newcomers: None,
-        }
-    }
-
-    fn take(&mut self, key: K, now: Instant) -> Result<(), Duration> {
-        let rule = self.rule;
-        if let Some(known) = self.each.get_mut(&key) {
-            return known.take(rule, now);
-        }
-        if self.each.len() >= self.room {
-            self.each.retain(|_, allowance| allowance.0 > now);
-        }
-        if self.each.len() >= self.room {
-            let shared = self.newcomers.get_or_insert(Allowance::full(now));
-            return shared.take(rule, now);
-        }
-        let mut allowance = Allowance::full(now);
-        allowance.take(rule, now)?;
-        self.each.insert(key, allowance);
-        Ok(())
-    }
-
-    fn give_back(&mut self, key: &K) {
-        if let Some(known) = self.each.get_mut(key) {
-            known.give_back(self.rule);
-        }
-    }
-}
 
 /// The attempts of late.
 pub(crate) struct Attempts(Mutex<Books>);
@@ -170,17 +77,6 @@ impl Attempts {
         let mut books = self.books();
         books.addresses.give_back(&from.map(network));
         books.names.give_back(&name.to_owned());
-    }
-}
-
-/// Whoever has one IPv6 address has a /64 of them.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 => v4,
     }
 }
 
@@ -258,7 +154,7 @@ mod tests {
         // One for each that is remembered, and the newcomers' common allowance.
         assert_eq!(tried.filter(Result::is_ok).count(), 50 + 10);
         let books = attempts.books();
-        assert!(books.names.each.len() <= 50 && books.addresses.each.len() <= 50);
+        assert!(books.names.len() <= 50 && books.addresses.len() <= 50);
         drop(books);
         let later = now + Duration::from_secs(3600);
         assert_eq!(

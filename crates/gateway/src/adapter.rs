@@ -16,6 +16,7 @@ use crate::health::Health;
 use crate::limits::RequestLimits;
 use crate::mcp::{self, Mcp};
 use crate::openapi::About;
+use crate::rates::{self, Rates};
 use crate::route::RouteError;
 use crate::target;
 
@@ -142,11 +143,13 @@ impl HttpAdapterBuilder {
         let mcp = self.mcp.map(|config| {
             mcp::Endpoint::new(config, Arc::clone(&self.registry), self.about.clone())
         });
+        let rates = Arc::new(Rates::new(&self.limits));
         let calls = CallAdapter::new(
             Arc::clone(&self.registry),
             Arc::clone(&self.provider),
             self.credential_headers.clone(),
             self.limits.clone(),
+            Arc::clone(&rates),
         );
         let dispatch = Dispatch {
             table: target::table(&self.registry, mcp)?,
@@ -158,10 +161,12 @@ impl HttpAdapterBuilder {
             budget: Budget::new(&self.limits),
             limits: self.limits,
             about: self.about,
+            rates: Arc::clone(&rates),
         };
         let router = self
             .beside
             .fallback_service(DispatchService(Arc::new(dispatch)))
+            .layer(middleware::from_fn_with_state(rates, rates::turn_away))
             .layer(middleware::from_fn(envelope::wrap));
         Ok(HttpAdapter { router, calls })
     }

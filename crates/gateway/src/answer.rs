@@ -19,8 +19,11 @@ use serde_json::Value;
 use crate::body::BodyError;
 use crate::credentials::AuthError;
 use crate::input::InputError;
+use crate::rates;
 
-/// When a caller may come back after a retryable 429 or 503, in seconds.
+/// When a caller may come back after a retryable 429 or 503, in seconds, unless the error's details
+/// say it in this field.
+const WAIT: &str = "retry_after_secs";
 const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
 
 /// The two forms in which an operation is reached.
@@ -140,6 +143,9 @@ impl Failure {
                     ..Self::new(StatusCode::UNAUTHORIZED, "FORBIDDEN", message)
                 }
             }
+            AuthError::TooOften(wait) => {
+                Self::call(&rates::too_often(wait), Surface::Operation, true)
+            }
             AuthError::Unavailable(_) => {
                 Self::unavailable("credentials cannot be checked at the moment; try again")
             }
@@ -200,7 +206,9 @@ impl Failure {
             StatusCode::SERVICE_UNAVAILABLE,
         ];
         if self.retryable && later.contains(&self.status) {
-            headers.insert(RETRY_AFTER, RETRY_AFTER_SECS);
+            let said = self.details.as_ref().and_then(|details| details.get(WAIT));
+            let said = said.and_then(Value::as_u64).map(HeaderValue::from);
+            headers.insert(RETRY_AFTER, said.unwrap_or(RETRY_AFTER_SECS));
         }
         if let Some((name, value)) = self.header {
             headers.insert(name, value);

@@ -81,6 +81,11 @@ impl ConnectionInfo {
         self.0.certificate.as_ref()
     }
 
+    /// Whether the peer proved something in the handshake.
+    pub(crate) fn is_known(&self) -> bool {
+        self.peer().is_some() || self.certificate().is_some()
+    }
+
     /// When the certificate that the peer presented expires; `None` when it presented none.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         let certificate = || Some(Holder::of(self.certificate()?)?.expires_at());

@@ -8,6 +8,7 @@
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hostler_identity::PeerIdentity;
@@ -54,6 +55,9 @@ pub enum AuthError {
     /// They are unknown, expired or revoked: 401. The caller reads the message.
     #[error("{0}")]
     Invalid(Cow<'static, str>),
+    /// Their holder asks too often: 429, to come back after this time.
+    #[error("too many requests; wait a moment")]
+    TooOften(Duration),
     /// They cannot be checked now: 503. Only the log reads the cause.
     #[error("credentials cannot be checked: {0}")]
     Unavailable(String),
@@ -76,6 +80,11 @@ impl Credentials {
             certificate: connection.certificate().cloned(),
             remote: Some(connection.remote()),
         }
+    }
+
+    /// Whether somebody was proved by the handshake already.
+    pub(crate) fn connection_is_known(&self) -> bool {
+        self.peer.is_some() || self.certificate.is_some()
     }
 
     /// Collects them from the request's headers and its connection.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -21,6 +21,11 @@ const NOT_FOUND: &str = "<!DOCTYPE html>\n<html>\n<head><title>404 Not Found</ti
                          <body>\n<h1>Not Found</h1>\n\
                          <p>The requested URL was not found on this server.</p>\n\
                          </body>\n</html>\n";
+
+const TOO_MANY: &str = "<!DOCTYPE html>\n<html>\n<head><title>429 Too Many Requests</title></head>\n\
+                        <body>\n<h1>Too Many Requests</h1>\n\
+                        <p>Please try again later.</p>\n\
+                        </body>\n</html>\n";
 
 /// What unknown paths answer.
 #[derive(Clone, Debug, Default)]
@@ -74,9 +79,21 @@ impl Ready {
     }
 }
 
+/// What a stranger is told who asks too often, whatever the path.
+pub(crate) fn too_often(wait_secs: u64) -> Response {
+    let mut response = page(StatusCode::TOO_MANY_REQUESTS, TOO_MANY);
+    let wait = HeaderValue::from(wait_secs);
+    response.headers_mut().insert(RETRY_AFTER, wait);
+    response
+}
+
 fn not_found() -> Response {
-    let mut response = Response::new(Body::from(NOT_FOUND));
-    *response.status_mut() = StatusCode::NOT_FOUND;
+    page(StatusCode::NOT_FOUND, NOT_FOUND)
+}
+
+fn page(status: StatusCode, text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = status;
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, html);
     response

@@ -27,6 +27,7 @@ use crate::limits::RequestLimits;
 use crate::mcp;
 use crate::openapi;
 use crate::paging::Page;
+use crate::rates::Rates;
 use crate::recheck;
 use crate::route::{Found, Table};
 use crate::sse;
@@ -43,6 +44,7 @@ pub(crate) struct Dispatch {
     pub(crate) limits: RequestLimits,
     pub(crate) budget: Budget,
     pub(crate) about: openapi::About,
+    pub(crate) rates: Arc<Rates>,
 }
 
 /// A request on its way.
@@ -242,11 +244,15 @@ impl Dispatch {
         head: &request::Parts,
         request_id: &RequestId,
     ) -> Result<Option<Identity>, Failure> {
-        let resolved = match self.credentials(head) {
-            Ok(credentials) => self.provider.resolve(&credentials).await,
-            Err(error) => Err(error),
+        let resolved = async {
+            let credentials = self.credentials(head)?;
+            let identity = self.provider.resolve(&credentials).await?;
+            if let Some(identity) = &identity {
+                self.rates.caller(identity, &credentials)?;
+            }
+            Ok(identity)
         };
-        resolved.map_err(|error| {
+        resolved.await.map_err(|error| {
             if let AuthError::Unavailable(cause) = &error {
                 tracing::error!(%request_id, cause, "credentials cannot be checked");
             }

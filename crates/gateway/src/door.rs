@@ -7,6 +7,7 @@
 
 mod admission;
 mod calls;
+mod crowd;
 mod handed;
 mod http3;
 mod ledger;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::calls::CallAdapter;
 use crate::limits::DoorLimits;
 pub use admission::Admission;
+use crowd::Crowd;
 pub use handed::Handed;
 use handed::Handlers;
 use serve::Shared;
@@ -205,6 +207,7 @@ impl Door {
         let _cut_when_dropped = cut.clone().drop_guard();
         let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(self.limits.connections));
+        let crowd = Crowd::new(self.limits.connections_per_address);
         let shared = Arc::new(Shared {
             acceptor: TlsAcceptor::from(self.tls),
             router: self.router,
@@ -218,15 +221,19 @@ impl Door {
             tasks: tasks.clone(),
         });
         let accepting = accept(&self.listener, &permits, |stream, remote, permit| {
+            let Some(place) = crowd.enter(remote.ip()) else {
+                tracing::debug!(%remote, "its address has as many connections as it may");
+                return;
+            };
             let shared = Arc::clone(&shared);
             tasks.spawn(async move {
                 shared.connection(stream, remote).await;
-                drop(permit);
+                drop((permit, place));
             });
         });
         let over_quic = async {
             match &self.quic {
-                Some(endpoint) => quic::accept(endpoint, &permits, &shared).await,
+                Some(endpoint) => quic::accept(endpoint, (&permits, &crowd), &shared).await,
                 None => std::future::pending().await,
             }
         };

@@ -88,6 +88,7 @@ mod limits;
 mod mcp;
 mod openapi;
 mod paging;
+mod rates;
 mod recheck;
 mod route;
 mod sse;

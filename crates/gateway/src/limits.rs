@@ -1,6 +1,14 @@
-//! How much, how many, how long. Every number that keeps one caller from hurting the others.
+//! How much, how many, how often, how long. Every number that keeps one caller from hurting the
+//! others.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
+
+use hostler_operations::rate::Rate;
+
+/// Requests a second.
+const STRANGERS: NonZeroU32 = NonZeroU32::new(50).unwrap();
+const CALLERS: NonZeroU32 = NonZeroU32::new(500).unwrap();
 
 /// What one request may take, whichever transport brings it.
 #[derive(Clone, Debug)]
@@ -17,6 +25,12 @@ pub struct RequestLimits {
     /// How long a body may take to arrive; a later one is answered 408. A frame of the call protocol
     /// has as long; the stream of a later one is reset. Default 30 s.
     pub body_time: Duration,
+    /// How often one address (a /64 of IPv6) may ask without proving who it is; above it the answer
+    /// is 429, and a call of the call protocol fails with `RATE_LIMITED`. `None`: as often as it
+    /// likes. Default 50 requests a second, 500 at once.
+    pub strangers: Option<Rate>,
+    /// How often one identity may ask; likewise. Default 500 requests a second, 5,000 at once.
+    pub callers: Option<Rate>,
 }
 
 impl Default for RequestLimits {
@@ -26,6 +40,8 @@ impl Default for RequestLimits {
             bodies_total_bytes: 64 << 20,
             frames_total_bytes: 64 << 20,
             body_time: Duration::from_secs(30),
+            strangers: Some(Rate::per_second(STRANGERS)),
+            callers: Some(Rate::per_second(CALLERS)),
         }
     }
 }
@@ -36,6 +52,8 @@ impl Default for RequestLimits {
 pub struct DoorLimits {
     /// Connections at one time; further ones wait in the kernel's queue. Default 4096.
     pub connections: usize,
+    /// Those of one address (a /64 of IPv6) among them; further ones are cut off. Default 1024.
+    pub connections_per_address: usize,
     /// For the TLS handshake. Default 10 s.
     pub handshake_time: Duration,
     /// For the head of an HTTP/1.1 request, from its first byte. Default 30 s.
@@ -67,6 +85,7 @@ impl Default for DoorLimits {
     fn default() -> Self {
         Self {
             connections: 4096,
+            connections_per_address: 1024,
             handshake_time: Duration::from_secs(10),
             head_time: Duration::from_secs(30),
             write_time: Duration::from_secs(60),

@@ -29,6 +29,7 @@ impl Holder {
         match self.provider.resolve(&self.credentials).await {
             Ok(identity) => self.access.check(identity.as_ref()).is_err(),
             Err(AuthError::Invalid(_)) => true,
+            Err(AuthError::TooOften(_)) => false,
             Err(AuthError::Unavailable(cause)) => {
                 tracing::warn!(cause, "the credentials of a stream cannot be checked");
                 false

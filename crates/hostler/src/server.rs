@@ -154,6 +154,7 @@ impl Plane {
                 .credential_header(HOST_TOKEN)
                 .decoy(decoy)
                 .health(move || health.healthy())
+                .limits(settings.limits.clone())
                 .about("Hostler control plane", env!("CARGO_PKG_VERSION"))
         };
         let mcp = settings
@@ -168,6 +169,8 @@ impl Plane {
         // Each host may have a connection for its calls and one on which it waits for ours.
         let mut machines_limits = limits();
         machines_limits.connections = MACHINES;
+        // A whole fleet may be behind one address.
+        machines_limits.connections_per_address = MACHINES;
         let machines = machines.door(&machines_tls, for_machines.router(), machines_limits);
         let machines = reverse(machines, &fleet);
         Ok(Self {

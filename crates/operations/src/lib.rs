@@ -86,6 +86,7 @@ mod name;
 mod peer;
 mod progress;
 pub mod protocol;
+pub mod rate;
 mod registry;
 mod schema;
 

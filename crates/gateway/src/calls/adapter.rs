@@ -15,6 +15,7 @@ use super::link::{Datagrams, Link, Streams};
 use crate::connection::ConnectionInfo;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
 use crate::limits::{DoorLimits, RequestLimits};
+use crate::rates::Rates;
 
 type Greet = Arc<dyn Fn(Caller, ConnectionInfo) + Send + Sync>;
 
@@ -26,6 +27,7 @@ pub struct CallAdapter {
     frames: Arc<Semaphore>,
     credential_headers: Vec<HeaderName>,
     limits: RequestLimits,
+    rates: Arc<Rates>,
     greet: Option<Greet>,
 }
 
@@ -35,6 +37,7 @@ impl CallAdapter {
         provider: Arc<dyn IdentityProvider>,
         credential_headers: Vec<HeaderName>,
         limits: RequestLimits,
+        rates: Arc<Rates>,
     ) -> Self {
         let frames = limits.frames_total_bytes.min(Semaphore::MAX_PERMITS);
         Self {
@@ -43,6 +46,7 @@ impl CallAdapter {
             frames: Arc::new(Semaphore::new(frames)),
             credential_headers,
             limits,
+            rates,
             greet: None,
         }
     }
@@ -92,13 +96,13 @@ impl CallAdapter {
         info: &ConnectionInfo,
     ) -> Result<Credentials, AuthError> {
         let shown = Credentials::gather(headers, &self.credential_headers, Some(info))?;
-        self.provider.resolve(&shown).await?;
+        self.rates.resolve(&*self.provider, &shown).await?;
         Ok(shown)
     }
 
     fn answering(&self, shown: Credentials, info: &ConnectionInfo) -> Answering {
         let (registry, provider) = (Arc::clone(&self.registry), Arc::clone(&self.provider));
-        Answering::new(registry, provider, shown, Some(info.local()))
+        Answering::new(registry, provider, shown, Some(info.local())).limited(&self.rates)
     }
 
     async fn converse(

@@ -22,6 +22,7 @@ use super::caller::{self, Caller};
 use super::conversation::Conversation;
 use super::outbox::Outbox;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
+use crate::rates::{self, Rates};
 use crate::recheck;
 
 /// How long somebody who has shown nothing has to say who they are.
@@ -33,6 +34,8 @@ pub(crate) struct Answering {
     provider: Arc<dyn IdentityProvider>,
     /// What the connection proves; a token that comes with a call is added to it.
     credentials: Credentials,
+    /// How often anybody may ask; who answers somebody that they have called asks nothing of them.
+    rates: Option<Arc<Rates>>,
     /// At which door it came in.
     door: Option<SocketAddr>,
     /// Whether anybody has proved who they are.
@@ -80,9 +83,23 @@ impl Answering {
             registry,
             provider,
             credentials,
+            rates: None,
             door,
             known: AtomicBool::new(known),
             gate: None,
+        }
+    }
+
+    /// Counts how often calls come.
+    pub(crate) fn limited(mut self, rates: &Arc<Rates>) -> Self {
+        self.rates = Some(Arc::clone(rates));
+        self
+    }
+
+    async fn resolve(&self, credentials: &Credentials) -> Result<Option<Identity>, AuthError> {
+        match &self.rates {
+            Some(rates) => rates.resolve(&*self.provider, credentials).await,
+            None => self.provider.resolve(credentials).await,
         }
     }
 
@@ -118,7 +135,7 @@ impl Answering {
                 let token = SecretString::from(token.expose());
                 let mut credentials = self.credentials.clone();
                 credentials.bearer = Some(token.clone());
-                let proven = self.provider.resolve(&credentials).await;
+                let proven = self.resolve(&credentials).await;
                 matches!(proven, Ok(Some(_))) && gate.token.set(token).is_ok()
             }
             _ => false,
@@ -258,11 +275,11 @@ impl Answering {
         request_id: &RequestId,
     ) -> Result<Option<Identity>, CallError> {
         let identity = self
-            .provider
             .resolve(credentials)
             .await
             .map_err(|error| match error {
                 AuthError::Invalid(message) => CallError::forbidden(message),
+                AuthError::TooOften(wait) => rates::too_often(wait),
                 AuthError::Unavailable(cause) => {
                     tracing::error!(%request_id, cause, "credentials cannot be checked");
                     CallError::new(

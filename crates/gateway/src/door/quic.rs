@@ -18,6 +18,7 @@ use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 
 use super::calls;
+use super::crowd::Crowd;
 use super::http3;
 use super::one_stream;
 use super::serve::Shared;
@@ -98,7 +99,11 @@ fn transport(limits: &DoorLimits, with_calls: bool) -> TransportConfig {
 }
 
 /// Takes connections in until the endpoint is closed.
-pub(super) async fn accept(endpoint: &Endpoint, permits: &Arc<Semaphore>, shared: &Arc<Shared>) {
+pub(super) async fn accept(
+    endpoint: &Endpoint,
+    (permits, crowd): (&Arc<Semaphore>, &Crowd),
+    shared: &Arc<Shared>,
+) {
     while let Some(incoming) = endpoint.accept().await {
         let Ok(permit) = Arc::clone(permits).try_acquire_owned() else {
             // Over TCP it would wait in the kernel's queue; here there is none.
@@ -113,6 +118,10 @@ pub(super) async fn accept(endpoint: &Endpoint, permits: &Arc<Semaphore>, shared
             let _ = incoming.retry();
             continue;
         }
+        let Some(place) = crowd.enter(incoming.remote_address().ip()) else {
+            incoming.refuse();
+            continue;
+        };
         let (shared, local) = (Arc::clone(shared), endpoint.local_addr());
         let Ok(local) = local else {
             continue; // The endpoint is going away.
@@ -120,7 +129,7 @@ pub(super) async fn accept(endpoint: &Endpoint, permits: &Arc<Semaphore>, shared
         let tasks = shared.tasks.clone();
         tasks.spawn(async move {
             connection(shared, incoming, local).await;
-            drop(permit);
+            drop((permit, place));
         });
     }
 }

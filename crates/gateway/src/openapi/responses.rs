@@ -122,6 +122,11 @@ fn common(operation: &Registered, form: &Form) -> Vec<(StatusCode, &'static str,
             "The body did not arrive in time.",
         ),
         (
+            StatusCode::TOO_MANY_REQUESTS,
+            "RATE_LIMITED",
+            "Too many requests; come back after `Retry-After` seconds.",
+        ),
+        (
             StatusCode::INTERNAL_SERVER_ERROR,
             "INTERNAL",
             "Something broke on the server.",

@@ -12,6 +12,7 @@ mod http3;
 mod inputs;
 mod log;
 mod mcp;
+mod rates;
 mod shelf;
 mod streams;
 mod webtransport;

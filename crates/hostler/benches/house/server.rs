@@ -39,6 +39,8 @@ impl Server {
         let (people, machines) = (address(free_port()), address(free_port()));
         let mut process = hostler()
             .args(["server", "--listen", &people, "--fleet-listen", &machines])
+            // One client stands for very many, and what is measured is not how well it is held back.
+            .args(["--rate-per-address", "0", "--rate-per-token", "0"])
             .args(arguments)
             .arg("--data-dir")
             .arg(directory.path().join("server"))

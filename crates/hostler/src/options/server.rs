@@ -1,6 +1,7 @@
 //! The options of a control plane.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use clap::Args;
 use hostler_fleet::{Database, RedisUrl};
+use hostler_gateway::RequestLimits;
+use hostler_operations::rate::Rate;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
@@ -108,6 +111,14 @@ pub(crate) struct ServerOptions {
         value_delimiter = ','
     )]
     mcp_origin: Option<Vec<Url>>,
+    /// Requests a second that one address may send to a door without proving who sends them, with
+    /// ten times as many at once; 0: any number [default: 50]
+    #[arg(long, env = "HOSTLER_RATE_PER_ADDRESS", value_name = "NUMBER")]
+    rate_per_address: Option<u32>,
+    /// Requests a second that one user, key or host may send to a door, with ten times as many at
+    /// once; 0: any number [default: 500]
+    #[arg(long, env = "HOSTLER_RATE_PER_TOKEN", value_name = "NUMBER")]
+    rate_per_token: Option<u32>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -131,6 +142,7 @@ pub(crate) struct ServerSettings {
     pub(crate) tls_names: Vec<String>,
     pub(crate) decoy: String,
     pub(crate) mcp_origins: Vec<Url>,
+    pub(crate) limits: RequestLimits,
 }
 
 const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
@@ -214,6 +226,19 @@ fn secret_url(
     }
 }
 
+/// What a request may take, with the rates that were asked for.
+fn limits(per_address: Option<u32>, per_token: Option<u32>) -> RequestLimits {
+    let rate = |number| NonZeroU32::new(number).map(Rate::per_second);
+    let mut limits = RequestLimits::default();
+    if let Some(number) = per_address {
+        limits.strangers = rate(number);
+    }
+    if let Some(number) = per_token {
+        limits.callers = rate(number);
+    }
+    limits
+}
+
 /// The text of a file that nobody else may read.
 fn secret_of_file(path: &Path) -> Result<SecretString, Failure> {
     let reading = || format!("cannot read {}", path.display());
@@ -253,6 +278,8 @@ impl ServerOptions {
             tls_name,
             decoy,
             mcp_origin,
+            rate_per_address,
+            rate_per_token,
             config,
         );
         let tls_files = match (all.tls_cert, all.tls_key) {
@@ -303,6 +330,7 @@ impl ServerOptions {
             tls_names: all.tls_name.unwrap_or_default(),
             decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
             mcp_origins: all.mcp_origin.unwrap_or_default(),
+            limits: limits(all.rate_per_address, all.rate_per_token),
         })
     }
 }
@@ -327,6 +355,7 @@ impl ServerSettings {
             tls_names: Vec::new(),
             decoy: "not-found".to_owned(),
             mcp_origins: Vec::new(),
+            limits: RequestLimits::default(),
         }
     }
 }

@@ -29,6 +29,36 @@ pub(crate) enum Kind {
     Http2,
 }
 
+impl Question {
+    fn over_http1(&self) -> String {
+        let authorization = self.authorization.as_ref();
+        let authorization = authorization.map(|value| format!("authorization: {value}\r\n"));
+        let (path, authorization) = (self.path, authorization.unwrap_or_default());
+        format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{authorization}\r\n")
+    }
+
+    /// The header block: names by the static table, values as literals that no table keeps, as
+    /// clients send credentials (RFC 7541, sections 6.2.2 and 7.1.3).
+    pub(crate) fn over_http2(&self) -> Vec<u8> {
+        // `:method: GET` and `:scheme: https`.
+        let mut head = vec![0x82, 0x87];
+        let mut literal = |name: &[u8], value: &str| {
+            let length = u8::try_from(value.len())
+                .ok()
+                .filter(|length| *length < 127);
+            head.extend_from_slice(name);
+            head.push(length.expect("a short value"));
+            head.extend_from_slice(value.as_bytes());
+        };
+        literal(&[0x01], "bench");
+        literal(&[0x04], self.path);
+        if let Some(value) = &self.authorization {
+            literal(&[0x1f, 0x08], value);
+        }
+        head
+    }
+}
+
 /// Connections at a time, as wrk and h2load are commonly run.
 const HANDSHAKES: usize = 16;
 const HTTP1: usize = 32;
@@ -37,9 +67,19 @@ const STREAMS: u32 = 10;
 /// Before the measurement begins.
 const WARM_UP: Duration = Duration::from_millis(500);
 
+/// The request, which is always the same, and what its answer ends with.
+#[derive(Clone)]
+pub(crate) struct Question {
+    pub(crate) path: &'static str,
+    /// The credential, `Bearer …`.
+    pub(crate) authorization: Option<String>,
+    pub(crate) ending: &'static str,
+}
+
 #[derive(Clone)]
 pub(crate) struct Load {
     kind: Kind,
+    question: Rc<Question>,
     address: SocketAddr,
     tls: TlsConnector,
     done: Rc<Cell<u64>>,
@@ -48,13 +88,19 @@ pub(crate) struct Load {
 type Connection = TlsStream<TcpStream>;
 
 impl Load {
-    pub(crate) fn new(kind: Kind, address: SocketAddr, mut config: ClientConfig) -> Self {
+    pub(crate) fn new(
+        kind: Kind,
+        address: SocketAddr,
+        mut config: ClientConfig,
+        question: Question,
+    ) -> Self {
         config.alpn_protocols = match kind {
             Kind::Http2 => vec![b"h2".to_vec()],
             Kind::Http1 | Kind::Handshakes => vec![b"http/1.1".to_vec()],
         };
         Self {
             kind,
+            question: Rc::new(question),
             address,
             tls: TlsConnector::from(Arc::new(config)),
             done: Rc::default(),
@@ -126,16 +172,17 @@ impl Load {
     async fn http1(&self, mut tls: Connection) -> io::Result<()> {
         let mut buffer = vec![0; 4096];
         let mut length = None;
+        let request = self.question.over_http1();
         loop {
-            tls.write_all(b"GET / HTTP/1.1\r\nhost: bench\r\n\r\n")
-                .await?;
+            tls.write_all(request.as_bytes()).await?;
             let mut read = 0;
             // Every answer is as long as the first one, which comes in one piece.
             while length.is_none_or(|length| read < length) {
                 read += ended(tls.read(&mut buffer[read..]).await?)?;
                 length.get_or_insert(read);
             }
-            if !buffer.starts_with(b"HTTP/1.1 200") || !buffer[..read].ends_with(b"ok") {
+            let ending = self.question.ending.as_bytes();
+            if !buffer.starts_with(b"HTTP/1.1 200") || !buffer[..read].ends_with(ending) {
                 return Err(unexpected("another answer"));
             }
             self.count(1);
@@ -145,8 +192,9 @@ impl Load {
     async fn http2(&self, mut tls: Connection) -> io::Result<()> {
         let mut out = preface();
         let mut next_stream = 1;
+        let head = self.question.over_http2();
         for _ in 0..STREAMS {
-            request(&mut out, &mut next_stream);
+            request(&mut out, &mut next_stream, &head);
         }
         let mut buffer = Vec::with_capacity(64 * 1024);
         loop {
@@ -157,7 +205,7 @@ impl Load {
             while let Some((frame, behind)) = Frame::parse(rest) {
                 if frame.answer(&mut out)? {
                     self.count(1);
-                    request(&mut out, &mut next_stream);
+                    request(&mut out, &mut next_stream, &head);
                 }
                 rest = behind;
             }
@@ -239,7 +287,7 @@ fn write(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 }
 
 /// The beginning of a connection, with a window that no measurement uses up.
-fn preface() -> Vec<u8> {
+pub(crate) fn preface() -> Vec<u8> {
     let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     write(&mut out, SETTINGS, 0, 0, &[]);
     write(
@@ -252,9 +300,7 @@ fn preface() -> Vec<u8> {
     out
 }
 
-fn request(out: &mut Vec<u8>, next_stream: &mut u32) {
-    // GET, / and https by the static table, `:authority` as a literal (RFC 7541 §6).
-    let head = [&[0x82, 0x84, 0x87, 0x01, 5][..], b"bench"].concat();
-    write(out, HEADERS, END_STREAM | END_HEADERS, *next_stream, &head);
+pub(crate) fn request(out: &mut Vec<u8>, next_stream: &mut u32, head: &[u8]) {
+    write(out, HEADERS, END_STREAM | END_HEADERS, *next_stream, head);
     *next_stream += 2;
 }

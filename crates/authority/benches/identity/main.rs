@@ -8,6 +8,7 @@
 
 mod cpu;
 mod load;
+mod nginx;
 mod rotation;
 mod servers;
 mod streams;
@@ -17,9 +18,16 @@ mod table;
 use std::future::Future;
 use std::time::Duration;
 
-use load::{Kind, Load};
-use servers::{Nginx, Ours, Papers};
+use load::{Kind, Load, Question};
+use nginx::Nginx;
+use servers::{Ours, Papers};
 use table::{Table, median};
+
+const ROOT: Question = Question {
+    path: "/",
+    authorization: None,
+    ending: "ok",
+};
 
 /// In turns, so that a busy moment of the machine falls on both.
 const ROUNDS: usize = 5;
@@ -60,7 +68,10 @@ fn beside_nginx(table: &mut Table) {
     let papers = Papers::new();
     let ours = Ours::start(servers::ROLE, &papers);
     let bare = Ours::start(servers::BARE_ROLE, &papers);
-    let nginx = Nginx::start(&papers);
+    let nginx = Nginx::start(
+        papers.path(),
+        "ssl_client_certificate bundle.pem; ssl_verify_client on;",
+    );
     cpu::pin_to(cpu::LOAD);
     for (what, kind, asked) in [
         (
@@ -78,7 +89,7 @@ fn beside_nginx(table: &mut Table) {
         let mut rounds = Rounds::default();
         for _ in 0..ROUNDS {
             let rate = |pid, address| {
-                let load = Load::new(kind, address, papers.client());
+                let load = Load::new(kind, address, papers.client(), ROOT);
                 on_one_thread(load.per_cpu_second(pid, ROUND))
             };
             rounds.ours.push(rate(ours.pid(), ours.address));

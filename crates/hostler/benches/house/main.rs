@@ -6,8 +6,11 @@
 
 mod bare;
 mod boot;
+#[path = "../../../authority/benches/identity/cpu.rs"]
+mod cpu;
 mod crowd;
 mod fleet;
+mod gateway;
 #[path = "../../../fleet/tests/it/guard.rs"]
 mod guard;
 mod health;
@@ -26,10 +29,15 @@ use table::Table;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, role, certificate, key] = &arguments[..]
-        && role == bare::ROLE
-    {
-        return bare::serve(certificate, key);
+    match &arguments[..] {
+        [_, role, certificate, key] if role == bare::ROLE => return bare::serve(certificate, key),
+        [_, role, directory] if role == gateway::OPERATIONS => {
+            return gateway::serve_operations(directory.as_ref());
+        }
+        [_, role, directory] if role == gateway::BARE => {
+            return gateway::serve_bare(directory.as_ref());
+        }
+        _ => {}
     }
     // cargo passes --bench; whatever else is there chooses rows.
     let chosen: Vec<&str> = arguments[1..]
@@ -63,6 +71,9 @@ fn main() {
     }
     if wanted("health") {
         health::measure(&mut table);
+    }
+    if wanted("gateway") {
+        gateway::measure(&mut table);
     }
     // It takes half an hour, so only who names it gets it.
     if chosen.contains(&"fleet") {

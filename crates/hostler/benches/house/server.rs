@@ -24,7 +24,11 @@ pub(crate) fn free_port() -> u16 {
 }
 
 pub(crate) fn hostler() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
+    by_itself(Command::new(env!("CARGO_BIN_EXE_hostler")))
+}
+
+/// Without what this shell may say to the program.
+pub(crate) fn by_itself(mut command: Command) -> Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HOSTLER_")) {
         command.env_remove(name);
     }
@@ -34,10 +38,15 @@ pub(crate) fn hostler() -> Command {
 
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_as(hostler(), arguments)
+    }
+
+    /// With a command that comes to the program in its own way.
+    pub(crate) fn start_as(mut command: Command, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let address = |port| format!("127.0.0.1:{port}");
         let (people, machines) = (address(free_port()), address(free_port()));
-        let mut process = hostler()
+        let mut process = command
             .args(["server", "--listen", &people, "--fleet-listen", &machines])
             // One client stands for very many, and what is measured is not how well it is held back.
             .args(["--rate-per-address", "0", "--rate-per-token", "0"])

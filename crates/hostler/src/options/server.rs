@@ -1,7 +1,7 @@
 //! The options of a control plane.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -119,6 +119,10 @@ pub(crate) struct ServerOptions {
     /// once; 0: any number [default: 500]
     #[arg(long, env = "HOSTLER_RATE_PER_TOKEN", value_name = "NUMBER")]
     rate_per_token: Option<u32>,
+    /// Connections at one time at the people's door, of which one address has at most 1,024
+    /// [default: 4096]
+    #[arg(long, env = "HOSTLER_MAX_CONNECTIONS", value_name = "NUMBER")]
+    max_connections: Option<NonZeroUsize>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -143,6 +147,8 @@ pub(crate) struct ServerSettings {
     pub(crate) decoy: String,
     pub(crate) mcp_origins: Vec<Url>,
     pub(crate) limits: RequestLimits,
+    /// At one time at the people's door; `None`: as a door has them.
+    pub(crate) connections: Option<NonZeroUsize>,
 }
 
 const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
@@ -280,6 +286,7 @@ impl ServerOptions {
             mcp_origin,
             rate_per_address,
             rate_per_token,
+            max_connections,
             config,
         );
         let tls_files = match (all.tls_cert, all.tls_key) {
@@ -331,6 +338,7 @@ impl ServerOptions {
             decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
             mcp_origins: all.mcp_origin.unwrap_or_default(),
             limits: limits(all.rate_per_address, all.rate_per_token),
+            connections: all.max_connections,
         })
     }
 }
@@ -356,6 +364,7 @@ impl ServerSettings {
             decoy: "not-found".to_owned(),
             mcp_origins: Vec::new(),
             limits: RequestLimits::default(),
+            connections: None,
         }
     }
 }

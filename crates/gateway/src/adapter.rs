@@ -16,7 +16,7 @@ use crate::health::Health;
 use crate::limits::RequestLimits;
 use crate::mcp::{self, Mcp};
 use crate::openapi::About;
-use crate::rates::{self, Rates};
+use crate::rates::Rates;
 use crate::route::RouteError;
 use crate::target;
 
@@ -165,9 +165,8 @@ impl HttpAdapterBuilder {
         };
         let router = self
             .beside
-            .fallback_service(DispatchService(Arc::new(dispatch)))
-            .layer(middleware::from_fn_with_state(rates, rates::turn_away))
-            .layer(middleware::from_fn(envelope::wrap));
+            .layer(middleware::from_fn_with_state(rates, envelope::wrap))
+            .fallback_service(DispatchService(Arc::new(dispatch)));
         Ok(HttpAdapter { router, calls })
     }
 }

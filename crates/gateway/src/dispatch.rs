@@ -20,7 +20,7 @@ use crate::body::{Budget, Incoming};
 use crate::connection::ConnectionInfo;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
 use crate::decoy;
-use crate::envelope::Facts;
+use crate::envelope::{self, Facts};
 use crate::health::{self, Health};
 use crate::input;
 use crate::limits::RequestLimits;
@@ -58,12 +58,15 @@ struct Visit<'r> {
 }
 
 impl Dispatch {
-    pub(crate) async fn answer(&self, request: http::Request<Body>) -> Response {
-        let (mut head, body) = request.into_parts();
+    async fn answer(
+        &self,
+        request: http::Request<Body>,
+        request_id: RequestId,
+    ) -> (Response, Facts) {
+        let (head, body) = request.into_parts();
         let mut body = Incoming::new(body, &head);
-        let request_id = head.extensions.remove().unwrap_or_else(RequestId::generate);
         let mut facts = Facts::default();
-        let mut response = match self.table.find(&head.method, head.uri.path()) {
+        let response = match self.table.find(&head.method, head.uri.path()) {
             Found::Nothing => self.decoy.answer(&head.method, head.uri.path()).await,
             Found::OtherMethods(target, methods) => {
                 facts.target = Some(Arc::clone(target));
@@ -90,8 +93,7 @@ impl Dispatch {
             }
         };
         body.linger();
-        response.extensions_mut().insert(facts);
-        response
+        (response, facts)
     }
 
     async fn health(&self, head: &request::Parts) -> Response {
@@ -196,13 +198,12 @@ impl Dispatch {
         let request = Request {
             input,
             identity: identity.clone(),
-            request_id: request_id.clone(),
             remote: connection.map(ConnectionInfo::remote),
             resume_after: route
                 .operation
                 .resumed_by()
                 .and_then(|_| sse::last_event_id(&head.headers)),
-            ..Request::default()
+            ..Request::new(request_id.clone())
         };
         let name = route.operation.name().as_str();
         if subscribes {
@@ -294,6 +295,9 @@ impl tower::Service<http::Request<Body>> for DispatchService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let dispatch = Arc::clone(&self.0);
-        Box::pin(async move { Ok(dispatch.answer(request).await) })
+        Box::pin(async move {
+            let answer = async |request, id| dispatch.answer(request, id).await;
+            Ok(envelope::around(&dispatch.rates, request, answer).await)
+        })
     }
 }

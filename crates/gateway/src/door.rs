@@ -14,6 +14,7 @@ mod ledger;
 mod one_stream;
 mod quic;
 mod serve;
+mod streams;
 mod watched;
 
 use std::io;

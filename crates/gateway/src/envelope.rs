@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::{Body, HttpBody as _};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use hostler_operations::{Identity, RequestId};
@@ -16,12 +16,13 @@ use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
 
 use crate::connection::ConnectionInfo;
+use crate::rates::Rates;
 use crate::target::Target;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the dispatch found out, for the log. It travels among the answer's extensions.
-#[derive(Clone, Default)]
+/// What the dispatch found out, for the log.
+#[derive(Default)]
 pub(crate) struct Facts {
     pub(crate) target: Option<Arc<Target>>,
     pub(crate) identity: Option<Identity>,
@@ -29,13 +30,27 @@ pub(crate) struct Facts {
     pub(crate) operation: Option<String>,
 }
 
-pub(crate) async fn wrap(mut request: Request, next: Next) -> Response {
+/// Does this for routes that are no operations.
+pub(crate) async fn wrap(
+    State(rates): State<Arc<Rates>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let answer = async |request, _| (next.run(request).await, Facts::default());
+    around(&rates, request, answer).await
+}
+
+/// Does this for one request and its answer, unless a stranger comes too often.
+pub(crate) async fn around(
+    rates: &Rates,
+    request: Request,
+    answer: impl AsyncFnOnce(Request, RequestId) -> (Response, Facts),
+) -> Response {
     let id = request
         .headers()
         .get(X_REQUEST_ID)
         .and_then(|value| RequestId::from_caller(value.to_str().ok()?))
         .unwrap_or_else(RequestId::generate);
-    request.extensions_mut().insert(id.clone());
     let mut line = Line {
         began: Instant::now(),
         method: request.method().clone(),
@@ -43,14 +58,15 @@ pub(crate) async fn wrap(mut request: Request, next: Next) -> Response {
         connection: request.extensions().get().cloned(),
         outcome: None,
     };
-    let mut response = next.run(request).await;
-    let facts = response
-        .extensions_mut()
-        .remove::<Facts>()
-        .unwrap_or_default();
+    let (mut response, facts) = match rates.turn_away(line.connection.as_ref()) {
+        Some(refusal) => (refusal, Facts::default()),
+        None => answer(request, line.id.clone()).await,
+    };
     line.outcome = Some((response.status(), facts));
     // Every sane id is a header's value; see RequestId.
-    if let Ok(value) = HeaderValue::from_str(line.id.as_str()) {
+    if let Ok(mut value) = HeaderValue::from_str(line.id.as_str()) {
+        // It never comes again, so no table of HTTP/2's shall keep it (RFC 7541, section 7.1.3).
+        value.set_sensitive(true);
         response.headers_mut().insert(X_REQUEST_ID, value);
     }
     if line.method == Method::HEAD {

@@ -280,11 +280,10 @@ impl Endpoint {
             let request = Request {
                 input: tool.input,
                 identity: Some(caller.identity),
-                request_id: caller.request_id,
                 remote: caller.remote,
                 cancelled: cancelled.clone(),
                 progress,
-                ..Request::default()
+                ..Request::new(caller.request_id)
             };
             let reply = tokio::select! {
                 biased;

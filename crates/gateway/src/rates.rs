@@ -10,11 +10,9 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::Response;
 use hostler_operations::rate::{Ledger, Rate, network};
 use hostler_operations::{CallError, ErrorCode, Identity};
@@ -53,6 +51,13 @@ impl Rates {
             Some(book) => take(book, network(from.ip())),
             None => Ok(()),
         }
+    }
+
+    /// What a stranger is told who comes too often, before it is looked at what they want.
+    pub(crate) fn turn_away(&self, connection: Option<&ConnectionInfo>) -> Option<Response> {
+        let stranger = connection.filter(|connection| !connection.is_known())?;
+        let wait = self.stranger(stranger.remote()).err()?;
+        Some(decoy::too_often(whole_secs(wait)))
     }
 
     /// Whose these credentials are, when they do not come with a request that was counted already.
@@ -117,18 +122,4 @@ fn book<K: Eq + std::hash::Hash>(rate: Rate) -> Book<K> {
 fn take<K: Eq + std::hash::Hash>(book: &Book<K>, key: K) -> Result<(), Duration> {
     let mut ledger = book.lock().unwrap_or_else(PoisonError::into_inner);
     ledger.take(key, Instant::now())
-}
-
-/// Turns strangers away who come too often, before it is looked at what they want.
-pub(crate) async fn turn_away(
-    State(rates): State<Arc<Rates>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let connection = request.extensions().get::<ConnectionInfo>();
-    let stranger = connection.filter(|connection| !connection.is_known());
-    match stranger.map(|connection| rates.stranger(connection.remote())) {
-        Some(Err(wait)) => decoy::too_often(whole_secs(wait)),
-        Some(Ok(())) | None => next.run(request).await,
-    }
 }

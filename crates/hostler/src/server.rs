@@ -165,10 +165,6 @@ impl Plane {
         let for_people = adapter(decoy).mcp(mcp).build()?;
         let for_machines = adapter(Decoy::NotFound).build()?;
         let machines_tls = server_config(&source, enrolled(&fleet));
-        let mut people_limits = DoorLimits::default();
-        if let Some(number) = settings.connections {
-            people_limits.connections = number.get();
-        }
         // Each host may have a connection for its calls and one on which it waits for ours.
         let mut machines_limits = DoorLimits::default();
         machines_limits.connections = MACHINES;
@@ -178,7 +174,7 @@ impl Plane {
         let machines = reverse(machines, &fleet);
         Ok(Self {
             people: people
-                .door(&people_tls, for_people.router(), people_limits)
+                .door(&people_tls, for_people.router(), settings.door)
                 .with_quic()?
                 .with_calls(for_people.calls())?,
             machines: machines

@@ -9,9 +9,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::access::Identity;
 use crate::error::CallError;
+use crate::id::fresh;
 use crate::name::OperationName;
 use crate::peer::Peer;
 use crate::progress::{Progress, ProgressSink};
@@ -24,7 +26,8 @@ pub struct RequestId(Arc<str>);
 impl RequestId {
     /// A new one, ordered by time (UUIDv7, RFC 9562 section 5.7).
     pub fn generate() -> Self {
-        Self(uuid::Uuid::now_v7().to_string().into())
+        let mut text = Uuid::encode_buffer();
+        Self(Arc::from(&*fresh().hyphenated().encode_lower(&mut text)))
     }
 
     /// Takes over the caller's own id when it is a sane one: it ends up in log lines and headers.

@@ -82,6 +82,7 @@ mod define;
 mod discovery;
 mod error;
 mod events;
+mod id;
 mod name;
 mod peer;
 mod progress;

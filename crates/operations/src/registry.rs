@@ -125,10 +125,17 @@ pub struct Request {
 
 impl Default for Request {
     fn default() -> Self {
+        Self::new(RequestId::generate())
+    }
+}
+
+impl Request {
+    /// An anonymous call without input, under this id.
+    pub fn new(request_id: RequestId) -> Self {
         Self {
             input: Value::Object(serde_json::Map::new()),
             identity: None,
-            request_id: RequestId::generate(),
+            request_id,
             remote: None,
             cancelled: CancellationToken::new(),
             resume_after: None,

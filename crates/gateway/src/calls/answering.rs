@@ -243,7 +243,6 @@ impl Answering {
         let request = Request {
             input: asked.input.clone(),
             identity,
-            request_id: line.request_id.clone(),
             remote: self.credentials.remote,
             // A call that has ended cancels its own token, and what is left of this call's goes on.
             cancelled: asked.cancelled.child_token(),
@@ -251,7 +250,7 @@ impl Answering {
                 conversation: Arc::downgrade(conversation),
                 id: asked.id.clone(),
             })),
-            ..Request::default()
+            ..Request::new(line.request_id.clone())
         };
         let name = operation.name().as_str();
         if operation.kind() != Kind::Subscription {

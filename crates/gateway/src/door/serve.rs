@@ -14,7 +14,6 @@ use hostler_identity::{PeerIdentity, wait_until};
 use http::header::{ALT_SVC, CONTENT_TYPE};
 use http::{HeaderValue, Version};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,6 +31,7 @@ use tower::Service as _;
 use super::admission::Admission;
 use super::handed::{Handed, Handlers};
 use super::ledger::{Ledger, Overdue, Patience};
+use super::streams::Streams;
 use super::watched::{Exchange, WatchedBody, WatchedStream};
 use crate::calls::CallAdapter;
 use crate::connection::ConnectionInfo;
@@ -154,12 +154,13 @@ impl Shared {
             alt_svc: self.alt_svc.clone().filter(|_| carrier == Carrier::Tcp),
         };
         let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));
+        let streams = Streams::default();
         let ended = if is_h2 {
-            let connection = self.http2().serve_connection(io, service);
-            self.drive(connection, &ledger, expires_at).await
+            let connection = self.http2(&streams).serve_connection(io, service);
+            self.drive(connection, streams, &ledger, expires_at).await
         } else {
             let connection = self.http1(carrier).serve_connection(io, service);
-            self.drive(connection, &ledger, expires_at).await
+            self.drive(connection, streams, &ledger, expires_at).await
         };
         if let Err(error) = ended {
             tracing::debug!(%remote, %error, "the connection broke");
@@ -205,9 +206,9 @@ impl Shared {
         builder
     }
 
-    fn http2(&self) -> http2::Builder<StreamTasks> {
+    fn http2(&self, streams: &Streams) -> http2::Builder<Streams> {
         let limits = &self.limits;
-        let mut builder = http2::Builder::new(StreamTasks(self.tasks.clone()));
+        let mut builder = http2::Builder::new(streams.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.streams)
@@ -222,6 +223,7 @@ impl Shared {
     async fn drive<C>(
         &self,
         connection: C,
+        streams: Streams,
         ledger: &Ledger,
         expires_at: Option<Timestamp>,
     ) -> Result<(), C::Error>
@@ -229,12 +231,16 @@ impl Shared {
         C: GracefulConnection,
     {
         let mut connection = pin!(connection);
+        let mut running = pin!(streams.run());
         let mut expiring = pin!(almost_expired(expires_at));
         let mut look_at = Instant::now();
         let mut closing = false;
         loop {
             tokio::select! {
+                // In this order: what comes in begins streams, and these run at once.
+                biased;
                 ended = connection.as_mut() => return ended,
+                never = running.as_mut() => match never {},
                 () = self.cut.cancelled() => return Ok(()),
                 () = self.shutdown.cancelled(), if !closing => {
                     closing = true;
@@ -271,19 +277,6 @@ pub(super) async fn almost_expired(expires_at: Option<Timestamp>) {
     };
     let left = expires_at.duration_since(Timestamp::now());
     wait_until(expires_at - BEFORE_EXPIRY.min(left / 10)).await;
-}
-
-/// Runs the streams of HTTP/2 connections where the door can wait for their end.
-#[derive(Clone)]
-struct StreamTasks(TaskTracker);
-
-impl<F> Executor<F> for StreamTasks
-where
-    F: Future<Output: Send> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        self.0.spawn(stream);
-    }
 }
 
 /// The router, as one connection sees it.

@@ -50,6 +50,7 @@ impl Server {
             .args(["server", "--listen", &people, "--fleet-listen", &machines])
             // One client stands for very many, and what is measured is not how well it is held back.
             .args(["--rate-per-address", "0", "--rate-per-token", "0"])
+            .args(["--max-connections-per-address", "1000000"])
             .args(arguments)
             .arg("--data-dir")
             .arg(directory.path().join("server"))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use hostler_fleet::{Database, RedisUrl};
-use hostler_gateway::RequestLimits;
+use hostler_gateway::{DoorLimits, RequestLimits};
 use hostler_operations::rate::Rate;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -119,10 +119,17 @@ pub(crate) struct ServerOptions {
     /// once; 0: any number [default: 500]
     #[arg(long, env = "HOSTLER_RATE_PER_TOKEN", value_name = "NUMBER")]
     rate_per_token: Option<u32>,
-    /// Connections at one time at the people's door, of which one address has at most 1,024
-    /// [default: 4096]
+    /// Connections at one time at the people's door [default: 4096]
     #[arg(long, env = "HOSTLER_MAX_CONNECTIONS", value_name = "NUMBER")]
     max_connections: Option<NonZeroUsize>,
+    /// How many of them one address may have; a balancer that hides where others come from needs
+    /// all of them [default: a quarter]
+    #[arg(
+        long,
+        env = "HOSTLER_MAX_CONNECTIONS_PER_ADDRESS",
+        value_name = "NUMBER"
+    )]
+    max_connections_per_address: Option<NonZeroUsize>,
     /// A YAML file with any of these options as keys (data_dir: ...)
     #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
     #[serde(skip)]
@@ -147,8 +154,8 @@ pub(crate) struct ServerSettings {
     pub(crate) decoy: String,
     pub(crate) mcp_origins: Vec<Url>,
     pub(crate) limits: RequestLimits,
-    /// At one time at the people's door; `None`: as a door has them.
-    pub(crate) connections: Option<NonZeroUsize>,
+    /// Of the people's door.
+    pub(crate) door: DoorLimits,
 }
 
 const DEFAULT_TRUST_DOMAIN: &str = "hostler.internal";
@@ -245,6 +252,19 @@ fn limits(per_address: Option<u32>, per_token: Option<u32>) -> RequestLimits {
     limits
 }
 
+/// What a door may take, with the connections that were asked for.
+fn door(connections: Option<NonZeroUsize>, of_an_address: Option<NonZeroUsize>) -> DoorLimits {
+    let mut limits = DoorLimits::default();
+    if let Some(number) = connections {
+        limits.connections = number.get();
+        limits.connections_per_address = number.get().div_ceil(4);
+    }
+    if let Some(number) = of_an_address {
+        limits.connections_per_address = number.get();
+    }
+    limits
+}
+
 /// The text of a file that nobody else may read.
 fn secret_of_file(path: &Path) -> Result<SecretString, Failure> {
     let reading = || format!("cannot read {}", path.display());
@@ -287,6 +307,7 @@ impl ServerOptions {
             rate_per_address,
             rate_per_token,
             max_connections,
+            max_connections_per_address,
             config,
         );
         let tls_files = match (all.tls_cert, all.tls_key) {
@@ -338,7 +359,7 @@ impl ServerOptions {
             decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
             mcp_origins: all.mcp_origin.unwrap_or_default(),
             limits: limits(all.rate_per_address, all.rate_per_token),
-            connections: all.max_connections,
+            door: door(all.max_connections, all.max_connections_per_address),
         })
     }
 }
@@ -364,7 +385,7 @@ impl ServerSettings {
             decoy: "not-found".to_owned(),
             mcp_origins: Vec::new(),
             limits: RequestLimits::default(),
-            connections: None,
+            door: DoorLimits::default(),
         }
     }
 }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 use crate::error::ErrorObject;
+use crate::id::fresh;
 
 /// The length of an id, in bytes.
 const MAX_ID_BYTES: usize = 128;
@@ -24,7 +26,8 @@ impl CallId {
 
     /// A new one, which nobody else has.
     pub fn generate() -> Self {
-        Self(uuid::Uuid::now_v7().simple().to_string().into())
+        let mut text = Uuid::encode_buffer();
+        Self(Arc::from(&*fresh().simple().encode_lower(&mut text)))
     }
 
     /// The id as text.

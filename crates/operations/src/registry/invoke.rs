@@ -1,13 +1,13 @@
 //! The way into an operation: does it exist for this caller, may they call it, does the input fit;
-//! then the handler, in a task of its own, so that a panic is an `INTERNAL` and not a lost
-//! connection.
+//! then the handler, where a panic is an `INTERNAL` and not a lost connection.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, poll};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -136,16 +136,24 @@ impl Registry {
     }
 }
 
-/// Runs in a task of its own, where a panic ends, and waits so long for it.
+/// Runs in a task of its own, where a panic ends, and waits so long for it. What is done without
+/// waiting for anything needs no task.
 async fn in_a_task<T: Send + 'static>(
     limit: Duration,
     work: impl Future<Output = Result<T, CallError>> + Send + 'static,
 ) -> Result<T, CallError> {
-    match tokio::time::timeout(limit, tokio::spawn(work)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(broken)) => Err(CallError::internal(broken)),
-        Err(_elapsed) => Err(timed_out(limit)),
-    }
+    let mut work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+    let answered = match poll!(work.as_mut()) {
+        Poll::Ready(answered) => answered,
+        // From here to the task there is nothing to wait for, so nobody can leave in between.
+        Poll::Pending => match tokio::time::timeout(limit, tokio::spawn(work)).await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(broken)) => return Err(CallError::internal(broken)),
+            Err(_elapsed) => return Err(timed_out(limit)),
+        },
+    };
+    // What it panicked with is in the log already, by the panic hook.
+    answered.unwrap_or_else(|_| Err(CallError::internal("the handler panicked")))
 }
 
 /// Drops the work when nobody waits for it any more.
@@ -154,6 +162,7 @@ async fn while_wanted<T>(
     work: impl Future<Output = Result<T, CallError>>,
 ) -> Result<T, CallError> {
     tokio::select! {
+        biased;
         answer = work => answer,
         () = cancelled.cancelled() => Err(CallError::new(INTERNAL, "cancelled")),
     }

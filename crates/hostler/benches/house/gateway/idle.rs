@@ -16,7 +16,7 @@ use crate::memory::resident_mib;
 use crate::table::Table;
 
 const CONNECTIONS: u16 = 10_000;
-/// Of each address: a door gives one address no more than its share.
+/// Of each address: a client has no more ports than there are.
 const EACH: u16 = 1000;
 
 pub(super) fn measure(papers: &Papers, table: &mut Table) {

@@ -1,8 +1,11 @@
 //! The doors: who gets in, who does not, and what those who do not are told.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::support::{Plane, curl};
+use serde_json::Value;
+
+use crate::support::{Plane, curl, python};
 
 #[test]
 fn the_peoples_door_asks_for_a_token() {
@@ -45,6 +48,49 @@ fn the_peoples_door_speaks_both_http_versions_and_tls_1_3_only() {
     }
     let old = plane.curl(None, &["--tls-max", "1.2"], "/healthz");
     assert_eq!(old.status, 0, "TLS 1.2 was spoken");
+}
+
+#[test]
+fn a_scanner_finds_tls_as_it_should_be_and_no_name_of_ours() {
+    let plane = Plane::start();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/sslyze");
+    let scanner = python(&tests.join("requirements.txt")).with_file_name("sslyze");
+    let report = plane.path("scan.json");
+    // Mozilla's "modern": TLS 1.3 alone, its curves, and a certificate that is young and of P-256.
+    let scanned = Command::new(scanner)
+        .args(["--mozilla_config", "modern", "--early_data", "--json_out"])
+        .arg(&report)
+        .arg("--certinfo_ca_file")
+        .arg(plane.ca())
+        .arg(plane.url().trim_start_matches("https://"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&scanned.stdout);
+    assert!(scanned.status.success(), "{said}");
+    let report = std::fs::read(report).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    let found = &report["server_scan_results"][0]["scan_result"];
+    let of = |scan: &str| {
+        assert_eq!(found[scan]["status"], "COMPLETED", "{scan}");
+        &found[scan]["result"]
+    };
+    assert_eq!(of("tls_1_3_early_data")["supports_early_data"], false);
+    assert_eq!(of("tls_compression")["supports_compression"], false);
+    assert_eq!(of("heartbleed")["is_vulnerable_to_heartbleed"], false);
+    let chain = &of("certificate_info")["certificate_deployments"][0];
+    let names = ["subject", "issuer"].iter().flat_map(|name| {
+        let chain = chain["received_certificate_chain"].as_array();
+        chain
+            .into_iter()
+            .flatten()
+            .map(move |one| one[*name]["rfc4514_string"].to_string())
+    });
+    let names: Vec<String> = names.collect();
+    assert_eq!(names.len(), 4, "a certificate and its CA: {names:?}");
+    for name in &names {
+        assert!(!name.to_lowercase().contains("hostler"), "{names:?}");
+    }
 }
 
 #[test]

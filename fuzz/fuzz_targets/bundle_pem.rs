@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hostler_fuzz::bundle_pem(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hostler_fuzz::identity::bundle_pem(data));

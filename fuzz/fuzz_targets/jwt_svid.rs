@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hostler_fuzz::jwt_svid(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hostler_fuzz::identity::jwt_svid(data));

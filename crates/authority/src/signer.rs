@@ -73,14 +73,14 @@ impl Signer {
         not_before: Timestamp,
         life: SignedDuration,
     ) -> Result<Self, rcgen::Error> {
-        let mut params = root_params(&format!("Hostler authority of {trust_domain}"));
+        let mut params = root_params(&format!("Authority of {trust_domain}"));
         params.subject_alt_names = vec![SanType::URI(trust_domain.id_string().try_into()?)];
         Self::generate(params, not_before, life)
     }
 
     /// Makes the root of a private web authority.
     pub(crate) fn web(not_before: Timestamp, life: SignedDuration) -> Result<Self, rcgen::Error> {
-        Self::generate(root_params("Hostler private CA"), not_before, life)
+        Self::generate(root_params("Private CA"), not_before, life)
     }
 
     fn generate(
@@ -218,7 +218,6 @@ fn root_params(title: &str) -> CertificateParams {
 
 fn name(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Hostler");
     // X.520 allows a common name 64 characters.
     name.push(
         DnType::CommonName,

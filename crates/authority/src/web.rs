@@ -297,7 +297,8 @@ impl Current {
         let not_after = (now + LEAF_LIFE).min(ca.root().not_after());
         let leaf = Leaf {
             names: names.to_vec(),
-            common_name: "Hostler people's door".to_owned(),
+            // Whoever probes the port reads it, so it does not say what answers there.
+            common_name: "Web server".to_owned(),
             usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
             not_before: now - BACKDATE,
             not_after,

@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream::{BoxStream, Stream, StreamExt, unfold};
-use hostler_operations::{CallError, ErrorObject};
+use hostler_operations::{CallError, ErrorObject, StreamItem, write_event};
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -120,19 +120,17 @@ impl Events {
     }
 }
 
-/// One event. JSON holds no line break outside of its strings and escapes those inside, so it is
-/// one `data:` line.
+/// One event.
 fn event(id: u64, output: Result<Value, CallError>, surface: Surface) -> Bytes {
-    match output {
-        Ok(output) => Bytes::from(format!("id: {id}\ndata: {output}\n\n")),
+    let item = match output {
+        Ok(output) => StreamItem::Output(output),
         Err(error) => {
             let mut told = ErrorObject::from(&error);
             told.code = surface.code(&told.code).into_owned();
-            // A struct of strings and JSON always serializes; an empty object would still be JSON.
-            let told = serde_json::to_string(&told).unwrap_or_else(|_| "{}".to_owned());
-            Bytes::from(format!("id: {id}\nevent: error\ndata: {told}\n\n"))
+            StreamItem::Failed(told)
         }
-    }
+    };
+    Bytes::from(write_event(id, &item))
 }
 
 #[cfg(test)]

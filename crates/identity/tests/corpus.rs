@@ -7,7 +7,7 @@ use std::path::Path;
     unreachable_pub,
     reason = "public for the fuzz targets, which are another crate"
 )]
-#[path = "../../../fuzz/src/lib.rs"]
+#[path = "../../../fuzz/src/identity.rs"]
 mod checks;
 
 /// Runs everything that is kept for one target.

@@ -1,5 +1,5 @@
-//! Reading the outputs of a subscription from an event stream (WHATWG HTML, section 9.2), as our
-//! doors write it: each output is an event whose `data` is JSON, a failure is `event: error` with
+//! Writing the outputs of a subscription to an event stream, and reading them from one (WHATWG HTML, section 9.2), as our
+//! doors have it: each output is an event whose `data` is JSON, a failure is `event: error` with
 //! an [`ErrorObject`].
 //!
 //! The reader has no socket: bytes go in as they arrive, outputs come out. Whoever sends the bytes
@@ -27,6 +27,20 @@ pub enum StreamItem {
     Output(Value),
     /// Why the subscription failed; nothing follows.
     Failed(ErrorObject),
+}
+
+/// One event, whose `id` is this number. JSON holds no line break outside of its strings and escapes
+/// those inside, so its data is one line.
+#[must_use]
+pub fn write_event(id: u64, item: &StreamItem) -> String {
+    match item {
+        StreamItem::Output(output) => format!("id: {id}\ndata: {output}\n\n"),
+        StreamItem::Failed(error) => {
+            // A struct of strings and JSON always serializes; an empty object would still be JSON.
+            let told = serde_json::to_string(error).unwrap_or_else(|_| "{}".to_owned());
+            format!("id: {id}\nevent: error\ndata: {told}\n\n")
+        }
+    }
 }
 
 /// What came is no event stream of ours.

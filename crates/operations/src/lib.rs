@@ -102,7 +102,7 @@ pub use error::{
     CallError, ErrorCode, ErrorObject, FORBIDDEN, INTERNAL, INVALID_INPUT, NOT_FOUND, TIMEOUT,
     rest_code,
 };
-pub use events::{EventError, EventReader, StreamItem};
+pub use events::{EventError, EventReader, StreamItem, write_event};
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};
 pub use peer::Peer;

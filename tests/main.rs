@@ -2,6 +2,7 @@
 //!
 //! `house` keeps the shape of the workspace; the other modules run `hostler` as its users do.
 
+mod attach;
 mod calls;
 mod chaos;
 mod cli;

@@ -5,5 +5,6 @@
 //! each says of itself. libFuzzer calls them with what it makes up; the test `corpus` of each crate
 //! calls them with what is kept in `corpus/`.
 
+pub mod gateway;
 pub mod identity;
 pub mod operations;

@@ -99,7 +99,7 @@ pub use operations::mount;
 pub use placement::{CPU_OVERCOMMIT, Policy};
 pub use reach::{Principal, Seat, Sight};
 pub use redis_link::{RedisUrl, RedisUrlRefused};
-pub use scopes::KeyScope;
+pub use scopes::{ATTACHED_CALL, KeyScope};
 pub use secrets::{ApiKey, HOST_TOKEN_LIFE, KeyUnusable, RegistrationToken, USER_TOKEN_LIFE};
 pub use shared_keys::SharedKeys;
 pub use store::{OpenStoreError, PostgresUrl, PostgresUrlRefused, StoreError};

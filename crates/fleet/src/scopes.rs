@@ -22,6 +22,8 @@ pub(crate) const ENTRIES_READ: Scope = Scope::new("entries:read");
 pub(crate) const ENTRIES_WRITE: Scope = Scope::new("entries:write");
 pub(crate) const AUTHORITY_WRITE: Scope = Scope::new("authority:write");
 pub(crate) const AUDIT_READ: Scope = Scope::new("audit:read");
+/// Call the operations of APIs that the operator has attached.
+pub const ATTACHED_CALL: Scope = Scope::new("attached:call");
 /// What everybody may do about themselves who has logged in with a password. No key has it, so that a
 /// key that got lost cannot change the password of its maker.
 pub(crate) const USER_SELF: Scope = Scope::new("user:self");
@@ -67,6 +69,8 @@ words! {
         AuthorityWrite = "authority:write",
         /// See who changed what; only for keys of the platform.
         AuditRead = "audit:read",
+        /// Call the operations of attached APIs; only for keys of the platform.
+        AttachedCall = "attached:call",
     }
 }
 

@@ -198,7 +198,8 @@ impl Failure {
         };
         let mut response = json(self.status, &body);
         let headers = response.headers_mut();
-        if self.status == StatusCode::UNAUTHORIZED {
+        // What another API refuses, no credential of the caller's mends.
+        if self.status == StatusCode::UNAUTHORIZED && !self.code.starts_with("HTTP_") {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         let later = [

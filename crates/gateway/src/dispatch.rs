@@ -81,12 +81,13 @@ impl Dispatch {
                     identity: &mut facts.identity,
                     operation: &mut facts.operation,
                 };
+                // Boxed, what is large costs only those who take that way: a future is moved whole.
                 let answered = match target.as_ref() {
                     Target::Health => Ok(self.health(&head).await),
-                    Target::Document => self.document(visit).await,
+                    Target::Document => Box::pin(self.document(visit)).await,
                     Target::Docs(file) => Ok(file.answer()),
-                    Target::Mcp(endpoint) => self.mcp(visit, endpoint).await,
-                    Target::Operation(route) => self.operate(visit, route, values).await,
+                    Target::Mcp(endpoint) => Box::pin(self.mcp(visit, endpoint)).await,
+                    Target::Operation(route) => Box::pin(self.operate(visit, route, values)).await,
                 };
                 answered
                     .unwrap_or_else(|failure| failure.into_response(target.surface(), &request_id))
@@ -207,11 +208,8 @@ impl Dispatch {
         };
         let name = route.operation.name().as_str();
         if subscribes {
-            let outputs = self
-                .registry
-                .subscribe(name, request)
-                .await
-                .map_err(failed)?;
+            let outputs = Box::pin(self.registry.subscribe(name, request));
+            let outputs = outputs.await.map_err(failed)?;
             let outputs = recheck::while_permitted(
                 outputs,
                 recheck::Holder {

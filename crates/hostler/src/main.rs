@@ -6,6 +6,7 @@
 //! this crate reads options, joins the rooms' doors, and prints.
 
 mod agent;
+mod attach;
 mod cli;
 mod client;
 mod commands;

@@ -29,7 +29,7 @@ use crate::workload::SocketPlace;
 
 pub(crate) use agent::{AgentMode, AgentOptions, AgentSettings, Enrolment, Trust};
 pub(crate) use firecracker::FirecrackerSettings;
-pub(crate) use server::{Federate, ServerOptions, ServerSettings};
+pub(crate) use server::{Federate, ServerOptions, ServerSettings, secret_of_file};
 
 /// Reads a file of options.
 fn read<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Failure> {

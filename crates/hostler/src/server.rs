@@ -29,6 +29,7 @@ use url::Url;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::attach;
 use crate::client::tls;
 use crate::failure::{Doing, Failure};
 use crate::options::{Federate, ServerSettings};
@@ -135,6 +136,10 @@ impl Plane {
         let own_id = SpiffeId::from_segments(trust_domain, &["control-plane", "1"])?;
         let source = authority.source(&own_id)?;
 
+        let attached = match &settings.attach {
+            Some(file) => attach::read(file)?,
+            None => Vec::new(),
+        };
         let config = Config {
             database: settings.database,
             machines_url: machines_url.clone(),
@@ -145,7 +150,11 @@ impl Plane {
             federation: bundle_endpoints(&settings.federate)?,
         };
         let (fleet, first_key) = Fleet::open(config, authority, source.clone()).await?;
-        let registry = hostler_fleet::mount(Registry::builder(), &fleet).build()?;
+        let mut registry = hostler_fleet::mount(Registry::builder(), &fleet);
+        for api in attached {
+            registry = registry.service(api.service, &api.upstream);
+        }
+        let registry = registry.build()?;
 
         let adapter = |decoy| {
             let callers = Arc::new(Callers(Arc::clone(&fleet)));

@@ -6,6 +6,7 @@
 //! [`internal`](Undecided::internal)) makes an [`Operation`] that a [`Service`] takes. So nothing
 //! is reachable because somebody forgot to say.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -103,7 +104,9 @@ pub(crate) enum ErasedHandler<S> {
 
 /// Everything about an operation but its handler and its service.
 pub(crate) struct Definition {
-    pub(crate) operation: &'static str,
+    pub(crate) operation: Cow<'static, str>,
+    /// Whether its errors are those of another API (`HTTP_…`), which no list can hold.
+    pub(crate) foreign: bool,
     pub(crate) kind: Kind,
     pub(crate) description: String,
     pub(crate) internal: bool,
@@ -120,7 +123,7 @@ pub(crate) struct Definition {
 
 /// An operation of which it is not yet said who may call it.
 #[must_use = "an operation is not complete before it says who may call it"]
-pub struct Undecided<S>(Operation<S>);
+pub struct Undecided<S>(pub(crate) Operation<S>);
 
 /// A complete operation on a state of type `S`, to be added to a [`Service`].
 #[must_use = "an operation does nothing before a service has it"]
@@ -251,7 +254,8 @@ fn undecided<S, I: JsonSchema, O: JsonSchema, E: OperationError>(
         .and_then(Value::as_str)
         .unwrap_or_default();
     let definition = Definition {
-        operation,
+        operation: Cow::Borrowed(operation),
+        foreign: false,
         kind,
         description: description.to_owned(),
         internal: false,
@@ -379,15 +383,15 @@ impl Definition {
 
 /// A group of operations on one kind of state.
 pub struct Service<S> {
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) operations: Vec<Operation<S>>,
     state: PhantomData<fn(S)>,
 }
 
 /// Begins a service: its name is the first half of its operations' names.
-pub fn service<S>(name: &'static str) -> Service<S> {
+pub fn service<S>(name: impl Into<Cow<'static, str>>) -> Service<S> {
     Service {
-        name,
+        name: name.into(),
         operations: Vec::new(),
         state: PhantomData,
     }

@@ -53,6 +53,9 @@ pub const TIMEOUT: ErrorCode = ErrorCode::protocol("TIMEOUT", 504, true);
 /// Something broke that is not the caller's doing (500).
 pub const INTERNAL: ErrorCode = ErrorCode::protocol("INTERNAL", 500, false);
 
+/// How the codes of other APIs begin.
+const FOREIGN: &str = "HTTP_";
+
 const PROTOCOL: [&ErrorCode; 5] = [&NOT_FOUND, &FORBIDDEN, &INVALID_INPUT, &TIMEOUT, &INTERNAL];
 
 impl ErrorCode {
@@ -70,6 +73,28 @@ impl ErrorCode {
     /// When the status is not 400 to 599; in a constant, the compiler says so.
     pub const fn declared(code: &'static str, status: u16) -> Self {
         Self::protocol(code, status, false)
+    }
+
+    /// What another API answered over HTTP: `HTTP_404`, with the same status, when that is an error;
+    /// `HTTP_302` with 502 when it is anything else.
+    pub fn foreign(status: StatusCode) -> Self {
+        let own = if status.as_u16() >= 400 {
+            status
+        } else {
+            StatusCode::BAD_GATEWAY
+        };
+        let later = [429, 502, 503, 504];
+        Self {
+            code: Cow::Owned(format!("{FOREIGN}{}", status.as_u16())),
+            // A StatusCode may be as large as 999.
+            status: ErrorStatus(own.as_u16().min(599)),
+            retryable: later.contains(&status.as_u16()),
+        }
+    }
+
+    /// Whether it is what another API answered.
+    pub fn is_foreign(&self) -> bool {
+        self.code.starts_with(FOREIGN)
     }
 
     /// The same code, telling the caller that the same request may succeed later.

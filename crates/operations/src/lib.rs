@@ -82,6 +82,7 @@ mod define;
 mod discovery;
 mod error;
 mod events;
+mod foreign;
 mod id;
 mod name;
 mod peer;
@@ -103,6 +104,7 @@ pub use error::{
     rest_code,
 };
 pub use events::{EventError, EventReader, StreamItem, write_event};
+pub use foreign::{Foreign, foreign, foreign_subscription};
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};
 pub use peer::Peer;

@@ -7,6 +7,8 @@ mod conformance;
 mod decoy;
 mod document;
 mod door;
+mod frames;
+mod from_openapi;
 mod hostile;
 mod http3;
 mod inputs;

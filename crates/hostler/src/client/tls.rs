@@ -5,7 +5,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{CertificateError, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -19,10 +19,22 @@ const SYSTEM_ROOTS: [&str; 3] = [
 ];
 
 pub(crate) fn config(ca: Option<&Path>) -> Result<ClientConfig, Failure> {
+    speaking(&[&rustls::version::TLS13], ca)
+}
+
+/// For servers that are not ours, which may not know TLS 1.3 yet.
+pub(crate) fn of_others(ca: Option<&Path>) -> Result<ClientConfig, Failure> {
+    speaking(&[&rustls::version::TLS13, &rustls::version::TLS12], ca)
+}
+
+fn speaking(
+    versions: &[&'static SupportedProtocolVersion],
+    ca: Option<&Path>,
+) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .doing(|| "cannot set up TLS 1.3")?
+        .with_protocol_versions(versions)
+        .doing(|| "cannot set up TLS")?
         .with_root_certificates(roots(ca)?)
         .with_no_client_auth();
     Ok(config)

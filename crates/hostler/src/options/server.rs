@@ -111,6 +111,10 @@ pub(crate) struct ServerOptions {
         value_delimiter = ','
     )]
     mcp_origin: Option<Vec<Url>>,
+    /// A YAML file of APIs whose operations are to be called here too, each by its OpenAPI document
+    /// and with a credential of the server's; docs/attach.md
+    #[arg(long, env = "HOSTLER_ATTACH", value_name = "FILE")]
+    attach: Option<PathBuf>,
     /// Requests a second that one address may send to a door without proving who sends them, with
     /// ten times as many at once; 0: any number [default: 50]
     #[arg(long, env = "HOSTLER_RATE_PER_ADDRESS", value_name = "NUMBER")]
@@ -153,6 +157,7 @@ pub(crate) struct ServerSettings {
     pub(crate) tls_names: Vec<String>,
     pub(crate) decoy: String,
     pub(crate) mcp_origins: Vec<Url>,
+    pub(crate) attach: Option<PathBuf>,
     pub(crate) limits: RequestLimits,
     /// Of the people's door.
     pub(crate) door: DoorLimits,
@@ -266,7 +271,7 @@ fn door(connections: Option<NonZeroUsize>, of_an_address: Option<NonZeroUsize>) 
 }
 
 /// The text of a file that nobody else may read.
-fn secret_of_file(path: &Path) -> Result<SecretString, Failure> {
+pub(crate) fn secret_of_file(path: &Path) -> Result<SecretString, Failure> {
     let reading = || format!("cannot read {}", path.display());
     let mode = std::fs::metadata(path).doing(reading)?.permissions().mode();
     if mode & 0o077 != 0 {
@@ -304,6 +309,7 @@ impl ServerOptions {
             tls_name,
             decoy,
             mcp_origin,
+            attach,
             rate_per_address,
             rate_per_token,
             max_connections,
@@ -358,6 +364,7 @@ impl ServerOptions {
             tls_names: all.tls_name.unwrap_or_default(),
             decoy: all.decoy.unwrap_or_else(|| "not-found".to_owned()),
             mcp_origins: all.mcp_origin.unwrap_or_default(),
+            attach: all.attach,
             limits: limits(all.rate_per_address, all.rate_per_token),
             door: door(all.max_connections, all.max_connections_per_address),
         })
@@ -384,6 +391,7 @@ impl ServerSettings {
             tls_names: Vec::new(),
             decoy: "not-found".to_owned(),
             mcp_origins: Vec::new(),
+            attach: None,
             limits: RequestLimits::default(),
             door: DoorLimits::default(),
         }

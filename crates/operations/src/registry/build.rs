@@ -88,7 +88,12 @@ impl RegistryBuilder {
         state: &Arc<S>,
     ) -> Self {
         for operation in service.operations {
-            let registered = register(service.name, operation.definition, operation.handler, state);
+            let registered = register(
+                &service.name,
+                operation.definition,
+                operation.handler,
+                state,
+            );
             self.operations.push(registered);
         }
         self
@@ -136,7 +141,7 @@ fn register<S: Send + Sync + 'static>(
     handler: ErasedHandler<S>,
     state: &Arc<S>,
 ) -> Result<Registered, DefinitionError> {
-    let name = OperationName::new(service, definition.operation)?;
+    let name = OperationName::new(service, &definition.operation)?;
     if definition.description.is_empty() {
         return Err(DefinitionError::Undescribed(name));
     }

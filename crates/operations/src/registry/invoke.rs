@@ -173,6 +173,7 @@ impl Registered {
     /// told.
     fn settle(&self, error: CallError, call: &Call) -> CallError {
         let declared = error.code().is_protocol()
+            || (self.definition.foreign && error.code().is_foreign())
             || self
                 .definition
                 .errors

@@ -1,0 +1,378 @@
+//! One operation of the document: what it is called here, what it takes, and how it is asked for.
+
+use hostler_operations::{ErrorCode, ErrorSpec, Foreign, StatusCode};
+use http::Method;
+use http::header::HeaderName;
+use schemars::Schema;
+use serde_json::{Map, Value, json};
+
+use super::document::{Document, Found};
+use super::schema::{Schemas, come_to_an_end};
+use super::upstream;
+
+/// The field of the input that is the body.
+pub(super) const BODY: &str = "body";
+
+/// How an operation is asked for.
+pub(super) struct Plan {
+    pub(super) method: Method,
+    pub(super) path: Vec<Piece>,
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) has_body: bool,
+    /// It answers with a stream of events.
+    pub(super) streams: bool,
+}
+
+/// A part of a path.
+pub(super) enum Piece {
+    Fixed(String),
+    /// The value of a parameter, by its field.
+    Field(String),
+}
+
+pub(super) struct Parameter {
+    /// As the input has it.
+    pub(super) field: String,
+    /// As the API has it.
+    pub(super) name: String,
+    pub(super) place: Place,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Path,
+    /// A list is several fields of one name (`explode`), or one with commas.
+    Query {
+        explode: bool,
+    },
+    /// In the query, as JSON.
+    QueryJson,
+    Header,
+}
+
+/// How an operation is called, or why it cannot be.
+pub(super) fn plan(
+    service: &str,
+    document: &Document,
+    found: &Found<'_>,
+) -> Result<(Foreign, Plan), String> {
+    let mut schemas = Schemas::new(document, joined(service));
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    let mut parameters = Vec::new();
+    for described in described_parameters(document, found)? {
+        let Some((parameter, schema, is_required)) = parameter(described)? else {
+            continue;
+        };
+        let mut field = parameter.name.clone();
+        if properties.contains_key(&field) || field == BODY {
+            field = format!("{field}_in_{}", parameter.place.word());
+        }
+        let mut schema = schemas.take(schema)?;
+        describe(&mut schema, described);
+        if properties.insert(field.clone(), schema).is_some() {
+            return Err(format!("it has the parameter {field} twice"));
+        }
+        if is_required {
+            required.push(field.clone());
+        }
+        parameters.push(Parameter { field, ..parameter });
+    }
+    let path = pieces(found.path, &parameters)?;
+
+    let body = match found.operation.get("requestBody") {
+        Some(body) => json_body(document.resolve(body)?)?,
+        None => None,
+    };
+    if let Some((schema, is_required)) = body {
+        properties.insert(BODY.to_owned(), schemas.take(schema)?);
+        if is_required {
+            required.push(BODY.to_owned());
+        }
+    }
+    let (output, streams, errors) = answers(document, found)?;
+    let output = match output {
+        Some(schema) => schemas.take(schema)?,
+        None => json!({}),
+    };
+
+    let definitions = schemas.definitions()?;
+    let name = name(found);
+    let title = format!("{}{}", joined(service), joined(&name));
+    let mut input = json!({
+        "title": title,
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    });
+    let mut output = match output {
+        Value::Object(schema) => Value::Object(schema),
+        other => json!({ "allOf": [other] }),
+    };
+    come_to_an_end(&definitions, [&input, &output])?;
+    if !definitions.is_empty() {
+        for schema in [&mut input, &mut output] {
+            schema["$defs"] = Value::Object(definitions.clone());
+        }
+    }
+    let schema = |value: Value| Schema::try_from(value).map_err(|error| error.to_string());
+    let text = |field| found.operation.get(field).and_then(Value::as_str);
+    let texts = [text("summary"), text("description")];
+    let texts: Vec<&str> = texts
+        .into_iter()
+        .flatten()
+        .filter(|t| !t.trim().is_empty())
+        .collect();
+    let described = Foreign {
+        name,
+        changes: found.method != Method::GET,
+        description: match &texts[..] {
+            [] => found.to_string(),
+            texts => texts.join("\n\n"),
+        },
+        input: schema(input)?,
+        output: schema(output)?,
+        errors,
+    };
+    let plan = Plan {
+        method: found.method.clone(),
+        path,
+        parameters,
+        has_body: body.is_some(),
+        streams,
+    };
+    Ok((described, plan))
+}
+
+/// The operation's own parameters, and those of its path that it does not override.
+fn described_parameters<'d>(
+    document: &'d Document,
+    found: &Found<'d>,
+) -> Result<Vec<&'d Map<String, Value>>, String> {
+    let of = |holder: &'d Map<String, Value>| {
+        let list = holder.get("parameters").and_then(Value::as_array);
+        let all = list.into_iter().flatten().map(|parameter| {
+            let parameter = document.resolve(parameter)?.as_object();
+            parameter.ok_or_else(|| "one of its parameters is no object".to_owned())
+        });
+        all.collect::<Result<Vec<_>, _>>()
+    };
+    let mut all = of(found.operation)?;
+    let key = |parameter: &Map<String, Value>| {
+        (parameter.get("name").cloned(), parameter.get("in").cloned())
+    };
+    let own: Vec<_> = all.iter().map(|parameter| key(parameter)).collect();
+    let shared = of(found.item)?;
+    all.extend(
+        shared
+            .into_iter()
+            .filter(|shared| !own.contains(&key(shared))),
+    );
+    Ok(all)
+}
+
+type Described<'d> = (Parameter, &'d Value, bool);
+
+/// A parameter with its schema, and whether it must be there; `None` when it may be left out and
+/// cannot be sent.
+fn parameter(described: &Map<String, Value>) -> Result<Option<Described<'_>>, String> {
+    const ANYTHING: &Value = &Value::Bool(true);
+    let text = |field| described.get(field).and_then(Value::as_str);
+    let flag = |field| described.get(field).and_then(Value::as_bool);
+    let name = text("name").filter(|name| !name.is_empty());
+    let name = name.ok_or("one of its parameters has no name")?.to_owned();
+    let is_required = flag("required").unwrap_or(false);
+    let content = described.get("content").and_then(Value::as_object);
+    let schema = match content {
+        Some(content) => json_content(content).map(|media| media.get("schema").unwrap_or(ANYTHING)),
+        None => Some(described.get("schema").unwrap_or(ANYTHING)),
+    };
+    let style = text("style");
+    let explode = flag("explode").unwrap_or(true);
+    let place = match text("in") {
+        Some("path") if content.is_none() && style.is_none_or(|style| style == "simple") => {
+            Some(Place::Path)
+        }
+        Some("query") if content.is_some() => Some(Place::QueryJson),
+        Some("query") if style.is_none_or(|style| style == "form") => {
+            Some(Place::Query { explode })
+        }
+        // These are not parameters there (section 4.8.12).
+        Some("header")
+            if ["accept", "content-type", "authorization"]
+                .contains(&name.to_ascii_lowercase().as_str()) =>
+        {
+            return Ok(None);
+        }
+        Some("header") if content.is_none() && HeaderName::try_from(&name).is_ok() => {
+            Some(Place::Header)
+        }
+        _ => None,
+    };
+    match (place, schema) {
+        (Some(place), Some(schema)) => {
+            let field = String::new();
+            let parameter = Parameter { field, name, place };
+            Ok(Some((
+                parameter,
+                schema,
+                is_required || place == Place::Path,
+            )))
+        }
+        _ if !is_required => Ok(None),
+        _ => Err(format!(
+            "the parameter {name} cannot be sent as it is described"
+        )),
+    }
+}
+
+fn describe(schema: &mut Value, described: &Map<String, Value>) {
+    if let (Some(schema), Some(text)) = (schema.as_object_mut(), described.get("description")) {
+        schema.entry("description").or_insert_with(|| text.clone());
+    }
+}
+
+impl Place {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Path => "path",
+            Self::Query { .. } | Self::QueryJson => "query",
+            Self::Header => "header",
+        }
+    }
+}
+
+/// A path template, cut where its values go.
+fn pieces(path: &str, parameters: &[Parameter]) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut rest = path;
+    while let Some((fixed, after)) = rest.split_once('{') {
+        let (name, after) = after
+            .split_once('}')
+            .ok_or("its path has a brace that does not close")?;
+        let of_path = |p: &&Parameter| p.place == Place::Path && p.name == name;
+        let parameter = parameters.iter().find(of_path);
+        let parameter = parameter
+            .ok_or_else(|| format!("its path has {{{name}}}, which is no parameter of its"))?;
+        pieces.push(Piece::Fixed(fixed.to_owned()));
+        pieces.push(Piece::Field(parameter.field.clone()));
+        rest = after;
+    }
+    pieces.push(Piece::Fixed(rest.to_owned()));
+    let plain = |piece: &Piece| match piece {
+        Piece::Fixed(text) => text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"?#\\{}\"<>^`|".contains(&b)),
+        Piece::Field(_) => true,
+    };
+    let climbs = path
+        .split('/')
+        .any(|segment| segment == "." || segment == "..");
+    match pieces.iter().all(plain) && !climbs {
+        true => Ok(pieces),
+        false => Err("its path is none".to_owned()),
+    }
+}
+
+/// The JSON among these media types.
+fn json_content(content: &Map<String, Value>) -> Option<&Value> {
+    let is_json = |(name, _): &(&String, &Value)| {
+        let name = name.split(';').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("application/json") || name.ends_with("+json")
+    };
+    content.iter().find(is_json).map(|(_, media)| media)
+}
+
+/// The schema of a body, and whether it must be there.
+fn json_body(body: &Value) -> Result<Option<(&Value, bool)>, String> {
+    const ANYTHING: &Value = &Value::Bool(true);
+    let is_required = body.get("required").and_then(Value::as_bool) == Some(true);
+    let content = body.get("content").and_then(Value::as_object);
+    match content.and_then(json_content) {
+        Some(media) => Ok(Some((media.get("schema").unwrap_or(ANYTHING), is_required))),
+        None if is_required => Err("its body is not JSON".to_owned()),
+        None => Ok(None),
+    }
+}
+
+type Answers<'d> = (Option<&'d Value>, bool, Vec<ErrorSpec>);
+
+/// The schema of what comes when it succeeds, whether that is a stream, and what else may come.
+fn answers<'d>(document: &'d Document, found: &Found<'d>) -> Result<Answers<'d>, String> {
+    let (mut output, mut streams) = (None, false);
+    let mut errors = vec![upstream::unavailable_spec()];
+    let responses = found.operation.get("responses").and_then(Value::as_object);
+    for (status, response) in responses.into_iter().flatten() {
+        let response = document.resolve(response)?;
+        let content = response.get("content").and_then(Value::as_object);
+        let text = response.get("description").and_then(Value::as_str);
+        match status.parse::<u16>() {
+            Ok(200..300) => {
+                let Some(content) = content.filter(|content| !content.is_empty()) else {
+                    continue;
+                };
+                if let Some(events) = content.get(crate::sse::EVENT_STREAM) {
+                    streams = true;
+                    output = events.get("schema");
+                } else if let Some(media) = json_content(content) {
+                    output = output.or(media.get("schema"));
+                } else if !content.keys().any(|name| name.starts_with("text/")) {
+                    return Err("what it answers is neither JSON nor text".to_owned());
+                }
+            }
+            Ok(code @ 400..600) => {
+                let status = StatusCode::from_u16(code).map_err(|error| error.to_string())?;
+                errors.push(ErrorSpec {
+                    code: ErrorCode::foreign(status),
+                    description: text.unwrap_or("As its document says.").to_owned(),
+                    details: None,
+                });
+            }
+            // `default`, `4XX`: what comes is told when it comes.
+            _ => {}
+        }
+    }
+    Ok((output, streams, errors))
+}
+
+/// A name of words as one word: `get-thing` as `GetThing`.
+fn joined(name: &str) -> String {
+    let words = name.split('-').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_ascii_uppercase() + rest
+    });
+    words.collect()
+}
+
+/// The name of an operation here: that of the document in our letters, or its method and path.
+fn name(found: &Found<'_>) -> String {
+    let id = found.operation.get("operationId").and_then(Value::as_str);
+    let source = match id {
+        Some(id) => id.to_owned(),
+        None => format!(
+            "{} {}",
+            found.method.as_str().to_ascii_lowercase(),
+            found.path
+        ),
+    };
+    let mut name = String::new();
+    let mut previous = ' ';
+    for c in source.chars() {
+        let begins =
+            c.is_ascii_uppercase() && (previous.is_ascii_lowercase() || previous.is_ascii_digit());
+        let apart = begins || !c.is_ascii_alphanumeric();
+        if apart && !name.is_empty() && !name.ends_with('-') {
+            name.push('-');
+        }
+        if c.is_ascii_alphanumeric() {
+            name.push(c.to_ascii_lowercase());
+        }
+        previous = c;
+    }
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        name.insert_str(0, "op-");
+    }
+    name.truncate(64);
+    name.trim_end_matches('-').to_owned()
+}

@@ -1,0 +1,296 @@
+//! Schemas of the document as schemas of their own (JSON Schema 2020-12): what one refers to goes
+//! with it, under `$defs`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::document::Document;
+
+/// The most schemas within one, references included.
+const MAX_SCHEMAS: usize = 10_000;
+
+/// Keywords whose value is a schema.
+const ONE: [&str; 10] = [
+    "items",
+    "additionalProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "propertyNames",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+];
+/// Keywords whose value is a list of schemas.
+const LIST: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
+/// Keywords whose value is schemas by name.
+const NAMED: [&str; 2] = ["properties", "dependentSchemas"];
+/// Keywords whose schemas are applied to the same value as the one that has them.
+const IN_PLACE: [&str; 8] = [
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "not",
+    "if",
+    "then",
+    "else",
+    "dependentSchemas",
+];
+/// How deep those may be nested: each level is one of the validator's, which has a stack.
+const MAX_IN_PLACE: usize = 16;
+/// How many schemas may be applied to one value.
+const MAX_APPLIED: usize = 1000;
+/// Keywords that are taken as they are. Regular expressions are not: the API judges by its own.
+const PLAIN: [&str; 20] = [
+    "type",
+    "enum",
+    "const",
+    "default",
+    "required",
+    "format",
+    "title",
+    "description",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "uniqueItems",
+    "minProperties",
+    "maxProperties",
+];
+
+/// Collects schemas, and what they refer to.
+pub(super) struct Schemas<'d> {
+    document: &'d Document,
+    /// With what the names of definitions begin, so that they are not those of other operations.
+    prefix: String,
+    /// Names of definitions by reference.
+    names: BTreeMap<String, String>,
+    waiting: Vec<String>,
+    definitions: Map<String, Value>,
+    left: usize,
+}
+
+impl<'d> Schemas<'d> {
+    pub(super) fn new(document: &'d Document, prefix: String) -> Self {
+        Self {
+            document,
+            prefix,
+            names: BTreeMap::new(),
+            waiting: Vec::new(),
+            definitions: Map::new(),
+            left: MAX_SCHEMAS,
+        }
+    }
+
+    /// A schema whose references are to [`definitions`](Self::definitions).
+    pub(super) fn take(&mut self, schema: &Value) -> Result<Value, String> {
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or_else(|| "its schema is too large".to_owned())?;
+        let Some(schema) = schema.as_object() else {
+            // `true` and `false` are schemas (section 4.3.2).
+            return Ok(Value::Bool(schema.as_bool().unwrap_or(true)));
+        };
+        let mut taken = Map::new();
+        for (keyword, value) in schema {
+            let name = keyword.as_str();
+            let value = match (name, value) {
+                ("$ref", Value::String(reference)) => self.reference(reference)?,
+                (_, value) if ONE.contains(&name) => self.take(value)?,
+                (_, Value::Array(schemas)) if LIST.contains(&name) => {
+                    let schemas = schemas.iter().map(|schema| self.take(schema));
+                    Value::Array(schemas.collect::<Result<_, _>>()?)
+                }
+                (_, Value::Object(schemas)) if NAMED.contains(&name) => {
+                    let schemas = schemas
+                        .iter()
+                        .map(|(name, schema)| Ok((name.clone(), self.take(schema)?)));
+                    Value::Object(schemas.collect::<Result<_, String>>()?)
+                }
+                (_, value) if PLAIN.contains(&name) => value.clone(),
+                _ => continue,
+            };
+            taken.insert(keyword.clone(), value);
+        }
+        bounds_of_3_0(&mut taken);
+        let nullable = schema.get("nullable") == Some(&Value::Bool(true));
+        Ok(match nullable {
+            true => or_null(taken),
+            false => Value::Object(taken),
+        })
+    }
+
+    /// Everything that was referred to.
+    pub(super) fn definitions(mut self) -> Result<Map<String, Value>, String> {
+        while let Some(reference) = self.waiting.pop() {
+            let schema = self.document.at(&reference)?;
+            let taken = self.take(schema)?;
+            let name = self.names[&reference].clone();
+            self.definitions.insert(name, taken);
+        }
+        Ok(self.definitions)
+    }
+
+    fn reference(&mut self, reference: &str) -> Result<Value, String> {
+        self.document.at(reference)?;
+        let name = match self.names.get(reference) {
+            Some(name) => name.clone(),
+            None => {
+                let last = reference.rsplit('/').next().unwrap_or_default();
+                let plain = last
+                    .chars()
+                    .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+                    .take(64);
+                let mut name: String = self.prefix.chars().chain(plain).collect();
+                while self.names.values().any(|taken| *taken == name) {
+                    name.push('_');
+                }
+                self.names.insert(reference.to_owned(), name.clone());
+                self.waiting.push(reference.to_owned());
+                name
+            }
+        };
+        Ok(Value::String(format!("#/$defs/{name}")))
+    }
+}
+
+/// Whether each of these schemas comes to an end when it is applied. A validator follows references
+/// as long as they lead on at the same value; to a part of the value they may lead back.
+pub(super) fn come_to_an_end(
+    definitions: &Map<String, Value>,
+    schemas: [&Value; 2],
+) -> Result<(), String> {
+    let mut depths = Depths {
+        definitions,
+        known: BTreeMap::new(),
+    };
+    for schema in definitions.values().chain(schemas) {
+        depths.check(schema)?;
+    }
+    Ok(())
+}
+
+/// How much is applied to one value, by definition; `None` while it is being found out.
+struct Depths<'d> {
+    definitions: &'d Map<String, Value>,
+    known: BTreeMap<&'d str, Option<Applied>>,
+}
+
+/// How deep schemas are nested that are applied to one value, and how many those are, each counted as
+/// often as it is reached.
+#[derive(Clone, Copy, Default)]
+struct Applied {
+    depth: usize,
+    number: usize,
+}
+
+impl<'d> Depths<'d> {
+    /// A schema and all that are within it.
+    fn check(&mut self, schema: &'d Value) -> Result<(), String> {
+        self.applied(schema)?;
+        for (keyword, value) in schema.as_object().into_iter().flatten() {
+            for part in parts(keyword, value) {
+                self.check(part)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn applied(&mut self, schema: &'d Value) -> Result<Applied, String> {
+        let mut applied = Applied {
+            depth: 0,
+            number: 1,
+        };
+        for (keyword, value) in schema.as_object().into_iter().flatten() {
+            let mut add = |below: Applied| {
+                applied.depth = applied.depth.max(below.depth + 1);
+                applied.number = applied.number.saturating_add(below.number);
+            };
+            match (keyword.as_str(), value) {
+                ("$ref", Value::String(reference)) => add(self.of_definition(reference)?),
+                (keyword, value) if IN_PLACE.contains(&keyword) => {
+                    for part in parts(keyword, value) {
+                        add(self.applied(part)?);
+                    }
+                }
+                _ => {}
+            }
+        }
+        match applied {
+            Applied { depth, .. } if depth > MAX_IN_PLACE => {
+                Err("its schema is nested too deep".to_owned())
+            }
+            Applied { number, .. } if number > MAX_APPLIED => {
+                Err("its schema is too large".to_owned())
+            }
+            applied => Ok(applied),
+        }
+    }
+
+    fn of_definition(&mut self, reference: &'d str) -> Result<Applied, String> {
+        let name = reference.trim_start_matches("#/$defs/");
+        match self.known.get(name) {
+            Some(Some(applied)) => return Ok(*applied),
+            Some(None) => return Err(format!("its schema {name} is defined by itself")),
+            None => {}
+        }
+        self.known.insert(name, None);
+        let applied = match self.definitions.get(name) {
+            Some(schema) => self.applied(schema)?,
+            None => Applied::default(),
+        };
+        self.known.insert(name, Some(applied));
+        Ok(applied)
+    }
+}
+
+/// The schemas that a keyword has.
+fn parts<'s>(keyword: &str, value: &'s Value) -> Vec<&'s Value> {
+    match value {
+        value if ONE.contains(&keyword) => vec![value],
+        Value::Array(schemas) if LIST.contains(&keyword) => schemas.iter().collect(),
+        Value::Object(schemas) if NAMED.contains(&keyword) || keyword == "$defs" => {
+            schemas.values().collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// In OpenAPI 3.0 whether a bound is part of what it bounds is a boolean beside it.
+fn bounds_of_3_0(schema: &mut Map<String, Value>) {
+    for (exclusive, bound) in [
+        ("exclusiveMinimum", "minimum"),
+        ("exclusiveMaximum", "maximum"),
+    ] {
+        let Some(Value::Bool(is_exclusive)) = schema.get(exclusive).cloned() else {
+            continue;
+        };
+        schema.remove(exclusive);
+        if is_exclusive && let Some(number) = schema.remove(bound) {
+            schema.insert(exclusive.to_owned(), number);
+        }
+    }
+}
+
+fn or_null(mut schema: Map<String, Value>) -> Value {
+    if let Some(Value::Array(values)) = schema.get_mut("enum") {
+        values.push(Value::Null);
+    }
+    match schema.get_mut("type") {
+        Some(Value::String(name)) => {
+            let both = json!([name, "null"]);
+            schema.insert("type".to_owned(), both);
+            Value::Object(schema)
+        }
+        _ => json!({ "anyOf": [schema, { "type": "null" }] }),
+    }
+}

@@ -1,0 +1,265 @@
+//! The API itself: requests go to its address alone, with its credential, and what comes back has
+//! the credential taken out.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use hostler_operations::{CallError, ErrorCode, ErrorSpec};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::ClientConfig;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::events::Events;
+use super::operation::Plan;
+use super::request::request;
+use super::{ImportError, Secret};
+use crate::sse::EVENT_STREAM;
+
+/// The API does not answer, or not with what can be read.
+const UNAVAILABLE: ErrorCode = ErrorCode::declared("UPSTREAM_UNAVAILABLE", 502).retryable();
+
+/// The largest answer, in bytes.
+const MAX_ANSWER: usize = 16 << 20;
+/// How long an answer, or the beginning of a stream, may take.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// How much of what the API says of an error is passed on, in characters.
+const MAX_MESSAGE: usize = 500;
+
+/// An API that is called with a credential of its own.
+pub struct Upstream {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    base: String,
+    secret: Option<Secret>,
+}
+
+pub(super) fn unavailable_spec() -> ErrorSpec {
+    ErrorSpec {
+        code: UNAVAILABLE,
+        description: "The API behind this does not answer as it should.".to_owned(),
+        details: None,
+    }
+}
+
+fn unavailable(what: impl Into<String>) -> CallError {
+    CallError::new(UNAVAILABLE, what)
+}
+
+impl Upstream {
+    pub(super) fn new(
+        tls: ClientConfig,
+        base: &Url,
+        secret: Option<Secret>,
+    ) -> Result<Self, ImportError> {
+        if !base.username().is_empty() || base.password().is_some() {
+            let why = "a user in it is not sent; give the credential by itself";
+            return Err(ImportError::BaseUrl(why.to_owned()));
+        }
+        let mut base = base.clone();
+        base.set_query(None);
+        base.set_fragment(None);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .build();
+        Ok(Self {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            base: base.as_str().trim_end_matches('/').to_owned(),
+            secret,
+        })
+    }
+
+    pub(super) async fn call(&self, plan: &Plan, input: Value) -> Result<Value, CallError> {
+        let answering = async {
+            let response = self.send(plan, &input).await?;
+            let (head, body) = response.into_parts();
+            let bytes = whole(body).await?;
+            let is_json = media_type(&head.headers).is_some_and(is_json);
+            self.value(&bytes, is_json)
+        };
+        soon(answering).await
+    }
+
+    pub(super) async fn subscribe(
+        &self,
+        plan: &Plan,
+        input: Value,
+    ) -> Result<BoxStream<'static, Result<Value, CallError>>, CallError> {
+        let response = soon(self.send(plan, &input)).await?;
+        let kind = media_type(response.headers());
+        if kind != Some(EVENT_STREAM) {
+            return Err(unavailable(
+                "the API behind this answered with no stream of events",
+            ));
+        }
+        let forms = self.forms();
+        let pieces = response.into_body().into_data_stream();
+        let outputs = pieces.scan(Some(Events::default()), move |events, piece| {
+            let outputs: Vec<Result<Value, CallError>> = match (events.as_mut(), piece) {
+                (None, _) => return std::future::ready(None),
+                (Some(reader), Ok(piece)) => match reader.push(&piece) {
+                    Ok(values) => values
+                        .into_iter()
+                        .map(|value| Ok(without(value, &forms)))
+                        .collect(),
+                    Err(_) => vec![Err(unavailable(
+                        "an event of the API behind this is too large",
+                    ))],
+                },
+                (Some(_), Err(_)) => {
+                    vec![Err(unavailable("the API behind this broke its stream off"))]
+                }
+            };
+            if outputs.last().is_some_and(Result::is_err) {
+                *events = None;
+            }
+            std::future::ready(Some(stream::iter(outputs)))
+        });
+        Ok(outputs.flatten().boxed())
+    }
+
+    /// Sends a request; what is no success is an error.
+    async fn send(&self, plan: &Plan, input: &Value) -> Result<Response<Incoming>, CallError> {
+        let mut request = request(plan, &self.base, input)?;
+        if let Some(secret) = &self.secret {
+            request
+                .headers_mut()
+                .insert(secret.name.clone(), secret.value.clone());
+        }
+        let response = self.client.request(request).await;
+        let response = response.map_err(|error| {
+            tracing::warn!(base = self.base, %error, "an attached API is not reached");
+            unavailable("the API behind this is not reached; try again")
+        })?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        // Redirects are not followed: the credential is for one address.
+        let (head, body) = response.into_parts();
+        let said = match whole(body).await {
+            Ok(bytes) => self.value(&bytes, media_type(&head.headers).is_some_and(is_json)),
+            Err(_) => Ok(Value::Null),
+        };
+        Err(failure(status, said.unwrap_or(Value::Null)))
+    }
+
+    /// What an answer says, as JSON or as text, without the credential.
+    fn value(&self, bytes: &[u8], is_json: bool) -> Result<Value, CallError> {
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        let value = match is_json {
+            true => serde_json::from_slice(bytes).map_err(|_| {
+                unavailable("what the API behind this answered is not the JSON that it says it is")
+            })?,
+            false => Value::String(String::from_utf8_lossy(bytes).into_owned()),
+        };
+        Ok(without(value, &self.forms()))
+    }
+
+    fn forms(&self) -> Vec<SecretString> {
+        self.secret
+            .as_ref()
+            .map(|secret| secret.forms.clone())
+            .unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream")
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn soon<T>(work: impl Future<Output = Result<T, CallError>>) -> Result<T, CallError> {
+    let answered = tokio::time::timeout(PATIENCE, work).await;
+    answered.unwrap_or_else(|_| Err(unavailable("the API behind this takes too long; try again")))
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, CallError> {
+    let collected = Limited::new(body, MAX_ANSWER).collect().await;
+    let collected =
+        collected.map_err(
+            |error| match error.is::<http_body_util::LengthLimitError>() {
+                true => unavailable(format!(
+                    "the API behind this answered with more than {MAX_ANSWER} bytes"
+                )),
+                false => unavailable("the API behind this broke its answer off; try again"),
+            },
+        )?;
+    Ok(collected.to_bytes())
+}
+
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(kind.split(';').next()?.trim())
+}
+
+fn is_json(media_type: &str) -> bool {
+    media_type.eq_ignore_ascii_case("application/json") || media_type.ends_with("+json")
+}
+
+/// The same with every form of the credential taken out of its texts.
+fn without(mut value: Value, forms: &[SecretString]) -> Value {
+    fn clean(text: &mut String, forms: &[SecretString]) {
+        for form in forms.iter().map(SecretString::expose_secret) {
+            if text.contains(form) {
+                *text = text.replace(form, "[credential]");
+            }
+        }
+    }
+    match &mut value {
+        Value::String(text) => clean(text, forms),
+        Value::Array(items) => {
+            for item in items {
+                *item = without(std::mem::take(item), forms);
+            }
+        }
+        Value::Object(fields) => {
+            let taken = std::mem::take(fields);
+            for (mut name, field) in taken {
+                clean(&mut name, forms);
+                fields.insert(name, without(field, forms));
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+    value
+}
+
+/// An error of the API's.
+fn failure(status: StatusCode, said: Value) -> CallError {
+    let of = |pointer: &str| said.pointer(pointer).and_then(Value::as_str);
+    let message = said
+        .as_str()
+        .or_else(|| of("/error/message"))
+        .or_else(|| of("/message"))
+        .or_else(|| of("/detail"))
+        .or_else(|| of("/title"))
+        .or_else(|| of("/error"));
+    let message = message.map_or_else(
+        || format!("the API behind this answered {status}"),
+        |message| message.chars().take(MAX_MESSAGE).collect(),
+    );
+    let details = json!({ "status": status.as_u16(), "answer": said });
+    let error = CallError::new(ErrorCode::foreign(status), message);
+    match said.is_object() && details.to_string().len() <= 4096 {
+        true => error.with_details(details),
+        false => error.with_details(json!({ "status": status.as_u16() })),
+    }
+}

@@ -1,0 +1,28 @@
+//! What fuzzing has found worth keeping, run through the same checks (`fuzz/`) without a fuzzer.
+
+use std::fs;
+use std::path::Path;
+
+#[allow(
+    unreachable_pub,
+    reason = "public for the fuzz targets, which are another crate"
+)]
+#[path = "../../../fuzz/src/gateway.rs"]
+mod checks;
+
+/// Runs everything that is kept for one target.
+fn run(target: &str, check: fn(&[u8])) {
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    let inputs = fs::read_dir(kept.join(target)).expect("a corpus");
+    let mut checked = 0;
+    for input in inputs {
+        check(&fs::read(input.unwrap().path()).unwrap());
+        checked += 1;
+    }
+    assert!(checked >= 5, "{target} has a corpus of {checked}");
+}
+
+#[test]
+fn what_is_taken_from_a_document_a_registry_takes() {
+    run("openapi", checks::openapi);
+}

@@ -2,7 +2,10 @@
 
 use hostler_operations::{ErrorCode, ErrorSpec, Foreign, StatusCode};
 use http::Method;
-use http::header::HeaderName;
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHORIZATION,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
@@ -12,6 +15,22 @@ use super::upstream;
 
 /// The field of the input that is the body.
 pub(super) const BODY: &str = "body";
+
+/// Headers that no caller chooses: they say to whom a request goes, and where it ends.
+const OURS: [HeaderName; 12] = [
+    HOST,
+    CONTENT_LENGTH,
+    TRANSFER_ENCODING,
+    CONNECTION,
+    UPGRADE,
+    TE,
+    TRAILER,
+    EXPECT,
+    COOKIE,
+    PROXY_AUTHORIZATION,
+    FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+];
 
 /// How an operation is asked for.
 pub(super) struct Plan {
@@ -205,7 +224,10 @@ fn parameter(described: &Map<String, Value>) -> Result<Option<Described<'_>>, St
         {
             return Ok(None);
         }
-        Some("header") if content.is_none() && HeaderName::try_from(&name).is_ok() => {
+        Some("header")
+            if content.is_none()
+                && HeaderName::try_from(&name).is_ok_and(|name| !OURS.contains(&name)) =>
+        {
             Some(Place::Header)
         }
         _ => None,

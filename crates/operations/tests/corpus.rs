@@ -1,7 +1,4 @@
-//! What fuzzing has found worth keeping, run through the same checks (`fuzz/`) without a fuzzer.
-
-use std::fs;
-use std::path::Path;
+//! The corpus of this crate's fuzz targets (`fuzz/`).
 
 #[allow(
     unreachable_pub,
@@ -9,30 +6,20 @@ use std::path::Path;
 )]
 #[path = "../../../fuzz/src/operations.rs"]
 mod checks;
-
-/// Runs everything that is kept for one target.
-fn run(target: &str, check: fn(&[u8])) {
-    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-    let inputs = fs::read_dir(kept.join(target)).expect("a corpus");
-    let mut checked = 0;
-    for input in inputs {
-        check(&fs::read(input.unwrap().path()).unwrap());
-        checked += 1;
-    }
-    assert!(checked >= 5, "{target} has a corpus of {checked}");
-}
+#[path = "../../../fuzz/src/corpus.rs"]
+mod corpus;
 
 #[test]
 fn frames_are_the_same_however_they_are_cut() {
-    run("frames", checks::frames);
+    corpus::run("frames", checks::frames);
 }
 
 #[test]
 fn envelopes_survive_being_written() {
-    run("envelope", checks::envelope);
+    corpus::run("envelope", checks::envelope);
 }
 
 #[test]
 fn events_are_the_same_however_they_are_cut_and_survive_being_written() {
-    run("events", checks::events);
+    corpus::run("events", checks::events);
 }

@@ -69,7 +69,7 @@ words! {
         AuthorityWrite = "authority:write",
         /// See who changed what; only for keys of the platform.
         AuditRead = "audit:read",
-        /// Call the operations of attached APIs; only for keys of the platform.
+        /// Call the operations of attached APIs; only the platform gives a key this.
         AttachedCall = "attached:call",
     }
 }

@@ -91,6 +91,7 @@ pub mod protocol;
 pub mod rate;
 mod registry;
 mod schema;
+mod weight;
 
 pub use access::{Access, Denied, Grants, Identity, Scope};
 pub use call::{Call, Reply, RequestId};
@@ -110,6 +111,7 @@ pub use name::{NameError, OperationName};
 pub use peer::Peer;
 pub use progress::{Progress, ProgressSink, ProgressSource, progress};
 pub use registry::{DefinitionError, Registered, Registry, RegistryBuilder, Request};
+pub use weight::weight;
 
 /// What [`errors!`] needs where it is used.
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use hostler_operations::{CallError, ErrorCode, ErrorSpec};
+use hostler_operations::{CallError, ErrorCode, ErrorSpec, weight};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -31,6 +31,8 @@ const UNAVAILABLE: ErrorCode = ErrorCode::declared("UPSTREAM_UNAVAILABLE", 502).
 
 /// The largest answer, in bytes.
 const MAX_ANSWER: usize = 16 << 20;
+/// The most memory that an answer may take once it is read, in bytes.
+const MAX_WEIGHT: usize = 4 * MAX_ANSWER;
 /// How long an answer, or the beginning of a stream, may take.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// How much of what the API says of an error is passed on, in characters.
@@ -202,7 +204,13 @@ async fn whole(body: Incoming) -> Result<Bytes, CallError> {
                 false => unavailable("the API behind this broke its answer off; try again"),
             },
         )?;
-    Ok(collected.to_bytes())
+    let bytes = collected.to_bytes();
+    match weight(&bytes) > MAX_WEIGHT {
+        true => Err(unavailable(
+            "the API behind this answered with too many values",
+        )),
+        false => Ok(bytes),
+    }
 }
 
 fn media_type(headers: &HeaderMap) -> Option<&str> {

@@ -4,6 +4,7 @@
 //! length that a frame says it has.
 
 use super::envelope::{Envelope, EnvelopeError};
+use crate::weight::weight;
 
 /// The largest frame, in bytes, without its length.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
@@ -17,6 +18,12 @@ const KEPT_BYTES: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
+    /// It is many values, which would take more memory than any frame may.
+    #[error("a frame of so many values would take {weight} bytes of memory; send less at once")]
+    TooHeavy {
+        /// How much, in bytes.
+        weight: usize,
+    },
     /// The frame says that it is larger than any may be.
     #[error("a frame of {announced} bytes is announced; at most {MAX_FRAME_BYTES} are taken")]
     TooLarge {
@@ -48,6 +55,9 @@ pub fn encode(envelope: &Envelope) -> Result<Vec<u8>, FrameError> {
     }
 }
 
+/// How much memory what a frame says may take, in bytes. It is read before it is known who says it.
+const MAX_FRAME_WEIGHT: usize = 2 * MAX_FRAME_BYTES;
+
 /// Reads the frames of one stream, however its bytes are cut into pieces.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
@@ -63,15 +73,21 @@ impl FrameDecoder {
         if self.failed {
             return;
         }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Gives back the room of what was read. It is done as soon as it was, and not when more comes:
+    /// who sends a large frame and then nothing holds no memory with it.
+    fn tidy(&mut self) {
         if self.read == self.buffer.len() {
             self.buffer.clear();
-            self.buffer.shrink_to(KEPT_BYTES);
-            self.read = 0;
         } else if self.read > KEPT_BYTES {
             self.buffer.drain(..self.read);
-            self.read = 0;
+        } else {
+            return;
         }
-        self.buffer.extend_from_slice(bytes);
+        self.read = 0;
+        self.buffer.shrink_to(KEPT_BYTES);
     }
 
     /// The next envelope, when all of it has come.
@@ -99,8 +115,13 @@ impl FrameDecoder {
         let Some(body) = rest.get(..announced) else {
             return Ok(None);
         };
+        let weight = weight(body);
+        if weight > MAX_FRAME_WEIGHT {
+            return Err(FrameError::TooHeavy { weight });
+        }
         let envelope = Envelope::read(body)?;
         self.read += LENGTH_BYTES + announced;
+        self.tidy();
         Ok(Some(envelope))
     }
 
@@ -271,5 +292,35 @@ mod tests {
             encode(&envelope),
             Err(FrameError::TooLarge { .. })
         ));
+    }
+
+    #[test]
+    fn a_large_frame_leaves_no_memory_behind() {
+        let large = Envelope {
+            id: CallId::new(String::from("1")).expect("an id"),
+            message: Message::Responded {
+                output: json!("x".repeat(1 << 20)),
+            },
+        };
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&encode(&large).expect("a frame"));
+        decoder.push(&[0]);
+        assert!(decoder.poll().expect("it is whole").is_some());
+        assert_eq!(decoder.waiting(), 1);
+        assert!(decoder.buffer.capacity() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn a_frame_of_very_many_values_is_refused_unread() {
+        let body = format!("[{}0]", r#"{"":0},"#.repeat(100_000));
+        let length = u32::try_from(body.len()).expect("it is small");
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&length.to_be_bytes());
+        decoder.push(body.as_bytes());
+        let refused = decoder.poll();
+        assert!(
+            matches!(refused, Err(FrameError::TooHeavy { .. })),
+            "{refused:?}"
+        );
     }
 }

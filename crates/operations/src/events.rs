@@ -29,8 +29,10 @@ pub enum StreamItem {
     Failed(ErrorObject),
 }
 
-/// One event, whose `id` is this number. JSON holds no line break outside of its strings and escapes
-/// those inside, so its data is one line.
+/// One event. An output's `id` is this number; a failure has none, so that a reader who comes back
+/// goes on after the last output and misses nothing (WHATWG HTML, section 9.2.6: without an `id` the
+/// last one stays). JSON holds no line break outside of its strings and escapes those inside, so its
+/// data is one line.
 #[must_use]
 pub fn write_event(id: u64, item: &StreamItem) -> String {
     match item {
@@ -38,7 +40,7 @@ pub fn write_event(id: u64, item: &StreamItem) -> String {
         StreamItem::Failed(error) => {
             // A struct of strings and JSON always serializes; an empty object would still be JSON.
             let told = serde_json::to_string(error).unwrap_or_else(|_| "{}".to_owned());
-            format!("id: {id}\nevent: error\ndata: {told}\n\n")
+            format!("event: error\ndata: {told}\n\n")
         }
     }
 }

@@ -36,7 +36,7 @@ async fn a_failure_is_an_error_event_and_the_last_one() {
     let (first, error) = events.split_once("\n\n").expect("two events");
     assert_eq!(first, "id: 1\ndata: 1");
     let data = error
-        .strip_prefix("id: 2\nevent: error\ndata: ")
+        .strip_prefix("event: error\ndata: ")
         .expect("an error event");
     let error: serde_json::Value = serde_json::from_str(data.trim_end()).expect("JSON");
     assert_eq!(
@@ -57,7 +57,7 @@ async fn a_stream_ends_when_what_it_began_with_is_not_good_any_more() {
     let events = String::from_utf8_lossy(&answer.body).into_owned();
     let (first, error) = events.split_once("\n\n").expect("two events");
     assert_eq!(first, "id: 1\ndata: 1");
-    assert!(error.starts_with("id: 2\nevent: error\n"), "{error}");
+    assert!(error.starts_with("event: error\n"), "{error}");
     assert!(error.contains("\"forbidden\""), "{error}");
 }
 

@@ -42,6 +42,11 @@ impl Crowd {
         })
     }
 
+    /// How many there are from there.
+    pub(super) fn there(&self, from: IpAddr) -> usize {
+        self.each().get(&network(from)).copied().unwrap_or(0)
+    }
+
     fn each(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.0.each.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,6 +73,7 @@ mod tests {
         let crowd = Crowd::new(2);
         let (here, there) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
         let (first, second) = (crowd.enter(here), crowd.enter(here));
+        assert_eq!((crowd.there(here), crowd.there(there)), (2, 0));
         assert!(first.is_some() && second.is_some());
         assert!(crowd.enter(here).is_none(), "a third");
         assert!(crowd.enter(there).is_some(), "somebody else");

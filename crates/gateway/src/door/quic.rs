@@ -98,6 +98,10 @@ fn transport(limits: &DoorLimits, with_calls: bool) -> TransportConfig {
     transport
 }
 
+/// So many connections an address may have before its next must show that it is its own, which costs
+/// a round trip (RFC 9000, section 8.1.2).
+const UNPROVEN: usize = 8;
+
 /// Takes connections in until the endpoint is closed.
 pub(super) async fn accept(
     endpoint: &Endpoint,
@@ -110,15 +114,17 @@ pub(super) async fn accept(
             incoming.refuse();
             continue;
         };
-        // With half of the room taken, only who shows that its address is its own comes in: others
-        // may be many that are none.
-        let crowded = permits.available_permits() < shared.limits.connections / 2;
+        // With half of the room taken, or some of its address's, only who shows that its address is
+        // its own comes in: others may be many that are none, and take the places of whom they name.
+        let from = incoming.remote_address().ip();
+        let crowded = permits.available_permits() < shared.limits.connections / 2
+            || crowd.there(from) >= UNPROVEN;
         if crowded && !incoming.remote_address_validated() && incoming.may_retry() {
             // It may be retried, so this cannot fail.
             let _ = incoming.retry();
             continue;
         }
-        let Some(place) = crowd.enter(incoming.remote_address().ip()) else {
+        let Some(place) = crowd.enter(from) else {
             incoming.refuse();
             continue;
         };

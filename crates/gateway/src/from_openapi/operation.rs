@@ -3,8 +3,8 @@
 use hostler_operations::{ErrorCode, ErrorSpec, Foreign, StatusCode};
 use http::Method;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use schemars::Schema;
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use super::upstream;
 pub(super) const BODY: &str = "body";
 
 /// Headers that no caller chooses: they say to whom a request goes, and where it ends.
-const OURS: [HeaderName; 12] = [
+const OURS: [HeaderName; 14] = [
     HOST,
     CONTENT_LENGTH,
     TRANSFER_ENCODING,
@@ -29,8 +29,28 @@ const OURS: [HeaderName; 12] = [
     COOKIE,
     PROXY_AUTHORIZATION,
     FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
+    // What comes back compressed is not looked through for the credential.
+    ACCEPT_ENCODING,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("x-real-ip"),
 ];
+
+/// How the names of others begin of which the same is true: some servers take the host, the path or
+/// the method from them.
+const OURS_BEGIN: [&str; 5] = [
+    "proxy-",
+    "x-forwarded-",
+    "x-http-method",
+    "x-original-",
+    "x-rewrite-",
+];
+
+fn is_ours(name: &HeaderName) -> bool {
+    OURS.contains(name)
+        || OURS_BEGIN
+            .iter()
+            .any(|begin| name.as_str().starts_with(begin))
+}
 
 /// How an operation is asked for.
 pub(super) struct Plan {
@@ -129,6 +149,8 @@ pub(super) fn plan(
         Value::Object(schema) => Value::Object(schema),
         other => json!({ "allOf": [other] }),
     };
+    // A name of its own: under one for all, each would be compared with all before it.
+    output["title"] = json!(format!("{title}Output"));
     come_to_an_end(&definitions, [&input, &output])?;
     if !definitions.is_empty() {
         for schema in [&mut input, &mut output] {
@@ -226,7 +248,7 @@ fn parameter(described: &Map<String, Value>) -> Result<Option<Described<'_>>, St
         }
         Some("header")
             if content.is_none()
-                && HeaderName::try_from(&name).is_ok_and(|name| !OURS.contains(&name)) =>
+                && HeaderName::try_from(&name).is_ok_and(|name| !is_ours(&name)) =>
         {
             Some(Place::Header)
         }

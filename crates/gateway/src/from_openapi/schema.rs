@@ -1,7 +1,7 @@
 //! Schemas of the document as schemas of their own (JSON Schema 2020-12): what one refers to goes
 //! with it, under `$defs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -73,6 +73,9 @@ pub(super) struct Schemas<'d> {
     prefix: String,
     /// Names of definitions by reference.
     names: BTreeMap<String, String>,
+    taken: HashSet<String>,
+    /// How many have one name but for a number at its end.
+    same: HashMap<String, usize>,
     waiting: Vec<String>,
     definitions: Map<String, Value>,
     left: usize,
@@ -84,6 +87,8 @@ impl<'d> Schemas<'d> {
             document,
             prefix,
             names: BTreeMap::new(),
+            taken: HashSet::new(),
+            same: HashMap::new(),
             waiting: Vec::new(),
             definitions: Map::new(),
             left: MAX_SCHEMAS,
@@ -150,9 +155,13 @@ impl<'d> Schemas<'d> {
                     .chars()
                     .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
                     .take(64);
-                let mut name: String = self.prefix.chars().chain(plain).collect();
-                while self.names.values().any(|taken| *taken == name) {
-                    name.push('_');
+                let plain: String = self.prefix.chars().chain(plain).collect();
+                let mut name = plain.clone();
+                // Each looks on where the last of its name has found one.
+                let same = self.same.entry(plain.clone()).or_insert(1);
+                while !self.taken.insert(name.clone()) {
+                    *same += 1;
+                    name = format!("{plain}_{same}");
                 }
                 self.names.insert(reference.to_owned(), name.clone());
                 self.waiting.push(reference.to_owned());
@@ -172,6 +181,7 @@ pub(super) fn come_to_an_end(
     let mut depths = Depths {
         definitions,
         known: BTreeMap::new(),
+        descent: 0,
     };
     for schema in definitions.values().chain(schemas) {
         depths.check(schema)?;
@@ -183,6 +193,9 @@ pub(super) fn come_to_an_end(
 struct Depths<'d> {
     definitions: &'d Map<String, Value>,
     known: BTreeMap<&'d str, Option<Applied>>,
+    /// How deep the one is that is being looked at, so that a long chain is given up on the way down
+    /// and not when it has used up the stack.
+    descent: usize,
 }
 
 /// How deep schemas are nested that are applied to one value, and how many those are, each counted as
@@ -206,6 +219,16 @@ impl<'d> Depths<'d> {
     }
 
     fn applied(&mut self, schema: &'d Value) -> Result<Applied, String> {
+        self.descent += 1;
+        let applied = match self.descent > MAX_IN_PLACE + 1 {
+            true => Err("its schema is nested too deep".to_owned()),
+            false => self.within(schema),
+        };
+        self.descent -= 1;
+        applied
+    }
+
+    fn within(&mut self, schema: &'d Value) -> Result<Applied, String> {
         let mut applied = Applied {
             depth: 0,
             number: 1,
@@ -292,5 +315,20 @@ fn or_null(mut schema: Map<String, Value>) -> Value {
             Value::Object(schema)
         }
         _ => json!({ "anyOf": [schema, { "type": "null" }] }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_chain_of_references_is_given_up_on_the_way_down() {
+        let chain = (0..100_000).map(|at| {
+            let next = json!({ "$ref": format!("#/$defs/S{:06}", at + 1) });
+            (format!("S{at:06}"), next)
+        });
+        let found_out = come_to_an_end(&chain.collect(), [&json!({}), &json!({})]);
+        assert_eq!(found_out, Err("its schema is nested too deep".to_owned()));
     }
 }

@@ -508,7 +508,11 @@ impl Conversation {
             cancelled: cancelled.clone(),
             _on_its_stream: outbox.enter(),
         };
-        state.serving.insert(id.clone(), serving);
+        // Its id is free again once a call was answered, which may be before its task has ended: that
+        // one must see that what is served under the id now is not its own.
+        if let Some(answered) = state.serving.insert(id.clone(), serving) {
+            answered.cancelled.cancel();
+        }
         let (conversation, id) = (Arc::clone(self), id.clone());
         self.streams.spawn(async move {
             let Requested {

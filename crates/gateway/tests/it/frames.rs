@@ -259,6 +259,31 @@ async fn an_id_that_is_used_twice_ends_both_calls_and_may_be_used_again() {
     assert_eq!(answer.message, Message::Responded { output: json!(3) });
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_id_may_be_used_again_as_soon_as_it_was_answered() {
+    let world = World::start().await;
+    let (_endpoint, connection) = world.quic("hostler/call").await;
+    let (mut send, mut recv) = open(&connection).await;
+    // The task of the call before may be about to end, at any of its steps. More rounds than these are
+    // more than a stranger may ask for.
+    for _ in 0..200 {
+        let weigh = requested("again", "/rooms/weigh", json!({"text": "xyz"}));
+        send.write_all(&weigh).await.expect("it is taken");
+        let answer = envelope(&mut recv).await.expect("an answer");
+        let message = answer.expect("an answer").message;
+        assert_eq!(message, Message::Responded { output: json!(3) });
+        let nap = requested("again", "/rooms/nap", json!({}));
+        send.write_all(&nap).await.expect("it is taken");
+        one("a nap", &world.shelf.napping).await;
+        let aborted = frame("again", Message::Aborted);
+        send.write_all(&aborted).await.expect("it is taken");
+        // A call that cannot be given up ends by itself, after 30 s.
+        let ended = one("its end", &world.shelf.disturbed);
+        let ended = tokio::time::timeout(Duration::from_secs(15), ended).await;
+        ended.expect("it is given up when it is said");
+    }
+}
+
 #[tokio::test]
 async fn an_answer_is_matched_by_its_id_on_whatever_stream_it_comes() {
     let world = World::start().await;

@@ -3,8 +3,8 @@
 use hostler_operations::{ErrorCode, ErrorSpec, Foreign, StatusCode};
 use http::Method;
 use http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName,
-    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use schemars::Schema;
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ use super::upstream;
 pub(super) const BODY: &str = "body";
 
 /// Headers that no caller chooses: they say to whom a request goes, and where it ends.
-const OURS: [HeaderName; 14] = [
+const OURS: [HeaderName; 13] = [
     HOST,
     CONTENT_LENGTH,
     TRANSFER_ENCODING,
@@ -27,7 +27,6 @@ const OURS: [HeaderName; 14] = [
     TRAILER,
     EXPECT,
     COOKIE,
-    PROXY_AUTHORIZATION,
     FORWARDED,
     // What comes back compressed is not looked through for the credential.
     ACCEPT_ENCODING,
@@ -419,4 +418,29 @@ fn name(found: &Found<'_>) -> String {
     }
     name.truncate(64);
     name.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_caller_chooses_host_path_or_method_by_a_header() {
+        for ours in [
+            "host",
+            "x-forwarded-for",
+            "x-forwarded-host",
+            "x-original-url",
+            "x-rewrite-url",
+            "x-http-method-override",
+            "proxy-authorization",
+            "x-real-ip",
+            "accept-encoding",
+        ] {
+            assert!(is_ours(&HeaderName::from_static(ours)), "{ours}");
+        }
+        for theirs in ["x-request-id", "x-api-version", "accept-language"] {
+            assert!(!is_ours(&HeaderName::from_static(theirs)), "{theirs}");
+        }
+    }
 }

@@ -20,6 +20,7 @@
 
 mod adapter;
 mod answering;
+mod budget;
 mod caller;
 mod client;
 mod conversation;

@@ -19,8 +19,9 @@ pub struct RequestLimits {
     /// The bytes of all bodies that are being read at one time; above it the answer is 503, so
     /// that a crowd of large requests costs memory up to here and no further. Default 64 MiB.
     pub bodies_total_bytes: usize,
-    /// The bytes of large frames of the call protocol that have not ended, or whose calls have not;
-    /// above it a stream that brings another is reset. Default 64 MiB.
+    /// The memory that frames of the call protocol take, in bytes, until they have ended and their
+    /// calls have; small ones are not counted. Half of it is for those who have not said who they
+    /// are. Above it a stream that brings another is reset. Default 128 MiB.
     pub frames_total_bytes: usize,
     /// How long a body may take to arrive; a later one is answered 408. A frame of the call protocol
     /// has as long; the stream of a later one is reset. Default 30 s.
@@ -38,7 +39,7 @@ impl Default for RequestLimits {
         Self {
             body_bytes: 1 << 20,
             bodies_total_bytes: 64 << 20,
-            frames_total_bytes: 64 << 20,
+            frames_total_bytes: 128 << 20,
             body_time: Duration::from_secs(30),
             strangers: Some(Rate::per_second(STRANGERS)),
             callers: Some(Rate::per_second(CALLERS)),

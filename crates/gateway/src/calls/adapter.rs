@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use hostler_operations::Registry;
 use http::{HeaderMap, HeaderName};
-use tokio::sync::Semaphore;
 
 use super::answering::Answering;
+use super::budget::FrameBudget;
 use super::caller::Caller;
 use super::conversation::{Conversation, Limits};
 use super::link::{Datagrams, Link, Streams};
@@ -24,7 +24,7 @@ type Greet = Arc<dyn Fn(Caller, ConnectionInfo) + Send + Sync>;
 pub struct CallAdapter {
     registry: Arc<Registry>,
     provider: Arc<dyn IdentityProvider>,
-    frames: Arc<Semaphore>,
+    frames: FrameBudget,
     credential_headers: Vec<HeaderName>,
     limits: RequestLimits,
     rates: Arc<Rates>,
@@ -39,11 +39,10 @@ impl CallAdapter {
         limits: RequestLimits,
         rates: Arc<Rates>,
     ) -> Self {
-        let frames = limits.frames_total_bytes.min(Semaphore::MAX_PERMITS);
         Self {
             registry,
             provider,
-            frames: Arc::new(Semaphore::new(frames)),
+            frames: FrameBudget::new(limits.frames_total_bytes),
             credential_headers,
             limits,
             rates,
@@ -119,7 +118,7 @@ impl CallAdapter {
             write_time: limits.write_time,
             idle_time: limits.idle_time,
         };
-        let frames = Arc::clone(&self.frames);
+        let frames = self.frames.clone();
         let conversation = Conversation::new(link, Some(answering), limits, frames);
         let greeting = async {
             conversation.admitted().await;

@@ -191,11 +191,12 @@ impl Answering {
     pub(super) async fn answer(
         &self,
         conversation: &Arc<Conversation>,
-        asked: &Asked,
+        asked: &mut Asked,
         leaving: &CancellationToken,
     ) {
+        let input = std::mem::take(&mut asked.input);
         let mut line = Line::begin(self, asked);
-        let begun = self.begin(conversation, asked, &mut line).await;
+        let begun = self.begin(conversation, asked, input, &mut line).await;
         let failed = match begun {
             Ok(Begun::Answered(output)) => {
                 room(asked).await;
@@ -224,6 +225,7 @@ impl Answering {
         &'a self,
         conversation: &Arc<Conversation>,
         asked: &Asked,
+        input: Value,
         line: &mut Line<'a>,
     ) -> Result<Begun, CallError> {
         let operation = asked
@@ -241,7 +243,7 @@ impl Answering {
         let identity = self.identify(&credentials, &line.request_id).await?;
         line.identity = identity.clone();
         let request = Request {
-            input: asked.input.clone(),
+            input,
             identity,
             remote: self.credentials.remote,
             // A call that has ended cancels its own token, and what is left of this call's goes on.

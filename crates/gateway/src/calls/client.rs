@@ -11,12 +11,12 @@ use hostler_operations::Registry;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ConnectError, ConnectionError, Endpoint, TransportConfig};
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::ALPN;
 use super::answering::Answering;
+use super::budget::FrameBudget;
 use super::caller::Caller;
 use super::conversation::{Conversation, Limits};
 use super::link::Link;
@@ -133,7 +133,7 @@ impl CallClientBuilder {
             // Whoever connected stays for as long as it likes.
             idle_time: Duration::MAX,
         };
-        let frames = Arc::new(Semaphore::new(request.frames_total_bytes));
+        let frames = FrameBudget::new(request.frames_total_bytes);
         let conversation = Conversation::new(link, answering, limits, frames);
         let leave = CancellationToken::new();
         let (carrying, leaving) = (Arc::clone(&conversation), leave.clone());

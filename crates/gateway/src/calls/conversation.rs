@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::answering::{Answering, Asked};
+use super::budget::FrameBudget;
 use super::datagrams;
 use super::link::{Datagrams, Link, Reason, Streams};
 use super::outbox::{Entered, Kind, Outbox};
@@ -52,8 +53,8 @@ pub(crate) struct Conversation {
     link: Link,
     answering: Option<Answering>,
     limits: Limits,
-    /// Bytes of large frames at one time, shared with other conversations.
-    frames: Arc<Semaphore>,
+    /// Shared with other conversations.
+    frames: FrameBudget,
     /// One permit for each handler that runs, also when nobody waits for it any more.
     handlers: Arc<Semaphore>,
     state: Mutex<State>,
@@ -74,6 +75,8 @@ struct State {
     waiting: HashMap<CallId, Waiting>,
     /// When the clock is looked at next.
     armed: Option<Instant>,
+    /// A call was under way when this was looked at last.
+    busy: bool,
     quiet_since: Instant,
 }
 
@@ -104,7 +107,7 @@ impl Conversation {
         link: Link,
         answering: Option<Answering>,
         limits: Limits,
-        frames: Arc<Semaphore>,
+        frames: FrameBudget,
     ) -> Arc<Self> {
         let mut end_limits = EndLimits::default();
         end_limits.incoming = limits.calls;
@@ -120,6 +123,7 @@ impl Conversation {
                 serving: HashMap::new(),
                 waiting: HashMap::new(),
                 armed: None,
+                busy: false,
                 quiet_since: Instant::now(),
             }),
             calls: tokio::sync::Mutex::default(),
@@ -138,8 +142,16 @@ impl Conversation {
         self.limits
     }
 
-    pub(super) fn frames(&self) -> &Arc<Semaphore> {
+    pub(super) fn frames(&self) -> &FrameBudget {
         &self.frames
+    }
+
+    /// Whether it is known who the other end is. Whom this end called, it knows.
+    pub(super) fn is_known(&self) -> bool {
+        !self
+            .answering
+            .as_ref()
+            .is_some_and(Answering::is_to_a_stranger)
     }
 
     /// Resolves when the conversation is over.
@@ -183,11 +195,7 @@ impl Conversation {
             if self.leaving.is_cancelled() && state.serving.is_empty() {
                 break;
             }
-            let stranger = self
-                .answering
-                .as_ref()
-                .is_some_and(Answering::is_to_a_stranger);
-            if stranger
+            if !self.is_known()
                 && Self::quiet(&state).is_some_and(|since| since.elapsed() >= self.limits.idle_time)
             {
                 tracing::debug!("a conversation in which nobody called is ended");
@@ -466,7 +474,11 @@ impl Conversation {
                 outbox.put(envelope, kind);
             }
         }
-        state.quiet_since = Instant::now();
+        // What is said of no call does not keep anybody here.
+        let was_busy = std::mem::replace(&mut state.busy, state.end.open_calls() != (0, 0));
+        if was_busy || state.busy {
+            state.quiet_since = Instant::now();
+        }
         if state.serving.is_empty() && self.leaving.is_cancelled() {
             self.changed.notify_one();
         }
@@ -521,7 +533,7 @@ impl Conversation {
                 auth_token,
                 held,
             } = request;
-            let asked = Asked {
+            let mut asked = Asked {
                 id,
                 operation,
                 input,
@@ -530,7 +542,7 @@ impl Conversation {
                 outbox,
             };
             tokio::select! {
-                () = conversation.answer(&asked) => {}
+                () = conversation.answer(&mut asked) => {}
                 () = conversation.gone.cancelled() => {}
             }
             drop((handler, held));
@@ -538,7 +550,7 @@ impl Conversation {
         Ok(())
     }
 
-    async fn answer(self: &Arc<Self>, asked: &Asked) {
+    async fn answer(self: &Arc<Self>, asked: &mut Asked) {
         if let Some(answering) = &self.answering {
             answering.answer(self, asked, &self.leaving).await;
         }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use hostler_operations::protocol::{Envelope, FrameDecoder, FrameError, StreamId, encode};
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::budget::{Busy, Held};
 use super::conversation::Conversation;
 use super::link::{Link, Reason};
 use super::outbox::{Next, Outbox};
@@ -40,8 +40,8 @@ enum Broken {
     Malformed(#[from] FrameError),
     #[error("a frame does not end, or nothing is taken")]
     Slow,
-    #[error("too many large frames at one time")]
-    Busy,
+    #[error(transparent)]
+    Busy(#[from] Busy),
 }
 
 impl From<ReadError> for Broken {
@@ -78,7 +78,7 @@ impl Broken {
             Self::Lost | Self::Gone => link.code(Reason::Done),
             Self::Malformed(_) => link.code(Reason::Malformed),
             Self::Slow => link.code(Reason::Slow),
-            Self::Busy => link.code(Reason::Busy),
+            Self::Busy(_) => link.code(Reason::Busy),
         }
     }
 }
@@ -123,7 +123,7 @@ async fn read(
 ) -> Result<(), Broken> {
     let limits = conversation.limits();
     let mut decoder = FrameDecoder::default();
-    let mut held = Held::new(conversation.frames());
+    let mut held = Held::of(conversation.frames());
     let mut due = None;
     loop {
         outbox.listened().await;
@@ -136,14 +136,22 @@ async fn read(
             break;
         };
         decoder.push(&chunk.bytes);
-        held.cover(decoder.waiting())?;
+        let is_known = conversation.is_known();
+        held.cover(decoder.waiting(), is_known)?;
         loop {
-            let before = decoder.waiting();
+            // What it becomes can be much more than what came.
+            let weight = match decoder.weigh() {
+                Some((weight, behind)) => {
+                    held.cover(weight + behind, is_known)?;
+                    weight
+                }
+                None => 0,
+            };
             let Some(envelope) = decoder.poll()? else {
                 break;
             };
             due = None;
-            let part = held.part(before - decoder.waiting());
+            let part = held.part(weight);
             if !conversation.came(id, envelope, part).await {
                 return Err(Broken::Over);
             }
@@ -214,53 +222,4 @@ fn framed(conversation: &Arc<Conversation>, id: StreamId, envelope: Envelope) ->
             .and_then(|error| encode(&error).ok())
             .unwrap_or_default()
     })
-}
-
-/// What a stream has reserved of the memory for frames that have not ended. Small ones are free: as
-/// many as there are streams at one time cost little.
-struct Held {
-    frames: Arc<Semaphore>,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-/// The size up to which a frame is small, in bytes.
-const SMALL: usize = 64 << 10;
-
-impl Held {
-    fn new(frames: &Arc<Semaphore>) -> Self {
-        let frames = Arc::clone(frames);
-        Self {
-            frames,
-            permit: None,
-        }
-    }
-
-    fn cover(&mut self, waiting: usize) -> Result<(), Broken> {
-        let held = self
-            .permit
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        if waiting <= SMALL.max(held) {
-            return Ok(());
-        }
-        // No frame is larger than a number of 32 bits says.
-        let more = u32::try_from(waiting - held).map_err(|_| Broken::Busy)?;
-        let more = Arc::clone(&self.frames).try_acquire_many_owned(more);
-        let more = more.map_err(|_| Broken::Busy)?;
-        match &mut self.permit {
-            Some(permit) => permit.merge(more),
-            none => *none = Some(more),
-        }
-        Ok(())
-    }
-
-    /// What goes along with a frame of this size, until nobody needs it any more.
-    fn part(&mut self, size: usize) -> Option<OwnedSemaphorePermit> {
-        let permit = self.permit.as_mut()?;
-        match permit.split(size) {
-            Some(part) if size > SMALL => Some(part),
-            Some(_given_back) => None,
-            None => self.permit.take(),
-        }
-    }
 }

@@ -160,7 +160,7 @@ async fn a_frame_that_does_not_end_is_not_waited_for_for_ever() {
 #[tokio::test]
 async fn large_frames_share_a_budget() {
     const MIB: usize = 1 << 20;
-    let limits = |limits: &mut RequestLimits| limits.frames_total_bytes = 4 * MIB;
+    let limits = |limits: &mut RequestLimits| limits.frames_total_bytes = 8 * MIB;
     let world = World::limited(limits, |_| {}).await;
     let (_endpoint, connection) = world.quic("hostler/call").await;
     let text = "x".repeat(3 * MIB);
@@ -201,6 +201,19 @@ async fn large_frames_share_a_budget() {
             output: json!(3 * MIB)
         }
     );
+}
+
+#[tokio::test]
+async fn a_small_frame_of_very_many_values_counts_as_what_it_becomes() {
+    let limits = |limits: &mut RequestLimits| limits.frames_total_bytes = 2 << 20;
+    let world = World::limited(limits, |_| {}).await;
+    let (_endpoint, connection) = world.quic("hostler/call").await;
+    let heavy = requested("heavy", "/rooms/weigh", json!(vec![json!({"": 0}); 8000]));
+    assert!(heavy.len() < 64 << 10);
+    let (mut send, mut recv) = open(&connection).await;
+    send.write_all(&heavy).await.expect("it is taken");
+    assert_eq!(end_of(&mut recv).await, Err(BUSY));
+    is_alive(&connection).await;
 }
 
 #[tokio::test]
@@ -444,6 +457,25 @@ async fn somebody_of_whom_nothing_is_known_may_not_stay_without_calling() {
         "{ended}"
     );
     is_alive(&reader).await;
+}
+
+#[tokio::test]
+async fn talk_of_no_call_keeps_nobody_who_is_unknown() {
+    let world = World::limited(|_| {}, |door| door.idle_time = Duration::from_secs(1)).await;
+    let (_endpoint, stranger) = world.quic("hostler/call").await;
+    let (mut send, _recv) = open(&stranger).await;
+    let aborted = frame("nobody", Message::Aborted);
+    let talk = async {
+        while send.write_all(&aborted).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon("the end", talk).await;
+    let ended = stranger.closed().await;
+    assert!(
+        matches!(ended, ConnectionError::ApplicationClosed(_)),
+        "{ended}"
+    );
 }
 
 #[tokio::test]

@@ -65,6 +65,8 @@ pub struct FrameDecoder {
     /// What of the buffer was read already.
     read: usize,
     failed: bool,
+    /// What the frame weighs that is the next and has come whole.
+    weight: Option<usize>,
 }
 
 impl FrameDecoder {
@@ -104,6 +106,22 @@ impl FrameDecoder {
     }
 
     fn next(&mut self) -> Result<Option<Envelope>, FrameError> {
+        let Some(body) = self.body()? else {
+            return Ok(None);
+        };
+        let weight = self.weight.unwrap_or_else(|| weight(body));
+        if weight > MAX_FRAME_WEIGHT {
+            return Err(FrameError::TooHeavy { weight });
+        }
+        let envelope = Envelope::read(body)?;
+        self.read += LENGTH_BYTES + body.len();
+        self.weight = None;
+        self.tidy();
+        Ok(Some(envelope))
+    }
+
+    /// The next frame, when all of it has come.
+    fn body(&self) -> Result<Option<&[u8]>, FrameError> {
         let waiting = &self.buffer[self.read..];
         let Some((length, rest)) = waiting.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
@@ -112,17 +130,17 @@ impl FrameDecoder {
         if announced > MAX_FRAME_BYTES {
             return Err(FrameError::TooLarge { announced });
         }
-        let Some(body) = rest.get(..announced) else {
-            return Ok(None);
-        };
-        let weight = weight(body);
-        if weight > MAX_FRAME_WEIGHT {
-            return Err(FrameError::TooHeavy { weight });
-        }
-        let envelope = Envelope::read(body)?;
-        self.read += LENGTH_BYTES + announced;
-        self.tidy();
-        Ok(Some(envelope))
+        Ok(rest.get(..announced))
+    }
+
+    /// About how much memory the next envelope will take, in bytes, and how much will be
+    /// [waiting](Self::waiting) behind it; `None` unless all of it has come.
+    pub fn weigh(&mut self) -> Option<(usize, usize)> {
+        let body = self.body().ok()??;
+        let behind = self.waiting() - LENGTH_BYTES - body.len();
+        let weight = self.weight.unwrap_or_else(|| weight(body));
+        self.weight = Some(weight);
+        Some((weight, behind))
     }
 
     /// The bytes that came and belong to no envelope that was handed out.
@@ -308,6 +326,30 @@ mod tests {
         assert!(decoder.poll().expect("it is whole").is_some());
         assert_eq!(decoder.waiting(), 1);
         assert!(decoder.buffer.capacity() <= KEPT_BYTES);
+    }
+
+    #[test]
+    fn a_frame_is_weighed_before_it_is_read() {
+        let envelope = |text: &str| Envelope {
+            id: CallId::new("7").expect("an id"),
+            message: Message::Responded {
+                output: json!(text),
+            },
+        };
+        let frames = ["x", "more than that"].map(|text| encode(&envelope(text)).expect("small"));
+        let mut decoder = FrameDecoder::default();
+        decoder.push(&frames[0][..LENGTH_BYTES + 1]);
+        assert_eq!(decoder.weigh(), None);
+        decoder.push(&frames[0][LENGTH_BYTES + 1..]);
+        decoder.push(&frames[1]);
+        let (first, behind) = decoder.weigh().expect("it is whole");
+        assert_eq!(
+            (first, behind),
+            (weight(&frames[0][LENGTH_BYTES..]), frames[1].len())
+        );
+        assert!(decoder.poll().expect("it is well formed").is_some());
+        let second = weight(&frames[1][LENGTH_BYTES..]);
+        assert_eq!(decoder.weigh(), Some((second, 0)));
     }
 
     #[test]

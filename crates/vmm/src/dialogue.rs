@@ -6,13 +6,15 @@
 //! waits without a limit, because the far side of such a socket may accept and then say nothing.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
@@ -70,15 +72,34 @@ pub(crate) struct Dialogue<L: Language> {
     _reader: AbortOnDropHandle<()>,
 }
 
+/// Connects to a process's socket.
+///
+/// A jailed process has its socket in a directory of its own, to which a link of ours leads. If that
+/// process was taken over, it could have put a link there in its turn, to the socket of another VM: so
+/// only one link is followed.
+pub(crate) async fn connect(path: &Path) -> io::Result<UnixStream> {
+    let place = match fs::read_link(path) {
+        Ok(place) => place,
+        // EINVAL: it is no link (readlink(2)).
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = rustix::fs::open(&place, flags, Mode::empty())?;
+    let found = FileType::from_raw_mode(rustix::fs::fstat(&socket)?.st_mode);
+    if found != FileType::Socket {
+        return Err(io::Error::other("it is no socket"));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+}
+
 impl<L: Language> Dialogue<L> {
     /// Begins a conversation.
     pub(crate) async fn begin(path: &Path) -> Result<Self, Broken> {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(|source| Broken::Socket {
-                path: path.to_owned(),
-                source,
-            })?;
+        let stream = connect(path).await.map_err(|source| Broken::Socket {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Self::over(stream, path))
     }
 

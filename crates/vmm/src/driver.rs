@@ -105,6 +105,9 @@ pub(crate) trait Driver: Send + Sync {
         None
     }
 
+    /// Gives up what it keeps for a VM that has been deleted. Blocking.
+    fn forget(&self, _vm: VmId) {}
+
     /// Where the guest is spoken to that has this socket.
     fn guest(&self, socket: PathBuf) -> GuestEndpoint;
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -82,6 +82,22 @@ pub(crate) fn make_private_dir(path: &Path) -> Result<(), StorageError> {
         .context("create", path)
 }
 
+/// Makes a directory that only its owner may enter, in a place where others may make some too: one
+/// that is there has to be ours, and closed.
+pub(crate) fn make_private_dir_among_others(path: &Path) -> Result<(), StorageError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.context("create", path),
+    }
+    let found = fs::symlink_metadata(path).context("read", path)?;
+    let ours = found.uid() == rustix::process::geteuid().as_raw();
+    if found.is_dir() && ours && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let told = "it is not a directory of this user's alone; remove it";
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, told)).context("use", path)
+}
+
 /// Makes a new file that only its owner may read.
 pub(crate) fn create_private(path: &Path) -> Result<File, StorageError> {
     OpenOptions::new()
@@ -121,27 +137,41 @@ pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<(), StorageErr
     }
     written?;
     fault::point("write.renamed");
-    sync_dir(directory)
+    flush_name(path);
+    Ok(())
+}
+
+/// Flushes a name that has just been given. It is there, for everybody who looks, so that a power cut
+/// could take it away again is no reason to say that nothing has happened.
+fn flush_name(path: &Path) {
+    if let Err(error) = sync_dir(parent(path)) {
+        tracing::error!(path = %path.display(), %error, "a file may not outlive a power cut");
+    }
 }
 
 /// Reads a file of ours that is no longer than `most` bytes. What is no file, a pipe that somebody
 /// put in its place say, is an error and not waited for.
 pub(crate) fn read_regular(path: &Path, most: u64) -> io::Result<Vec<u8>> {
-    // Without O_NONBLOCK, to open a pipe is to wait for whoever writes to it; of a file, it means
-    // nothing.
-    let mut open = OpenOptions::new();
-    let flags = OFlags::NONBLOCK.bits() | OFlags::NOCTTY.bits();
-    let file = open.read(true).custom_flags(flags as i32).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    if metadata.len() > most {
+    let file = open_regular(path)?;
+    if file.metadata()?.len() > most {
         return Err(io::Error::other(format!("it is longer than {most} bytes")));
     }
     let mut bytes = Vec::new();
     file.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Opens a file to be read; what is no file is an error and not waited for.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, to open a pipe is to wait for whoever writes to it; of a file, it means
+    // nothing.
+    let mut open = OpenOptions::new();
+    let flags = OFlags::NONBLOCK.bits() | OFlags::NOCTTY.bits();
+    let file = open.read(true).custom_flags(flags as i32).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
 }
 
 /// What is being made now, and therefore is no leftover although its name starts with a dot.
@@ -222,14 +252,15 @@ impl DraftDir {
         )
         .context("create", place)?;
         self.kept = true;
-        sync_dir(parent(place))
+        flush_name(place);
+        Ok(())
     }
 }
 
 impl Drop for DraftDir {
     fn drop(&mut self) {
         if !self.kept
-            && let Err(error) = fs::remove_dir_all(self.path())
+            && let Err(error) = remove_tree(self.path())
         {
             let path = self.path().display();
             tracing::warn!(%path, %error, "a leftover stays until the next start");
@@ -247,10 +278,42 @@ pub(crate) fn remove_dir_atomic(place: &Path) -> Result<(), StorageError> {
         renamed => renamed.context("remove", place)?,
     }
     fault::point("remove.renamed");
-    if let Err(error) = fs::remove_dir_all(doomed) {
+    if let Err(error) = remove_tree(doomed) {
         tracing::warn!(path = %doomed.display(), %error, "a leftover stays until the next start");
     }
     Ok(())
+}
+
+/// Removes a directory with all that is in it, unless something is mounted there: what a mount shows
+/// is somebody else's.
+pub(crate) fn remove_tree(directory: &Path) -> io::Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    if let Some(mount) = mount_in(&mounts, directory) {
+        let told = format!("{} is a mount; unmount it first", mount.display());
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, told));
+    }
+    fs::remove_dir_all(directory)
+}
+
+/// What is mounted there or below, by `/proc/PID/mountinfo`: the fifth field, in which some
+/// characters are octal numbers (proc_pid_mountinfo(5)).
+fn mount_in(mounts: &str, directory: &Path) -> Option<PathBuf> {
+    let escapes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut places = places.map(|place| {
+        let place = escapes
+            .iter()
+            .fold(place.to_owned(), |place, (code, plain)| {
+                place.replace(code, plain)
+            });
+        PathBuf::from(place)
+    });
+    places.find(|place| place.starts_with(directory))
 }
 
 /// Lets two files of one directory change their names, in one step.
@@ -302,7 +365,7 @@ pub(crate) fn sweep_drafts(directory: &Path) -> Result<(), StorageError> {
         let path = entry.path();
         tracing::info!(path = %path.display(), "removing what interrupted work left behind");
         if entry.file_type().context("read", &path)?.is_dir() {
-            fs::remove_dir_all(&path).context("remove", &path)?;
+            remove_tree(&path).context("remove", &path)?;
         } else {
             fs::remove_file(&path).context("remove", &path)?;
         }
@@ -458,5 +521,29 @@ mod tests {
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(left, ["web-1"]);
+    }
+
+    #[test]
+    fn what_is_mounted_below_is_found_whatever_it_is_called() {
+        let mounts = "22 1 0:20 / / rw - ext4 /dev/vda rw\n\
+                      30 22 0:21 / /data/vms/.mount-a\\040b rw - ext4 /dev/vda rw\n";
+        let found = |place: &str| mount_in(mounts, Path::new(place));
+        assert_eq!(found("/data/vms"), Some("/data/vms/.mount-a b".into()));
+        assert_eq!(found("/data/vms/.mount-a b"), found("/data"));
+        assert_eq!(found("/data/vm"), None);
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_not_taken_for_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sockets");
+        make_private_dir_among_others(&path).unwrap();
+        make_private_dir_among_others(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let error = make_private_dir_among_others(&path).unwrap_err();
+        assert!(error.to_string().contains("remove it"), "{error}");
+        fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink(dir.path(), &path).unwrap();
+        make_private_dir_among_others(&path).unwrap_err();
     }
 }

@@ -19,6 +19,9 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount
 use crate::model::Mount;
 use crate::spec::InvalidField;
 
+/// How the names of places begin at which a mount is put together.
+const PLACE: &str = ".mount-";
+
 /// How many directories a VM may share: each takes a device, of which machines have few.
 const MOST: usize = 4;
 
@@ -169,10 +172,11 @@ pub(crate) fn hold(
 /// The same directory in a mount of its own that cannot be written to. The mount has no place in
 /// the file system: it ends with the last descriptor that leads to it.
 pub(crate) fn read_only(directory: &OwnedFd, workplace: &Path) -> io::Result<OwnedFd> {
-    let place = workplace.join(format!(".mount-{}", uuid::Uuid::new_v4().simple()));
+    let place = workplace.join(format!("{PLACE}{}", uuid::Uuid::new_v4().simple()));
     fs::create_dir(&place)?;
     let made = (|| {
         mount_bind(format!("/proc/self/fd/{}", directory.as_raw_fd()), &place)?;
+        crate::fault::point("mount.bound");
         let hidden = (|| {
             let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
             mount_remount(&place, flags | MountFlags::NODEV, "")?;
@@ -185,6 +189,26 @@ pub(crate) fn read_only(directory: &OwnedFd, workplace: &Path) -> io::Result<Own
     // Only ever an empty directory: what a mount that stayed would show is not to be removed.
     fs::remove_dir(&place)?;
     Ok(made?)
+}
+
+/// Takes down what a daemon had mounted in a workplace when it died; what a mount shows stays.
+pub(crate) fn sweep(workplace: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(workplace)? {
+        let entry = entry?;
+        if !entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(PLACE.as_bytes())
+        {
+            continue;
+        }
+        let place = entry.path();
+        tracing::warn!(path = %place.display(), "taking down a mount that was in the making");
+        // One may lie on another; where nothing is mounted this fails.
+        while unmount(&place, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
+        fs::remove_dir(&place)?;
+    }
+    Ok(())
 }
 
 /// A directory that a VM is about to share.
@@ -219,6 +243,25 @@ mod tests {
             fs::create_dir_all(root.join(name)).unwrap();
         }
         (dir, root.join("allowed"), root.join("allowed/data"))
+    }
+
+    #[test]
+    fn a_mount_that_a_dead_daemon_has_left_goes_and_nothing_of_what_it_shows() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let (_dir, allowed, data) = place();
+        let (file, vm) = (allowed.join("deep/file"), data.join("vms/web"));
+        fs::write(&file, "theirs").unwrap();
+        let left = vm.join(format!("{PLACE}1"));
+        fs::create_dir_all(&left).unwrap();
+        mount_bind(&allowed, &left).unwrap();
+        let refused = crate::files::remove_tree(&vm).unwrap_err().to_string();
+        assert!(refused.contains("unmount it first"), "{refused}");
+        sweep(&vm).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
+        assert!(!left.exists());
+        crate::files::remove_tree(&vm).unwrap();
     }
 
     #[test]

@@ -12,7 +12,7 @@
 mod digest;
 mod manifest;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -204,7 +204,7 @@ impl Snapshots {
         let mut sums = Vec::new();
         for entry in fs::read_dir(directory).context("read", directory)? {
             let path = entry.context("read", directory)?.path();
-            let file = File::open(&path).context("read", &path)?;
+            let file = files::open_regular(&path).context("read", &path)?;
             file.sync_all().context("write", &path)?;
             sums.push(manifest::FileSum::of(&path)?);
         }

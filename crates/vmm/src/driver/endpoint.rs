@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use crate::dialogue::Broken;
+use crate::dialogue::{self, Broken};
 
 /// How long a vsock may take to say whether somebody listens. Firecracker gives up after two.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
@@ -48,13 +48,12 @@ impl GuestEndpoint {
 
     /// Tries once to get through. [`Broken::Closed`] means that nobody listens, perhaps not yet.
     pub(crate) async fn open(&self) -> Result<UnixStream, Broken> {
-        let mut stream =
-            UnixStream::connect(self.path())
-                .await
-                .map_err(|source| Broken::Socket {
-                    path: self.path().to_owned(),
-                    source,
-                })?;
+        let mut stream = dialogue::connect(self.path())
+            .await
+            .map_err(|source| Broken::Socket {
+                path: self.path().to_owned(),
+                source,
+            })?;
         if let Self::Vsock { path, port } = self {
             let acknowledged = timeout(ACKNOWLEDGE, ask_for_port(&mut stream, *port)).await;
             let path = || path.clone();

@@ -13,11 +13,10 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::dialogue::Broken;
+use crate::dialogue::{self, Broken};
 use crate::driver::LinkError;
 
 /// How long Firecracker may take for what it does in milliseconds, unless the host is stuck.
@@ -103,7 +102,7 @@ impl Api {
     /// Sends a request and reads the whole answer.
     async fn exchange(&self, ask: Ask) -> Result<(StatusCode, Bytes), LinkError> {
         let command = ask.command;
-        let stream = UnixStream::connect(&self.socket)
+        let stream = dialogue::connect(&self.socket)
             .await
             .map_err(|source| self.broken(source))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;

@@ -130,6 +130,11 @@ impl Jailer {
         self.users.of(vm)
     }
 
+    /// Gives up the user of a VM that is no more.
+    pub(crate) fn forget(&self, vm: VmId) {
+        self.users.forget(vm);
+    }
+
     /// Gives up the users, jails and control groups of all VMs but these.
     pub(crate) fn sweep(&self, known: &BTreeSet<VmId>, alive: &BTreeSet<VmId>) {
         self.users.keep(known);

@@ -5,11 +5,13 @@
 //! where they are seen the same.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
 use super::api::Ask;
@@ -74,24 +76,49 @@ pub(super) fn version() -> Ask {
 }
 
 /// Takes what a jailed process has written out of its jail: to its place, and out of its hands.
+///
+/// The process owns the directory there, and may have been taken over by its guest: what it has put
+/// under these names is looked at before anything is done to it, and again where it has gone.
 pub(super) fn take_out(jail: &Path, directory: &Path) -> Result<(), StorageError> {
     for name in [MEMORY, STATE] {
         let (inside, place) = (new_in(jail, name), directory.join(name));
+        let owned = own_file(&inside).context("own", &inside)?;
         fs::rename(&inside, &place).context("move", &inside)?;
+        let moved = fs::symlink_metadata(&place).context("read", &place)?;
+        if (moved.dev(), moved.ino()) != owned {
+            let changed = Err(io::Error::other("it was another file a moment ago"));
+            return changed.context("move", &inside);
+        }
     }
-    own(directory)
+    Ok(())
 }
 
 /// Makes both files ours alone.
 pub(super) fn own(directory: &Path) -> Result<(), StorageError> {
-    let user = rustix::process::geteuid().as_raw();
     for name in [MEMORY, STATE] {
         let path = directory.join(name);
-        chown(&path, Some(user), None).context("own", &path)?;
-        let private = fs::Permissions::from_mode(0o600);
-        fs::set_permissions(&path, private).context("close", &path)?;
+        own_file(&path).context("own", &path)?;
     }
     Ok(())
+}
+
+/// Makes a file ours alone, and says which one it is. A link, a pipe, or a file that has another name
+/// too is not touched.
+fn own_file(path: &Path) -> io::Result<(u64, u64)> {
+    // Of a pipe, not to wait for whoever writes to it.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(io::Error::other("it is not a file of its own"));
+    }
+    let user = rustix::process::geteuid().as_raw();
+    fchown(&file, Some(user), None)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Removes what a jailed process has begun to write.
@@ -191,6 +218,44 @@ pub(super) fn jail_of(vm: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_but_a_file_of_its_own_is_taken_out_of_a_jail() {
+        let dir = tempfile::tempdir().unwrap();
+        let (jail, place) = (dir.path().join("jail"), dir.path().join("place"));
+        for directory in [&jail, &place] {
+            fs::create_dir(directory).unwrap();
+        }
+        let theirs = dir.path().join("theirs");
+        fs::write(&theirs, "x").unwrap();
+        fs::set_permissions(&theirs, fs::Permissions::from_mode(0o644)).unwrap();
+        let memory = new_in(&jail, MEMORY);
+        let state = new_in(&jail, STATE);
+        fs::write(&state, "state").unwrap();
+        let put: [&dyn Fn(); 3] = [
+            &|| std::os::unix::fs::symlink(&theirs, &memory).unwrap(),
+            &|| fs::hard_link(&theirs, &memory).unwrap(),
+            &|| {
+                let mode = rustix::fs::Mode::RWXU;
+                let pipe = rustix::fs::FileType::Fifo;
+                rustix::fs::mknodat(rustix::fs::CWD, &memory, pipe, mode, 0).unwrap();
+            },
+        ];
+        for put in put {
+            put();
+            let error = take_out(&jail, &place).unwrap_err().to_string();
+            assert!(error.contains("new-memory"), "{error}");
+            fs::remove_file(&memory).unwrap();
+            let mode = fs::metadata(&theirs).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o644);
+        }
+        fs::write(&memory, "memory").unwrap();
+        take_out(&jail, &place).unwrap();
+        for name in [MEMORY, STATE] {
+            let mode = fs::metadata(place.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
 
     #[test]
     fn versions_share_a_format_as_their_makers_say() {

@@ -75,9 +75,18 @@ impl Users {
 
     /// Forgets all VMs but these.
     pub(super) fn keep(&self, known: &BTreeSet<VmId>) {
+        self.retain(|vm| known.contains(vm));
+    }
+
+    /// Forgets a VM.
+    pub(super) fn forget(&self, gone: VmId) {
+        self.retain(|vm| *vm != gone);
+    }
+
+    fn retain(&self, stays: impl Fn(&VmId) -> bool) {
         let mut taken = self.lock();
         let mut next = taken.clone();
-        next.retain(|vm, _| known.contains(vm));
+        next.retain(|vm, _| stays(vm));
         if next.len() == taken.len() {
             return;
         }
@@ -116,8 +125,9 @@ mod tests {
         let users = open();
         assert_eq!(users.of(other).unwrap(), 900_001);
         // One that is gone leaves its user to the next.
-        users.keep(&[other].into());
+        users.forget(one);
         assert_eq!(users.of(third).unwrap(), 900_000);
+        users.keep(&[other, third].into());
         assert_eq!(open().of(third).unwrap(), 900_000);
     }
 

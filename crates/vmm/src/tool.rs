@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::blocking;
 
-/// How long a program may take. The longest work, fetching packages over a slow line, takes
+/// How long a program may take unless it is said. The longest work, fetching packages over a slow line, takes
 /// minutes.
 const LIMIT: Duration = Duration::from_secs(1800);
 
@@ -31,11 +31,10 @@ pub enum ToolError {
     },
     /// It did not end.
     #[error(
-        "{program} did not end within {} minutes; try again, and look at the host's load and \
-         network",
-        LIMIT.as_secs() / 60
+        "{program} did not end within {} s; try again, and look at the host's load and network",
+        limit.as_secs()
     )]
-    Slow { program: String },
+    Slow { program: String, limit: Duration },
 }
 
 fn install(program: &str) -> String {
@@ -86,6 +85,7 @@ pub(crate) struct Tool {
     command: Command,
     input: Vec<u8>,
     behind: bool,
+    limit: Duration,
 }
 
 impl Tool {
@@ -109,7 +109,14 @@ impl Tool {
             command,
             input: Vec::new(),
             behind: false,
+            limit: LIMIT,
         }
+    }
+
+    /// How long it may take: for what others wait for.
+    pub(crate) fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
     }
 
     /// Lets everybody else go first: for long computations that nobody waits for at a prompt.
@@ -144,9 +151,13 @@ impl Tool {
     pub(crate) async fn run(mut self) -> Result<String, ToolError> {
         let name = self.program.clone();
         let program = || name.clone();
-        let output = tokio::time::timeout(LIMIT, listen(&mut self))
+        let limit = self.limit;
+        let output = tokio::time::timeout(limit, listen(&mut self))
             .await
-            .map_err(|_| ToolError::Slow { program: program() })?
+            .map_err(|_| ToolError::Slow {
+                program: program(),
+                limit,
+            })?
             .map_err(|source| ToolError::Missing {
                 program: program(),
                 source,
@@ -218,6 +229,15 @@ mod tests {
         assert_eq!(said.len(), long.len());
         // And one that does not want it is not waited for.
         Tool::new("true").input(long).run().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_ended() {
+        let begun = std::time::Instant::now();
+        let tool = Tool::new("sleep").arg("600");
+        let error = tool.within(Duration::from_millis(50)).run().await;
+        assert!(matches!(error, Err(ToolError::Slow { .. })), "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60));
     }
 
     #[tokio::test]

@@ -35,6 +35,8 @@ pub(crate) struct Bridge {
 /// What is on the host now.
 #[derive(Debug, Default)]
 struct Wire {
+    /// Whether the host was brought together with what is known here, since the daemon opened.
+    settled: bool,
     /// Whether the bridge is there.
     up: bool,
     mtu: Option<u16>,
@@ -79,6 +81,9 @@ impl Bridge {
         let hold = |forward: &PortForward| Hold::take(forward).map(|hold| (*forward, hold));
         let holds = forwards.iter().map(hold).collect::<Result<_, _>>()?;
         let mut wire = self.wire.lock().await;
+        if !wire.settled {
+            self.settle(&mut wire).await?;
+        }
         let vm = lease.vm;
         let tap = self.tap(&lease);
         wire.ports.insert(
@@ -212,6 +217,7 @@ impl Bridge {
         };
         let rules = rules::replacement(&plan);
         Tool::new("nft")
+            .within(links::LIMIT)
             .args(["-c", "-f", "-"])
             .input(rules)
             .run()
@@ -234,6 +240,7 @@ fn strike_out(wire: &mut Wire, vm: VmId, forward: PortForward) {
 /// Carries out a transaction of nft(8).
 async fn nft(transaction: &str) -> Result<(), NetworkError> {
     Tool::new("nft")
+        .within(links::LIMIT)
         .args(["-f", "-"])
         .input(transaction)
         .run()

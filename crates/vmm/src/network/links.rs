@@ -1,6 +1,7 @@
 //! Interfaces, addresses and routes of the host, through ip(8): batches in, JSON out.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -10,6 +11,10 @@ use super::names::Instance;
 use super::subnet::Subnet;
 use crate::model::VmId;
 use crate::tool::Tool;
+
+/// How long ip(8) and nft(8) may take. They take milliseconds, and whoever starts or stops a VM on the
+/// bridge waits for them.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A route of the host, or one of its own addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -68,7 +73,7 @@ pub(crate) async fn interfaces() -> Result<Vec<Interface>, NetworkError> {
 }
 
 async fn ask<T: DeserializeOwned>(arguments: &[&str]) -> Result<Vec<T>, NetworkError> {
-    let answer = Tool::new("ip").args(arguments).run().await?;
+    let answer = Tool::new("ip").within(LIMIT).args(arguments).run().await?;
     let answer = answer.trim();
     if answer.is_empty() {
         return Ok(Vec::new());
@@ -81,7 +86,10 @@ async fn ask<T: DeserializeOwned>(arguments: &[&str]) -> Result<Vec<T>, NetworkE
 
 /// Carries out commands of ip(8), one per line, until one fails.
 pub(crate) async fn carry_out(batch: &str) -> Result<(), NetworkError> {
-    let ip = Tool::new("ip").args(["-batch", "-"]).input(batch);
+    let ip = Tool::new("ip")
+        .within(LIMIT)
+        .args(["-batch", "-"])
+        .input(batch);
     ip.run().await?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::{Bridge, Port, nft};
+use super::{Bridge, Port, Wire, nft};
 use crate::leaks::{Leak, LeakKind};
 use crate::model::PortForward;
 use crate::network::error::NetworkError;
@@ -33,35 +33,7 @@ impl Bridge {
         residents: impl FnOnce() -> Vec<Resident>,
     ) -> Result<(), NetworkError> {
         let mut wire = self.wire.lock().await;
-        let residents = residents();
-        let interfaces = links::interfaces().await?;
-        let names: BTreeSet<_> = interfaces
-            .iter()
-            .map(|found| found.ifname.as_str())
-            .collect();
-        let kept = residents.iter().map(|resident| self.tap(&resident.lease));
-        let kept: BTreeSet<_> = kept.collect();
-        let leftovers = names
-            .iter()
-            .filter(|name| name.starts_with(&self.instance.taps()) && !kept.contains(**name));
-        let mut script: String = leftovers.map(|name| links::down(name)).collect();
-        let is_there = names.contains(self.name().as_str());
-        if residents.is_empty() {
-            if is_there {
-                script += &links::down(&self.name());
-            }
-            links::carry_out(&script).await?;
-            return nft(&rules::removal(&self.instance)).await;
-        }
-        links::carry_out(&script).await?;
-        wire.up = is_there;
-        wire.mtu = links::mtu_of_ways_out(&links::routes().await?, &interfaces);
-        for Resident { lease, forwards } in residents {
-            if !names.contains(self.tap(&lease).as_str()) {
-                let name = &lease.name;
-                tracing::error!(vm = %name, "a VM's tap device is gone: stop and start the VM");
-                continue;
-            }
+        for Resident { lease, forwards } in residents() {
             let port = Port {
                 holds: hold_again(&lease, &forwards),
                 lease,
@@ -69,8 +41,47 @@ impl Bridge {
             };
             wire.ports.insert(port.lease.vm, port);
         }
+        self.settle(&mut wire).await
+    }
+
+    /// Brings the host together with what is known of it here: who is on the bridge. Should that fail,
+    /// it is done again before anything else is, so that nobody takes what is there for nothing.
+    pub(super) async fn settle(&self, wire: &mut Wire) -> Result<(), NetworkError> {
+        let interfaces = links::interfaces().await?;
+        let names: BTreeSet<_> = interfaces
+            .iter()
+            .map(|found| found.ifname.as_str())
+            .collect();
+        let kept = wire.ports.values().map(|port| self.tap(&port.lease));
+        let kept: BTreeSet<_> = kept.collect();
+        let leftovers = names
+            .iter()
+            .filter(|name| name.starts_with(&self.instance.taps()) && !kept.contains(**name));
+        let mut script: String = leftovers.map(|name| links::down(name)).collect();
+        let is_there = names.contains(self.name().as_str());
+        if wire.ports.is_empty() {
+            if is_there {
+                script += &links::down(&self.name());
+            }
+            links::carry_out(&script).await?;
+            nft(&rules::removal(&self.instance)).await?;
+            wire.up = false;
+            wire.settled = true;
+            return Ok(());
+        }
+        links::carry_out(&script).await?;
+        wire.up = is_there;
+        wire.mtu = links::mtu_of_ways_out(&links::routes().await?, &interfaces);
+        wire.ports.retain(|_, port| {
+            let is_there = names.contains(self.tap(&port.lease).as_str());
+            if !is_there {
+                let name = &port.lease.name;
+                tracing::error!(vm = %name, "a VM's tap device is gone: stop and start the VM");
+            }
+            is_there
+        });
         if !wire.up && !wire.ports.is_empty() {
-            self.bring_up(&mut wire).await?;
+            self.bring_up(wire).await?;
             let taps = wire.ports.values().map(|port| self.tap(&port.lease));
             let script: String = taps
                 .map(|tap| links::tap_back(&self.instance, &tap))
@@ -78,7 +89,9 @@ impl Bridge {
             links::carry_out(&script).await?;
         }
         host::set_kernel_up(&self.name())?;
-        self.apply(&mut wire).await
+        self.apply(wire).await?;
+        wire.settled = true;
+        Ok(())
     }
 
     /// What is on the host and belongs to no VM on the bridge.
@@ -120,7 +133,8 @@ impl Bridge {
 
     /// Our tables that are there.
     async fn tables(&self) -> Result<Vec<String>, NetworkError> {
-        let tables = Tool::new("nft").args(["list", "tables"]).run().await?;
+        let tables = Tool::new("nft").within(links::LIMIT);
+        let tables = tables.args(["list", "tables"]).run().await?;
         let name = self.instance.table();
         let ours = tables
             .lines()
@@ -132,6 +146,9 @@ impl Bridge {
     /// Mends what others have done to the rules, or to the host's name server.
     async fn mend(&self) -> Result<(), NetworkError> {
         let mut wire = self.wire.lock().await;
+        if !wire.settled {
+            return self.settle(&mut wire).await;
+        }
         if wire.ports.is_empty() {
             return Ok(());
         }

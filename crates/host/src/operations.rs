@@ -19,7 +19,7 @@ mod vms_errors;
 
 use std::sync::Arc;
 
-use hostler_operations::{RegistryBuilder, Scope};
+use hostler_operations::{Call, RegistryBuilder, Scope};
 
 use crate::host::Host;
 
@@ -51,6 +51,24 @@ pub fn mount(builder: RegistryBuilder, host: &Arc<Host>) -> RegistryBuilder {
         .service(kernels::operations(), host)
         .service(host::operations(), host)
         .service(metrics::operations(), host)
+}
+
+/// Waits for a change of a VM as long as the caller does. One that has begun is carried to its end all
+/// the same; one that still waits for the VM's turn is not made for nobody, perhaps long after the
+/// caller was told that it took too long.
+async fn while_wanted<T, E, F>(
+    call: &Call,
+    left: E,
+    change: impl Future<Output = Result<T, F>>,
+) -> Result<T, E>
+where
+    E: From<F>,
+{
+    tokio::select! {
+        biased;
+        changed = change => Ok(changed?),
+        () = call.cancelled() => Err(left),
+    }
 }
 
 /// A type that several operations or `vmm` know, as one operation's input, under the description

@@ -1,5 +1,8 @@
 //! Work that blocks, away from the threads that must not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustix::process::{Pid, getpriority_process, setpriority_process};
 use tokio::sync::oneshot;
 
@@ -48,6 +51,32 @@ pub(crate) fn step_back(pid: Option<u32>) {
     if let Err(error) = setpriority_process(pid, now + BEHIND) {
         tracing::debug!(%error, "a computation keeps its priority");
     }
+}
+
+/// Whether somebody still waits for what [`finish_wanted`] does.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted(Arc<AtomicBool>);
+
+impl Wanted {
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Runs work to its end as [`finish`] does; the work can see whether anybody still waits for it.
+pub(crate) async fn finish_wanted<T, F>(work: impl FnOnce(Wanted) -> F) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    struct Leaving(Wanted);
+    impl Drop for Leaving {
+        fn drop(&mut self) {
+            self.0.0.store(false, Ordering::Release);
+        }
+    }
+    let waiting = Leaving(Wanted(Arc::new(AtomicBool::new(true))));
+    finish(work(waiting.0.clone())).await
 }
 
 /// Runs work to its end even if the caller loses interest, so that no VM is left half way.

@@ -87,6 +87,9 @@ pub enum CreateError {
     /// A VM of that name is there.
     #[error("a VM named {name} is on this host already; choose another name, or delete that VM")]
     Exists { name: VmName },
+    /// Whoever asked for it has left before it was there.
+    #[error("nobody waits for the VM any more, and nothing of it is left")]
+    GivenUp,
     #[error(transparent)]
     Capacity(#[from] InsufficientCapacity),
     #[error(transparent)]

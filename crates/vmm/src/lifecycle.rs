@@ -69,6 +69,9 @@ pub(crate) enum Mode {
     /// The process is there and does not answer.
     Unresponsive {
         reason: String,
+        /// Its processors were to stand still, as somebody had asked.
+        #[serde(default)]
+        paused: bool,
     },
 }
 
@@ -171,7 +174,7 @@ impl Phase {
                     Mode::Paused {
                         reason: Some(reason),
                     }
-                    | Mode::Unresponsive { reason },
+                    | Mode::Unresponsive { reason, .. },
                 ..
             }) => Some(reason),
             Self::Live(Live {
@@ -321,17 +324,21 @@ impl Phase {
         }
     }
 
-    /// The process is there and does not answer.
-    pub(crate) fn unresponsive(&mut self, reason: String) -> bool {
-        self.change_mode(Mode::Unresponsive { reason })
+    /// A new daemon has found the process alive, and it does not answer. Whatever the earlier daemon
+    /// was about to do with it was never done.
+    pub(crate) fn unresponsive(&mut self, reason: String) {
+        let paused = self.was_paused();
+        if let Self::Live(live) = self {
+            live.mode = Mode::Unresponsive { reason, paused };
+        }
     }
 
     /// A new daemon has found the process alive, and its processors like this. What the earlier
     /// daemon did not live to finish (a stop, a pause, a snapshot) was never answered, so it counts
     /// as never asked. Says whether the processors have to be set going.
     pub(crate) fn adopted(&mut self, found: Condition) -> bool {
+        let was_paused = self.was_paused();
         let Self::Live(live) = self else { return false };
-        let was_paused = live.mode == Mode::Paused { reason: None };
         let (mode, set_going) = match found {
             Condition::Stuck { reason } => (
                 Mode::Paused {
@@ -345,6 +352,14 @@ impl Phase {
         };
         live.mode = mode;
         set_going
+    }
+
+    /// Whether its processors are to stand still, as somebody asked.
+    fn was_paused(&self) -> bool {
+        matches!(
+            self.live().map(|live| &live.mode),
+            Some(Mode::Paused { reason: None } | Mode::Unresponsive { paused: true, .. })
+        )
     }
 
     fn change_mode(&mut self, mode: Mode) -> bool {

@@ -3,6 +3,7 @@
 //! Requests for different VMs never wait for each other, and a look at a VM never waits at all.
 //! Whatever changes a VM is carried to its end even if the one who asked loses interest.
 
+mod adoption;
 mod create;
 mod drivers;
 mod forward;
@@ -22,11 +23,12 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::MutexGuard;
+use futures::future::join_all;
+use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use crate::blocking::finish;
+use crate::blocking::{finish, finish_wanted};
 use crate::capacity::Capacity;
 use crate::config::{Config, NetworkChoice};
 use crate::driver::{Capabilities, Driver, Network};
@@ -40,7 +42,7 @@ use crate::kernels::Kernels;
 use crate::layout::Layout;
 use crate::leaks::{self, Holds, Leak, Owner, Owners};
 use crate::lifecycle::Phase;
-use crate::metrics::{self, HostMetrics, Subject};
+use crate::metrics::{self, HostMetrics, Subject, VmMetrics};
 use crate::model::{CreateVm, DriverKind, Mount, PortForward, Vm, VmState};
 use crate::mounts::{self, MountError};
 use crate::name::SnapshotName;
@@ -113,14 +115,58 @@ impl Inner {
     }
 }
 
+/// The turn with a VM.
+type Turn = OwnedMutexGuard<Presence>;
+
 /// Waits for the turn with a VM that may be deleted in the meantime.
-async fn turn<'a>(slot: &'a Slot, name: &str) -> Result<MutexGuard<'a, Presence>, NotFound> {
-    let turn = slot.turn.lock().await;
+async fn turn(slot: &Slot, name: &str) -> Result<Turn, NotFound> {
+    let turn = Arc::clone(&slot.turn).lock_owned().await;
     match *turn {
         Presence::Here => Ok(turn),
         Presence::Deleted => Err(NotFound {
             name: name.to_owned(),
         }),
+    }
+}
+
+impl Inner {
+    /// Does something with a VM when it is its turn. Whoever leaves before that has not done it; from
+    /// then on it is carried to its end.
+    async fn in_turn<T, E, F>(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(Arc<Self>, Arc<Slot>) -> F,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<NotFound> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        self.with_turn(name, |inner, slot, turn| {
+            let work = work(inner, slot);
+            async move {
+                let _turn = turn;
+                work.await
+            }
+        })
+        .await
+    }
+
+    /// The same for what may end the VM.
+    async fn with_turn<T, E, F>(
+        self: &Arc<Self>,
+        name: &str,
+        work: impl FnOnce(Arc<Self>, Arc<Slot>, Turn) -> F,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<NotFound> + Send + 'static,
+        F: Future<Output = Result<T, E>> + Send + 'static,
+    {
+        let slot = self.slot(name)?;
+        let turn = turn(&slot, name).await?;
+        let span = slot.span();
+        finish(work(Arc::clone(self), slot, turn).instrument(span)).await
     }
 }
 
@@ -141,11 +187,14 @@ impl Machines {
     ///
     /// # Errors
     /// When the request is unsound, the name is taken, or something that it needs is not there or
-    /// not free; nothing is left behind.
+    /// not free, or whoever asked has left before it was there; nothing is left behind.
     pub async fn create(&self, request: CreateVm) -> Result<Vm, CreateError> {
         let inner = self.inner.clone();
         let span = tracing::info_span!("vm", vm = %request.name);
-        finish(async move { create::create(&inner, request).await }.instrument(span)).await
+        finish_wanted(|wanted| {
+            async move { create::create(&inner, request, wanted).await }.instrument(span)
+        })
+        .await
     }
 
     /// All VMs, by name.
@@ -172,15 +221,11 @@ impl Machines {
     /// # Errors
     /// When it cannot be started; it then is what it was before.
     pub async fn start(&self, name: &str) -> Result<Vm, StartError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
+        let work = |inner: Arc<Inner>, slot: Arc<Slot>| async move {
             slot.note(|record| record.restarts.forget()).await;
-            let span = slot.span();
-            power::start(&inner, &slot).instrument(span).await
-        })
-        .await
+            power::start(&inner, &slot).await
+        };
+        self.inner.in_turn(name, work).await
     }
 
     /// Stops a VM: asks its guest, waits for `timeout`, then ends its process. A VM that does not
@@ -189,14 +234,8 @@ impl Machines {
     /// # Errors
     /// When there is no VM of that name, or its process cannot be ended.
     pub async fn stop(&self, name: &str, timeout: Duration) -> Result<Vm, StopError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
-            let span = slot.span();
-            power::stop(&slot, timeout).instrument(span).await
-        })
-        .await
+        let work = move |_, slot: Arc<Slot>| async move { power::stop(&slot, timeout).await };
+        self.inner.in_turn(name, work).await
     }
 
     /// Pauses a VM: its processors stand still until it is resumed, started or stopped. One that
@@ -205,13 +244,8 @@ impl Machines {
     /// # Errors
     /// When it does not run; nothing has changed then.
     pub async fn pause(&self, name: &str) -> Result<Vm, PauseError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
-            pause::pause(&slot).await
-        })
-        .await
+        let work = move |_, slot: Arc<Slot>| async move { pause::pause(&slot).await };
+        self.inner.in_turn(name, work).await
     }
 
     /// Lets a paused VM go on. One that runs is left as it is.
@@ -219,13 +253,8 @@ impl Machines {
     /// # Errors
     /// When it is not there to go on; nothing has changed then.
     pub async fn resume(&self, name: &str) -> Result<Vm, PauseError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
-            pause::resume(&slot).await
-        })
-        .await
+        let work = move |_, slot: Arc<Slot>| async move { pause::resume(&slot).await };
+        self.inner.in_turn(name, work).await
     }
 
     /// Takes a snapshot of a VM under this name, or one that says when. A VM that runs stands
@@ -239,13 +268,10 @@ impl Machines {
         name: &str,
         snapshot: Option<SnapshotName>,
     ) -> Result<Snapshot, SnapshotError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
+        let work = move |inner: Arc<Inner>, slot: Arc<Slot>| async move {
             snapshot::take(&inner, &slot, snapshot).await
-        })
-        .await
+        };
+        self.inner.in_turn(name, work).await
     }
 
     /// The snapshots of a VM, by name.
@@ -271,14 +297,11 @@ impl Machines {
         snapshot: &str,
         force: bool,
     ) -> Result<Vm, RestoreError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
         let snapshot = snapshot.to_owned();
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
+        let work = move |inner: Arc<Inner>, slot: Arc<Slot>| async move {
             restore::restore(&inner, &slot, &snapshot, force).await
-        })
-        .await
+        };
+        self.inner.in_turn(name, work).await
     }
 
     /// Deletes a snapshot, damaged or not.
@@ -290,14 +313,11 @@ impl Machines {
         name: &str,
         snapshot: &str,
     ) -> Result<(), DeleteSnapshotError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
         let snapshot = snapshot.to_owned();
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
+        let work = move |inner: Arc<Inner>, slot: Arc<Slot>| async move {
             snapshot::delete(&inner, &slot, &snapshot).await
-        })
-        .await
+        };
+        self.inner.in_turn(name, work).await
     }
 
     /// Deletes a VM with its disk and its snapshots; one that runs only with `force`. Returns what it was last.
@@ -305,22 +325,19 @@ impl Machines {
     /// # Errors
     /// When there is no VM of that name, it runs, or the disk refuses.
     pub async fn delete(&self, name: &str, force: bool) -> Result<Vm, DeleteError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = match (inner.slot(&name), inner.damaged.get(&name)) {
-                // Perhaps it runs: who is told that it is gone would never look for it.
-                (Err(_), Some(problem)) => {
-                    let problem = problem.clone();
-                    return Err(DeleteError::Damaged { name, problem });
-                }
-                (found, _) => found?,
-            };
-            let mut turn = turn(&slot, &name).await?;
-            let span = slot.span();
-            let deleting = create::delete(&inner, &slot, &mut turn, force);
-            deleting.instrument(span).await
-        })
-        .await
+        if self.inner.slot(name).is_err()
+            && let Some(problem) = self.inner.damaged.get(name)
+        {
+            // Perhaps it runs: who is told that it is gone would never look for it.
+            return Err(DeleteError::Damaged {
+                name: name.to_owned(),
+                problem: problem.clone(),
+            });
+        }
+        let work = move |inner: Arc<Inner>, slot: Arc<Slot>, mut turn: Turn| async move {
+            create::delete(&inner, &slot, &mut turn, force).await
+        };
+        self.inner.with_turn(name, work).await
     }
 
     /// Lets a port of the host lead into a VM, now if it runs and whenever it will. The same
@@ -333,13 +350,10 @@ impl Machines {
         name: &str,
         forward: PortForward,
     ) -> Result<Vm, PortForwardError> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
-        finish(async move {
-            let slot = inner.slot(&name)?;
-            let _turn = turn(&slot, &name).await?;
+        let work = move |inner: Arc<Inner>, slot: Arc<Slot>| async move {
             forward::add(&inner, &slot, forward).await
-        })
-        .await
+        };
+        self.inner.in_turn(name, work).await
     }
 
     /// The host's images.
@@ -431,7 +445,14 @@ impl Machines {
             }
         };
         let vms = inner.registry.all().into_iter().map(subject).collect();
-        Ok(crate::blocking::run(move || metrics::measure(capacity, used, vms)).await)
+        let measuring = crate::blocking::run(move || metrics::measure(capacity, used, vms));
+        let mut metrics = measuring.await;
+        let uncounted = |vm: &&mut VmMetrics| vm.network.is_none();
+        let asked = metrics.vms.iter_mut().filter(uncounted).map(async |vm| {
+            vm.network = self.network_of(vm.vm.name.as_str()).await;
+        });
+        join_all(asked).await;
+        Ok(metrics)
     }
 
     /// Whether the host works. Takes no lock and no time.

@@ -71,7 +71,8 @@ pub struct VmMetrics {
     pub process: Option<ProcessMetrics>,
     /// What its disk takes of the host's, in bytes: less than its size, as long as there are holes.
     pub disk_allocated_bytes: u64,
-    /// Bytes that its guest received and sent, when it has an interface of its own on the host.
+    /// Bytes that its guest received and sent. On a bridge the host counts them; in user mode there
+    /// is nothing on the host to count by, and the guest is asked: `None` when it does not answer.
     pub network: Option<(u64, u64)>,
 }
 
@@ -124,7 +125,7 @@ fn measure_vm(subject: Subject) -> VmMetrics {
     } = subject;
     let allocated = fs::metadata(dir.disk()).map_or(0, |disk| disk.blocks() * 512);
     // Its pid may be another's by now.
-    let process = process.filter(|process| process.birth.is_alive());
+    let process = process.filter(|process| matches!(process.birth.is_alive(), Ok(true)));
     VmMetrics {
         process: process.and_then(|process| process_metrics(&process.birth.pid().to_string())),
         disk_allocated_bytes: allocated,
@@ -223,9 +224,35 @@ fn interface_of(id: &str) -> Option<(u64, u64)> {
     Some((statistic(&name, "tx_bytes"), statistic(&name, "rx_bytes")))
 }
 
+/// What came in and went out through all interfaces but the loopback, by `/proc/net/dev`
+/// (proc_pid_net(5)): a name, a colon, eight counters of what came in and eight of what went out, bytes
+/// first. A guest may say what it likes.
+pub(crate) fn interfaces_of(dev: &str) -> Option<(u64, u64)> {
+    let counted = dev.lines().filter_map(|line| {
+        let (name, counters) = line.split_once(':')?;
+        let mut counters = counters.split_ascii_whitespace();
+        let (received, sent) = (counters.next()?, counters.nth(7)?);
+        let both = (received.parse::<u64>().ok()?, sent.parse::<u64>().ok()?);
+        (name.trim() != "lo").then_some(both)
+    });
+    counted.reduce(|all, one| (all.0.saturating_add(one.0), all.1.saturating_add(one.1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_guest_counts_is_read_as_far_as_it_makes_sense() {
+        let head = "Inter-|   Receive\n face |bytes packets\n";
+        let text = format!(
+            "{head}    lo: 7 1 0 0 0 0 0 0 7 1 0 0 0 0 0 0\n\
+             eth0: 500 1 0 0 0 0 0 0 60 1 0 0 0 0 0 0\n\
+               w1:1 1 0 0 0 0 0 0 18446744073709551615 1 0 0 0 0 0 0\n x: y"
+        );
+        assert_eq!(interfaces_of(&text), Some((501, u64::MAX)));
+        assert_eq!(interfaces_of(head), None);
+    }
 
     #[test]
     fn a_process_with_parentheses_in_its_name_is_read_right() {

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, setpriority_pgrp,
 };
@@ -46,11 +47,11 @@ pub(crate) struct Birth {
 impl Birth {
     /// The process that has this pid now; none when there is no such process.
     pub(crate) fn of(pid: i32) -> Option<Self> {
-        let start_time = start_time_of_living(pid)?;
+        let start_time = start_time_of_living(pid).ok()??;
         Some(Self {
             pid,
             start_time,
-            boot_id: boot_id()?,
+            boot_id: boot_id().ok()?,
         })
     }
 
@@ -68,7 +69,7 @@ impl Birth {
     /// Ends the process by its pid, for when no pidfd is to be had. Better a [`Watched`]: between
     /// the look at the process and the signal, its pid could go to another.
     pub(crate) fn kill(&self) {
-        if self.is_alive()
+        if matches!(self.is_alive(), Ok(true))
             && let Some(pid) = Pid::from_raw(self.pid)
         {
             // The only other way to fail is that it has just ended.
@@ -90,9 +91,12 @@ impl Birth {
         }
     }
 
-    pub(crate) fn is_alive(&self) -> bool {
-        start_time_of_living(self.pid) == Some(self.start_time)
-            && boot_id().as_ref() == Some(&self.boot_id)
+    /// Whether the process lives.
+    ///
+    /// # Errors
+    /// When that cannot be found out, for want of descriptors say: it is not dead for that.
+    pub(crate) fn is_alive(&self) -> io::Result<bool> {
+        Ok(start_time_of_living(self.pid)? == Some(self.start_time) && boot_id()? == self.boot_id)
     }
 }
 
@@ -105,17 +109,20 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// Takes hold of the process; `None` when it has ended (or its pid is somebody else's now).
+    ///
+    /// # Errors
+    /// When that cannot be found out.
     pub(crate) fn open(birth: &Birth) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::from_raw(birth.pid) else {
             return Ok(None);
         };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // Looked at only now: the pidfd holds whoever has the pid, and this says who that is.
-        if !birth.is_alive() {
+        if !birth.is_alive()? {
             return Ok(None);
         }
         #[allow(
@@ -149,7 +156,7 @@ impl Watched {
     /// Sends a signal. That the process has ended already is no error.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -166,9 +173,14 @@ fn heeds_term(status: &str) -> bool {
 }
 
 /// The start time of a process that runs; a zombie does not.
-fn start_time_of_living(pid: i32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&stat)
+fn start_time_of_living(pid: i32) -> io::Result<Option<u64>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse_stat(&stat)),
+        // It ends while it is being read.
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads `/proc/PID/stat`. The second field is the command in parentheses and may itself hold
@@ -184,9 +196,9 @@ fn parse_stat(stat: &str) -> Option<u64> {
     fields.nth(START_TIME - STATE - 1)?.parse().ok()
 }
 
-fn boot_id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned())
+fn boot_id() -> io::Result<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -243,7 +255,7 @@ mod tests {
             ..birth.clone()
         };
         earlier.kill();
-        assert!(birth.is_alive(), "a stranger was killed");
+        assert!(birth.is_alive().unwrap(), "a stranger was killed");
         birth.kill();
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }

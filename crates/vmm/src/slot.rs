@@ -26,7 +26,7 @@ use crate::record::Record;
 pub(crate) struct Slot {
     pub(crate) dir: VmDir,
     pub(crate) console: Console,
-    pub(crate) turn: tokio::sync::Mutex<Presence>,
+    pub(crate) turn: Arc<tokio::sync::Mutex<Presence>>,
     pen: tokio::sync::Mutex<()>,
     record: RwLock<Record>,
     attachment: Mutex<Option<Attachment>>,
@@ -67,7 +67,7 @@ impl Slot {
         Self {
             console: Console::new(dir.console()),
             dir,
-            turn: tokio::sync::Mutex::new(Presence::Here),
+            turn: Arc::new(tokio::sync::Mutex::new(Presence::Here)),
             pen: tokio::sync::Mutex::new(()),
             record: RwLock::new(record),
             attachment: Mutex::new(None),
@@ -123,17 +123,18 @@ impl Slot {
         Ok(outcome)
     }
 
-    /// Changes the record in memory in any case, because what it says has happened. Should the disk
-    /// refuse, the next start of the daemon finds it out again.
+    /// Changes the record on disk, and then in memory in any case, because what it says has happened.
+    /// Should the disk refuse, the next start of the daemon finds it out again; but what somebody was
+    /// told, a daemon that ends right then does not forget.
     pub(crate) async fn note<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
         let _pen = self.pen.lock().await;
         let (outcome, next) = self.changed(change);
         if let Some(next) = next {
-            self.replace(next.clone());
-            let name = next.spec.name.clone();
-            if let Err(error) = self.save(next).await {
-                tracing::error!(vm = %name, %error, "a VM's new state could not be written down");
+            if let Err(error) = self.save(next.clone()).await {
+                let vm = &next.spec.name;
+                tracing::error!(%vm, %error, "a VM's new state could not be written down");
             }
+            self.replace(next);
         }
         outcome
     }
@@ -170,6 +171,13 @@ impl Slot {
         *self.attachment_lock() = Some(attachment);
     }
 
+    /// Gives the attachment a link that it had none of.
+    pub(crate) fn relink(&self, link: Arc<dyn Link>) {
+        if let Some(attachment) = &mut *self.attachment_lock() {
+            attachment.link = Some(link);
+        }
+    }
+
     pub(crate) fn detach(&self) -> Option<Attachment> {
         self.attachment_lock().take()
     }
@@ -178,5 +186,47 @@ impl Slot {
         self.attachment
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::driver::GuestEndpoint;
+    use crate::layout::Layout;
+    use crate::process::{Birth, Process};
+    use crate::record::tests::record;
+
+    #[tokio::test]
+    async fn what_is_told_of_a_vm_is_written_down_already() {
+        let data = tempfile::tempdir().unwrap();
+        for round in 0..50 {
+            let mut record = record();
+            record.spec.name = format!("web-{round}").parse().unwrap();
+            let dir = Layout::new(data.path().to_owned()).vm(&record.spec.name);
+            std::fs::create_dir_all(dir.path()).unwrap();
+            let now = Timestamp::now();
+            let process = Process {
+                birth: Birth::of(1).unwrap(),
+                control_socket: dir.control_socket(),
+                guest: GuestEndpoint::Socket(dir.guest_socket()),
+            };
+            record.phase.start(now);
+            record.phase.launched(process, now);
+            record.save(dir.path()).unwrap();
+            let slot = Arc::new(Slot::new(dir, record));
+
+            let reader = Arc::clone(&slot);
+            let reading = std::thread::spawn(move || {
+                while reader.view().ready_at.is_none() {
+                    std::hint::spin_loop();
+                }
+                Record::load(reader.dir.path()).unwrap().view().ready_at
+            });
+            slot.note(|record| record.phase.ready(now)).await;
+            assert_eq!(reading.join().unwrap(), Some(now), "in round {round}");
+        }
     }
 }

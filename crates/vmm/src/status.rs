@@ -83,12 +83,19 @@ pub(crate) fn capacity(data_dir: &Path, cpu_overcommit: u32) -> Result<Capacity,
     Ok(Capacity {
         total: Resources {
             cpus: cpus.try_into().unwrap_or(u32::MAX),
-            memory_mb: memory_mb(),
+            memory_mb: for_guests(memory_mb()),
             disk_mb: in_mib(disk.f_blocks),
         },
         disk_free_mb: in_mib(disk.f_bavail),
         cpu_overcommit,
     })
+}
+
+/// What of a host's memory its guests may have: the rest is for the kernel, for this daemon, and for
+/// what the VMs' processes take besides. A guest that is promised the last of it is killed for it.
+fn for_guests(memory_mb: u64) -> u64 {
+    let kept = (memory_mb / 20).max(512).min(memory_mb / 4);
+    memory_mb - kept
 }
 
 fn memory_mb() -> u64 {

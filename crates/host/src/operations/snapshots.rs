@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::codes::{CONFLICT, INSUFFICIENT_CAPACITY, INVALID_STATE, STORAGE_FULL, UNSUPPORTED};
 use super::page::{Page, page};
 use super::storage::from_storage_error;
-use super::{VMS_READ, VMS_WRITE};
+use super::{VMS_READ, VMS_WRITE, while_wanted};
 use crate::host::Host;
 
 /// How long copying a VM may take: gigabytes of memory, to a slow disk.
@@ -68,8 +68,9 @@ struct Pause {
     name: VmName,
 }
 
-async fn pause(host: &Host, _: Call, input: Pause) -> Result<Vm, PauseError> {
-    Ok(host.machines().pause(input.name.as_str()).await?)
+async fn pause(host: &Host, call: Call, input: Pause) -> Result<Vm, PauseError> {
+    let paused = host.machines().pause(input.name.as_str());
+    while_wanted(&call, PauseError::Left, paused).await
 }
 
 /// Lets a paused VM go on. One that runs is left as it is.
@@ -80,8 +81,9 @@ struct Resume {
     name: VmName,
 }
 
-async fn resume(host: &Host, _: Call, input: Resume) -> Result<Vm, PauseError> {
-    Ok(host.machines().resume(input.name.as_str()).await?)
+async fn resume(host: &Host, call: Call, input: Resume) -> Result<Vm, PauseError> {
+    let resumed = host.machines().resume(input.name.as_str());
+    while_wanted(&call, PauseError::Left, resumed).await
 }
 
 /// Takes a snapshot of a VM: its disk, and if it runs or is paused its memory too. A VM that runs
@@ -96,11 +98,10 @@ struct Take {
     snapshot: Option<SnapshotName>,
 }
 
-async fn snapshot(host: &Host, _: Call, input: Take) -> Result<Snapshot, SnapshotError> {
-    let machines = host.machines();
-    Ok(machines
-        .snapshot(input.name.as_str(), input.snapshot)
-        .await?)
+async fn snapshot(host: &Host, call: Call, input: Take) -> Result<Snapshot, SnapshotError> {
+    let name = input.name.as_str();
+    let taken = host.machines().snapshot(name, input.snapshot);
+    while_wanted(&call, SnapshotError::Left, taken).await
 }
 
 /// Lets a VM be again what it was when a snapshot was taken, disk and memory, and run on from
@@ -118,13 +119,13 @@ struct Restore {
     force: bool,
 }
 
-async fn restore(host: &Host, _: Call, input: Restore) -> Result<Vm, RestoreError> {
+async fn restore(host: &Host, call: Call, input: Restore) -> Result<Vm, RestoreError> {
     if !host.takes_work() {
         return Err(RestoreError::NoNewWork);
     }
     let (name, snapshot) = (input.name.as_str(), input.snapshot.as_str());
-    let restored = host.machines().restore(name, snapshot, input.force).await;
-    Ok(restored?)
+    let restored = host.machines().restore(name, snapshot, input.force);
+    while_wanted(&call, RestoreError::Left, restored).await
 }
 
 /// Lists the snapshots of a VM, by name.
@@ -160,11 +161,11 @@ struct Deleted {
     snapshot: SnapshotName,
 }
 
-async fn delete(host: &Host, _: Call, input: Delete) -> Result<Deleted, DeleteError> {
+async fn delete(host: &Host, call: Call, input: Delete) -> Result<Deleted, DeleteError> {
     let Delete { name, snapshot } = input;
-    host.machines()
-        .delete_snapshot(name.as_str(), snapshot.as_str())
-        .await?;
+    let machines = host.machines();
+    let deleted = machines.delete_snapshot(name.as_str(), snapshot.as_str());
+    while_wanted(&call, DeleteError::Left, deleted).await?;
     Ok(Deleted { name, snapshot })
 }
 
@@ -180,6 +181,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -202,6 +205,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -225,6 +230,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -250,6 +257,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 

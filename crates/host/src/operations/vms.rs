@@ -13,7 +13,7 @@ use super::page::{Page, page};
 use super::vms_errors::{
     CreateError, DeleteError, ForwardError, GetError, ListError, StartError, StopError,
 };
-use super::{VMS_READ, VMS_WRITE, request};
+use super::{VMS_READ, VMS_WRITE, request, while_wanted};
 use crate::host::Host;
 
 /// The longest that a guest is given to shut down. The schema of [`Stop`] says it too.
@@ -70,11 +70,12 @@ request! {
     Create(hostler_vmm::CreateVm)
 }
 
-async fn create(host: &Host, _: Call, input: Create) -> Result<Vm, CreateError> {
+async fn create(host: &Host, call: Call, input: Create) -> Result<Vm, CreateError> {
     if !host.takes_work() {
         return Err(CreateError::NoNewWork);
     }
-    Ok(host.machines().create(input.0).await?)
+    let created = host.machines().create(input.0);
+    while_wanted(&call, CreateError::Left, created).await
 }
 
 request! {
@@ -110,9 +111,10 @@ struct Delete {
     force: bool,
 }
 
-async fn delete(host: &Host, _: Call, input: Delete) -> Result<Vm, DeleteError> {
+async fn delete(host: &Host, call: Call, input: Delete) -> Result<Vm, DeleteError> {
     let name = input.name.as_str();
-    Ok(host.machines().delete(name, input.force).await?)
+    let deleted = host.machines().delete(name, input.force);
+    while_wanted(&call, DeleteError::Left, deleted).await
 }
 
 /// Starts a VM. Answers as soon as its process runs; the guest is up when `ready_at` is set. A VM
@@ -124,11 +126,12 @@ struct Start {
     name: VmName,
 }
 
-async fn start(host: &Host, _: Call, input: Start) -> Result<Vm, StartError> {
+async fn start(host: &Host, call: Call, input: Start) -> Result<Vm, StartError> {
     if !host.takes_work() {
         return Err(StartError::NoNewWork);
     }
-    Ok(host.machines().start(input.name.as_str()).await?)
+    let started = host.machines().start(input.name.as_str());
+    while_wanted(&call, StartError::Left, started).await
 }
 
 /// Stops a VM: asks its guest to shut down, waits, then ends its process. A VM that does not run
@@ -148,9 +151,10 @@ fn default_stop_secs() -> u32 {
     10
 }
 
-async fn stop(host: &Host, _: Call, input: Stop) -> Result<Vm, StopError> {
+async fn stop(host: &Host, call: Call, input: Stop) -> Result<Vm, StopError> {
     let timeout = Duration::from_secs(input.timeout_secs.min(MAX_STOP_SECS).into());
-    Ok(host.machines().stop(input.name.as_str(), timeout).await?)
+    let stopped = host.machines().stop(input.name.as_str(), timeout);
+    while_wanted(&call, StopError::Left, stopped).await
 }
 
 /// Lets a port of the host lead into a VM, now if it runs and whenever it will. The same forward
@@ -176,7 +180,7 @@ fn default_bind() -> Ipv4Addr {
     Ipv4Addr::LOCALHOST
 }
 
-async fn port_forward(host: &Host, _: Call, input: Forward) -> Result<Vm, ForwardError> {
+async fn port_forward(host: &Host, call: Call, input: Forward) -> Result<Vm, ForwardError> {
     let forward = PortForward {
         host_port: input.host_port,
         guest_port: input.guest_port,
@@ -184,5 +188,6 @@ async fn port_forward(host: &Host, _: Call, input: Forward) -> Result<Vm, Forwar
         bind: input.bind,
     };
     let name = input.name.as_str();
-    Ok(host.machines().port_forward(name, forward).await?)
+    let forwarded = host.machines().port_forward(name, forward);
+    while_wanted(&call, ForwardError::Left, forwarded).await
 }

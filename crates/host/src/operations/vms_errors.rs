@@ -28,6 +28,8 @@ errors! {
         NoNewWork = INVALID_STATE,
             "this host takes no new work, because its control plane refuses its identity; see the \
              agent's log on the host, and whether the control plane still knows it";
+        /// The caller left before it was there.
+        Left = INVALID_STATE, "the caller left before the VM was there";
         /// The host's disk is full.
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
@@ -66,6 +68,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -89,6 +93,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -100,6 +106,8 @@ errors! {
             "there is no VM named {name:?} on this host; list the VMs to see those that are";
         /// Its process does not end.
         Stubborn { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -121,6 +129,8 @@ errors! {
         StorageFull { reason: String } = STORAGE_FULL, "{reason}";
         /// The host's data directory cannot be written.
         StorageUnusable { reason: String } = INVALID_STATE, "{reason}";
+        /// The caller left before it was the VM's turn.
+        Left = INVALID_STATE, "the caller left before it was the VM's turn";
     }
 }
 
@@ -161,6 +171,7 @@ impl From<hostler_vmm::CreateError> for CreateError {
             E::UnknownImage(_) => invalid("image", reason),
             E::UnknownKernel(_) => invalid("kernel", reason),
             E::Exists { name } => Self::Exists { name: name.into() },
+            E::GivenUp => Self::Left,
             E::Capacity(short) => Self::NoRoom {
                 resource: short.resource.to_string(),
                 asked: short.asked,

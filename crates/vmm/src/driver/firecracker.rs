@@ -110,7 +110,7 @@ impl Firecracker {
         };
         let api = Api::new(&vm.control_socket);
         while !answers_as(&api, vm.id).await? {
-            if !birth.is_alive() {
+            if matches!(birth.is_alive(), Ok(false)) {
                 return Err(self.refusal(vm, seat, child).await);
             }
             if Instant::now() >= deadline {
@@ -345,6 +345,12 @@ impl Driver for Firecracker {
         self.jailer
             .as_ref()
             .and_then(|jailer| jailer.user_of(vm).ok())
+    }
+
+    fn forget(&self, vm: VmId) {
+        if let Some(jailer) = &self.jailer {
+            jailer.forget(vm);
+        }
     }
 
     fn files(&self) -> Vec<PathBuf> {

@@ -194,8 +194,25 @@ fn nothing_turns_a_stopping_vm_back() {
     assert!(!phase.stuck("x".into()));
     assert!(!phase.saving());
     assert!(!phase.resumed());
-    assert!(!phase.unresponsive("x".into()));
     assert_eq!(phase.state(), VmState::Stopping);
+}
+
+#[test]
+fn a_process_that_does_not_answer_the_next_daemon_is_in_error_and_a_pause_is_remembered() {
+    for mode in [Mode::Stopping, Mode::Saving, Mode::Paused { reason: None }] {
+        let goes_on = mode != Mode::Paused { reason: None };
+        let mut phase = running();
+        let Phase::Live(live) = &mut phase else {
+            panic!("it runs")
+        };
+        live.mode = mode;
+        phase.unresponsive("silent".into());
+        assert_eq!(
+            (phase.state(), phase.reason()),
+            (VmState::Error, Some("silent"))
+        );
+        assert_eq!(phase.adopted(Condition::Halted), goes_on);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{Inner, power};
+use crate::blocking::Wanted;
 use crate::config::DriverChoice;
 use crate::disk;
 use crate::driver::Driver;
@@ -25,12 +26,19 @@ use crate::slot::{Presence, Slot};
 use crate::spec::{self, Spec};
 use crate::{DEFAULT_IMAGE, DEFAULT_KERNEL, fault};
 
-pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, CreateError> {
+pub(super) async fn create(
+    inner: &Inner,
+    request: CreateVm,
+    wanted: Wanted,
+) -> Result<Vm, CreateError> {
     spec::check(&request)?;
     let driver = choose_driver(inner, &request)?;
     check_supported(inner, &request, &*driver)?;
     for mount in &request.mounts {
         inner.hold(mount)?;
+    }
+    if inner.damaged.contains_key(request.name.as_str()) {
+        return Err(CreateError::Exists { name: request.name });
     }
     let forwards = request.port_forwards.clone();
     let id = VmId::generate();
@@ -80,9 +88,12 @@ pub(super) async fn create(inner: &Inner, request: CreateVm) -> Result<Vm, Creat
     let record = crate::blocking::run(move || {
         record.save(draft.path())?;
         fault::point("create.recorded");
+        if !wanted.is_wanted() {
+            return Err(CreateError::GivenUp);
+        }
         draft.appear_as(&place)?;
         fault::point("create.appeared");
-        Ok::<_, files::StorageError>(record)
+        Ok(record)
     })
     .await?;
 
@@ -189,7 +200,15 @@ pub(super) async fn delete(
         fault::point("delete.killed");
     }
     let place = slot.dir.path().to_owned();
-    crate::blocking::run(move || files::remove_dir_atomic(&place)).await?;
+    let driver = inner.driver_of(record.spec.driver).ok();
+    crate::blocking::run(move || {
+        files::remove_dir_atomic(&place)?;
+        if let Some(driver) = driver {
+            driver.forget(record.spec.id);
+        }
+        Ok::<_, files::StorageError>(())
+    })
+    .await?;
     fault::point("delete.removed");
     *presence = Presence::Deleted;
     inner.ports.release(&name);

@@ -4,6 +4,9 @@
 //! and that is what is told.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::Machines;
 use crate::console::Reading;
@@ -11,9 +14,16 @@ use crate::guest::{
     Command, ExecId, Execution, FilePiece, FilePlace, FileWrite, Finished, Guest, GuestError,
     GuestProblem, RunCommand, TerminalSize, check_path, check_piece, check_stage,
 };
+use crate::metrics::interfaces_of;
 use crate::model::VmState;
 use crate::name::VmName;
 use crate::slot::Slot;
+
+/// How long a guest may take to say what it counts.
+const COUNTING: Duration = Duration::from_secs(1);
+
+/// What is read of that, in bytes: dozens of interfaces.
+const LONGEST_COUNTERS: usize = 16 * 1024;
 
 impl Machines {
     /// Runs a command in a VM and waits for its end. Dropping the future kills the command.
@@ -26,6 +36,18 @@ impl Machines {
         let exec = run.command.checked()?;
         let finished = guest.run(exec, &run.stdin, run.timeout, run.max_output_bytes);
         finished.await.map_err(|problem| of(vm, problem))
+    }
+
+    /// What a guest counts of its network, as far as it answers: nobody waits long for that.
+    pub(super) async fn network_of(&self, name: &str) -> Option<(u64, u64)> {
+        let vm = self.get(name).await.ok()?;
+        if vm.state != VmState::Running || vm.ready_at.is_none() {
+            return None;
+        }
+        let (_, guest) = self.guest(name).ok()?;
+        let counters = guest.read_file("/proc/net/dev", 0, LONGEST_COUNTERS);
+        let counters = timeout(COUNTING, counters).await.ok()?.ok()?;
+        interfaces_of(&String::from_utf8_lossy(&counters.data))
     }
 
     /// Starts a command in a VM. It lives as long as what this returns.

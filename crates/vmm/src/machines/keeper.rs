@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::adoption::{pauses, reconcile};
 use crate::blocking;
-use crate::driver::{Event, GuestEndpoint, Link};
+use crate::driver::{Driver, Event, GuestEndpoint, Link};
 use crate::fault;
 use crate::guest::{self, Guest, GuestProblem};
 use crate::lifecycle::Ending;
@@ -29,15 +30,25 @@ const CONSOLE_ROUND: Duration = Duration::from_secs(5);
 /// How long after its end a process's last words may be on their way.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// What there is to speak to a VM's process.
+pub(super) enum Line {
+    Open(Box<dyn Link>),
+    /// The process did not answer. Its driver, if that is here, asks it again.
+    Lost(Option<Arc<dyn Driver>>),
+}
+
 /// Connects a VM to its living process and appoints its keeper.
 pub(super) async fn attach(
     slot: &Arc<Slot>,
     networks: Arc<Networks>,
     watched: Watched,
-    link: Option<Box<dyn Link>>,
+    line: Line,
 ) {
     let watched = Arc::new(watched);
-    let link: Option<Arc<dyn Link>> = link.map(Arc::from);
+    let (link, driver) = match line {
+        Line::Open(link) => (Some(Arc::from(link)), None),
+        Line::Lost(driver) => (None, driver),
+    };
     let guest = match slot.record().phase.live() {
         Some(live) => connect_guest(&live.process.guest).await,
         None => None,
@@ -48,6 +59,7 @@ pub(super) async fn attach(
         networks,
         watched: watched.clone(),
         link: link.clone(),
+        driver,
         guest: guest.clone(),
         _keeping: keeping,
     };
@@ -78,6 +90,8 @@ struct Keeper {
     networks: Arc<Networks>,
     watched: Arc<Watched>,
     link: Option<Arc<dyn Link>>,
+    /// Who opens the link that there is none of.
+    driver: Option<Arc<dyn Driver>>,
     guest: Option<Arc<Guest>>,
     /// Dropped at the keeper's end, which is how others learn of it.
     _keeping: watch::Sender<()>,
@@ -98,13 +112,15 @@ impl Keeper {
         let mut greeted = false;
         // One question for the whole life of the VM, whatever else happens meanwhile.
         let mut greeting = pin!(greeting(self.guest.as_deref()));
+        let mut link = self.link.clone();
+        let mut reopening = pin!(self.reopen());
         let mut console_round = console_rounds();
         console_round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 // What happened before the end is heard before the end.
                 biased;
-                event = next_event(self.link.as_deref()), if listening => match event {
+                event = next_event(link.as_deref()), if listening => match event {
                     Some(Event::Paused { reason }) => self.note(|p| p.stuck(reason)).await,
                     Some(Event::Resumed) => {
                         self.note(|p| p.unstuck()).await;
@@ -117,28 +133,47 @@ impl Keeper {
                     greeted = true;
                     self.greeted(answer).await;
                 }
+                opened = &mut reopening, if link.is_none() => link = Some(opened),
                 () = self.watched.ended() => break,
                 _ = console_round.tick() => self.trim_console().await,
             }
         }
         if announced.is_none() {
-            announced = self.last_words().await;
+            announced = last_words(link.as_deref()).await;
         }
         self.ended(announced).await;
     }
 
-    /// What a process said of its end before it ended, if that is heard only now: its words come
-    /// through a socket that somebody else reads, and its end does not wait for them.
-    async fn last_words(&self) -> Option<Ending> {
-        let link = self.link.as_deref()?;
-        let last_words = async {
-            loop {
-                if let Event::Ending(ending) = link.event().await? {
-                    return Some(ending);
-                }
-            }
+    /// Asks a process again that did not answer, until it does: one that writes gigabytes to a file
+    /// says nothing meanwhile.
+    async fn reopen(&self) -> Arc<dyn Link> {
+        let Some(driver) = &self.driver else {
+            return std::future::pending().await;
         };
-        timeout(LAST_WORDS, last_words).await.ok().flatten()
+        for pause in pauses() {
+            sleep(pause).await;
+            let Some(slot) = self.slot.upgrade() else {
+                break;
+            };
+            let record = slot.record();
+            let Some(live) = record.phase.live() else {
+                break;
+            };
+            match driver.reconnect(record.spec.id, &live.process).await {
+                Ok(link) => return self.reopened(&slot, link.into()).await,
+                Err(error) => tracing::debug!(%error, "a VM still does not answer"),
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn reopened(&self, slot: &Slot, link: Arc<dyn Link>) -> Arc<dyn Link> {
+        // Whoever has the turn, to stop the VM say, goes on with what was there when they began.
+        let _turn = slot.turn.lock().await;
+        slot.relink(Arc::clone(&link));
+        reconcile(slot, &*link).await;
+        tracing::info!("a VM that did not answer does so again");
+        link
     }
 
     async fn greeted(&self, answer: Result<u32, GuestProblem>) {
@@ -192,6 +227,20 @@ impl Keeper {
         slot.detach();
         slot.ring();
     }
+}
+
+/// What a process said of its end before it ended, if that is heard only now: its words come
+/// through a socket that somebody else reads, and its end does not wait for them.
+async fn last_words(link: Option<&dyn Link>) -> Option<Ending> {
+    let link = link?;
+    let last_words = async {
+        loop {
+            if let Event::Ending(ending) = link.event().await? {
+                return Some(ending);
+            }
+        }
+    };
+    timeout(LAST_WORDS, last_words).await.ok().flatten()
 }
 
 async fn next_event(link: Option<&dyn Link>) -> Option<Event> {
@@ -302,7 +351,7 @@ mod tests {
             said: AtomicBool::new(false),
         };
         let networks = Arc::new(Networks::user_mode());
-        attach(&slot, networks, watch(), Some(Box::new(link))).await;
+        attach(&slot, networks, watch(), Line::Open(Box::new(link))).await;
 
         let attachment = slot.attachment().unwrap();
         child.kill().unwrap();

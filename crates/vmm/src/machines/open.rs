@@ -4,31 +4,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use tracing::Instrument;
 
+use super::adoption::Heir;
 use super::drivers::Drivers;
-use super::{Inner, Machines, keeper, remove_traces, restart};
-use crate::config::{Config, NetworkChoice};
-use crate::driver::{Driver, GuestEndpoint, Link, LinkError, qemu};
+use super::{Inner, Machines, restart};
+use crate::config::Config;
+use crate::driver::qemu;
 use crate::files::{self, Context as _, StorageError};
 use crate::images::Images;
 use crate::kernels::Kernels;
 use crate::layout::Layout;
 use crate::leaks::Holds;
-use crate::lifecycle::{Condition, Ending, Phase};
-use crate::model::{DriverKind, PortForward};
+use crate::model::DriverKind;
 use crate::mounts::{self, MountError};
 use crate::name::VmName;
 use crate::network::{NetworkError, Networks};
-use crate::process::{Process, Watched};
+use crate::process::Watched;
 use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
@@ -69,6 +68,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     let lock = take_lock(&layout)?;
 
     files::make_private_dir(&layout.vms())?;
+    sweep_mounts(&layout);
     files::sweep_drafts(&layout.vms())?;
     sweep_vms(&layout);
     let registry = Arc::default();
@@ -134,17 +134,30 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
     Ok(file)
 }
 
+/// Takes down what was being mounted in VMs' directories when an earlier daemon died, before anything
+/// of those is removed.
+fn sweep_mounts(layout: &Layout) {
+    for directory in directories_in(&layout.vms()) {
+        if let Err(error) = mounts::sweep(&directory) {
+            tracing::warn!(path = %directory.display(), %error, "a mount stays");
+        }
+    }
+}
+
 /// Removes what was being written in VMs' directories when an earlier daemon died. What cannot be
 /// removed shows as a leak, and costs no VM.
 fn sweep_vms(layout: &Layout) {
-    let entries = fs::read_dir(layout.vms()).into_iter().flatten();
-    for directory in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-        if directory.is_dir()
-            && let Err(error) = files::sweep_drafts(&directory)
-        {
+    for directory in directories_in(&layout.vms()) {
+        if let Err(error) = files::sweep_drafts(&directory) {
             tracing::warn!(%error, "a leftover stays");
         }
     }
+}
+
+fn directories_in(place: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(place).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.filter(|path| path.is_dir())
 }
 
 /// Why the records of VMs could not be read, by the VMs' names.
@@ -183,10 +196,12 @@ impl Machines {
         let found = self.processes().await;
         let found = found.as_slice();
         join_all(slots.iter().map(|slot| {
-            let driver = inner.driver_of(slot.record().spec.driver).ok();
-            let networks = &inner.networks;
-            let taking = async move { take_over(slot, networks, driver.as_deref(), found).await };
-            taking.instrument(slot.span())
+            let heir = Heir {
+                slot: Arc::clone(slot),
+                networks: Arc::clone(&inner.networks),
+                driver: inner.driver_of(slot.record().spec.driver).ok(),
+            };
+            heir.take_over(found).instrument(slot.span())
         }))
         .await;
     }
@@ -315,163 +330,4 @@ fn take_over_files(inner: &Inner, slot: &Slot) {
         Ok(size_mb) => inner.registry.note_snapshots(&name, size_mb),
         Err(error) => tracing::warn!(vm = %name, %error, "a VM's snapshots were not counted"),
     }
-}
-
-/// Finds out what became of a VM, and connects to it if it runs.
-async fn take_over(
-    slot: &Arc<Slot>,
-    networks: &Arc<Networks>,
-    driver: Option<&dyn Driver>,
-    found: &[VmProcess],
-) {
-    let record = slot.record();
-    match record.phase.live() {
-        Some(live) => take_over_live(slot, networks, driver, &live.process).await,
-        None => take_over_unrecorded(slot, networks, driver, found).await,
-    }
-}
-
-/// A VM that was running: it still does, or it ended unwatched.
-async fn take_over_live(
-    slot: &Arc<Slot>,
-    networks: &Arc<Networks>,
-    driver: Option<&dyn Driver>,
-    process: &Process,
-) {
-    let Record { spec, .. } = slot.record();
-    let watched = match Watched::open(&process.birth) {
-        Ok(Some(watched)) => watched,
-        gone => {
-            if let Err(error) = gone {
-                tracing::error!(vm = %spec.name, %error, "a VM's process cannot be watched");
-            }
-            slot.note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
-                .await;
-            remove_traces(&slot.dir);
-            return;
-        }
-    };
-    let link = match driver {
-        Some(driver) => driver
-            .reconnect(spec.id, process)
-            .await
-            .map_err(|e| e.to_string()),
-        None => Err("the driver that started it is gone from this host".to_owned()),
-    };
-    match link {
-        Ok(link) => {
-            reconcile(slot, &*link).await;
-            keeper::attach(slot, networks.clone(), watched, Some(link)).await;
-            tracing::info!(vm = %spec.name, "a VM that was left running is ours again");
-        }
-        Err(reason) => {
-            tracing::error!(vm = %spec.name, reason, "a VM runs and does not answer");
-            slot.note(|record| record.phase.unresponsive(reason)).await;
-            keeper::attach(slot, networks.clone(), watched, None).await;
-        }
-    }
-}
-
-/// A VM that was not running as far as anybody wrote down. If the daemon died between launching it
-/// and writing that down, its process is there, perhaps without anything yet that could be spoken
-/// to.
-async fn take_over_unrecorded(
-    slot: &Arc<Slot>,
-    networks: &Arc<Networks>,
-    driver: Option<&dyn Driver>,
-    found: &[VmProcess],
-) {
-    let Some((process, watched)) = find_unrecorded(slot, driver, found) else {
-        if matches!(slot.record().phase, Phase::Starting { .. }) {
-            slot.note(|record| record.phase.launch_failed()).await;
-        }
-        remove_traces(&slot.dir);
-        return;
-    };
-    let Record { spec, .. } = slot.record();
-    let link = match driver {
-        Some(driver) => driver.reconnect(spec.id, &process).await.ok(),
-        None => None,
-    };
-    let loading = match &link {
-        Some(link) => matches!(link.condition().await, Ok(Condition::Loading)),
-        None => false,
-    };
-    let Some(link) = link.filter(|_| !loading) else {
-        // Half launched or half restored: ended, as a failed start is.
-        tracing::warn!(vm = %spec.name, "ending a process whose start was interrupted");
-        let _ = watched.signal(Signal::KILL);
-        watched.ended().await;
-        slot.note(|record| record.phase.launch_failed()).await;
-        remove_traces(&slot.dir);
-        return;
-    };
-    slot.note(|record| {
-        let now = Timestamp::now();
-        record.phase.start(now);
-        record.phase.launched(process, now);
-    })
-    .await;
-    reconcile(slot, &*link).await;
-    keeper::attach(slot, networks.clone(), watched, Some(link)).await;
-}
-
-/// The process of a VM that nobody wrote down.
-fn find_unrecorded(
-    slot: &Slot,
-    driver: Option<&dyn Driver>,
-    found: &[VmProcess],
-) -> Option<(Process, Watched)> {
-    let id = slot.record().spec.id;
-    let birth = match found.iter().find(|process| process.id == id) {
-        Some(process) => process.birth.clone(),
-        None => processes::named_in(&slot.dir.pid_file(), id)?,
-    };
-    let watched = Watched::open(&birth).ok().flatten()?;
-    let guest = slot.dir.guest_socket();
-    let process = Process {
-        birth,
-        control_socket: slot.dir.control_socket(),
-        guest: match driver {
-            Some(driver) => driver.guest(guest),
-            None => GuestEndpoint::Socket(guest),
-        },
-    };
-    Some((process, watched))
-}
-
-/// Brings the record and the process together again, where a daemon died between changing the one
-/// and the other: the record is what callers were told.
-async fn reconcile(slot: &Slot, link: &dyn Link) {
-    let record = slot.record();
-    let name = record.spec.name.as_str();
-    match link.condition().await {
-        Ok(found) => {
-            let set_going = slot.note(|record| record.phase.adopted(found)).await;
-            if set_going && let Err(error) = link.resume().await {
-                tracing::error!(vm = name, %error, "a VM stands still and does not go on");
-                let reason = error.to_string();
-                slot.note(|record| record.phase.stuck(reason)).await;
-            }
-        }
-        Err(error) => tracing::warn!(vm = name, %error, "a VM's state is not known"),
-    }
-    if record.spec.network == NetworkChoice::Bridge {
-        // Those are rules of the host, and made anew with all the others.
-        return;
-    }
-    if let Err(error) = reconcile_forwards(&record.port_forwards, link).await {
-        tracing::warn!(vm = name, %error, "a VM's port forwards could not be checked");
-    }
-}
-
-async fn reconcile_forwards(recorded: &[PortForward], link: &dyn Link) -> Result<(), LinkError> {
-    let actual = link.forwards().await?;
-    for surplus in actual.iter().filter(|forward| !recorded.contains(forward)) {
-        link.remove_forward(surplus).await?;
-    }
-    for missing in recorded.iter().filter(|forward| !actual.contains(forward)) {
-        link.add_forward(missing).await?;
-    }
-    Ok(())
 }

@@ -32,6 +32,9 @@ use crate::spec::Spec;
 const AFTER_TERM: Duration = Duration::from_secs(5);
 const AFTER_KILL: Duration = Duration::from_secs(30);
 
+/// How long the guest of a process that does not answer may take: its processor may be all right.
+const UNRESPONSIVE: Duration = Duration::from_secs(5);
+
 /// The most that the guest's own processes get to finish.
 const GUEST_GRACE: Duration = Duration::from_secs(5);
 
@@ -116,7 +119,8 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
         Ok(Some(watched)) => {
             fault::point("start.recorded");
             let networks = inner.networks.clone();
-            keeper::attach(slot, networks, watched, Some(launched.link)).await;
+            let line = keeper::Line::Open(launched.link);
+            keeper::attach(slot, networks, watched, line).await;
             Ok(())
         }
         // It has ended already; what it said last is in its log.
@@ -274,7 +278,7 @@ pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
     if dir.has_own_sockets() {
         return Ok(());
     }
-    files::make_private_dir(dir.sockets())?;
+    files::make_private_dir_among_others(dir.sockets())?;
     let mark = dir.sockets().join(OWNER);
     match std::os::unix::fs::symlink(dir.path(), &mark) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -287,13 +291,17 @@ pub(super) fn prepare_sockets(dir: &VmDir) -> Result<(), StorageError> {
 /// Stops a VM whose turn the caller has: its guest is asked, then its process, then nobody.
 pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopError> {
     let before = slot.record();
-    let answers = match before.phase.live().map(|live| &live.mode) {
-        Some(Mode::Running) => true,
+    let patience = match before.phase.live().map(|live| &live.mode) {
+        Some(Mode::Running) => patience,
         // To shut down, a guest has to run. One that stands still for another reason could not.
-        Some(Mode::Paused { reason: None }) if !patience.is_zero() => {
-            resume_processors(slot).await.is_ok()
+        Some(Mode::Paused { reason: None })
+            if !patience.is_zero() && resume_processors(slot).await.is_ok() =>
+        {
+            patience
         }
-        _ => false,
+        // Its process does not answer; the guest itself may.
+        Some(Mode::Unresponsive { .. }) => patience.min(UNRESPONSIVE),
+        _ => Duration::ZERO,
     };
     // Noted, not committed: a full disk must not keep anybody from stopping a VM.
     let step = slot
@@ -302,12 +310,14 @@ pub(super) async fn stop(slot: &Slot, patience: Duration) -> Result<Vm, StopErro
             record.phase.stop(Timestamp::now())
         })
         .await;
-    if let StopStep::End(_) = step
-        && let Some(attachment) = slot.attachment()
-    {
-        let patience = if answers { patience } else { Duration::ZERO };
+    if let StopStep::End(_) = step {
+        let name = before.spec.name;
+        // A process that could not be taken hold of; it is tried again and again.
+        let Some(attachment) = slot.attachment() else {
+            return Err(StopError::Stubborn { name });
+        };
         fault::point("stop.intended");
-        end(&before.spec.name, attachment, patience).await?;
+        end(&name, attachment, patience).await?;
         fault::point("stop.ended");
     }
     Ok(slot.view())

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{Config, Machines, StartError, VmState};
+use hostler_vmm::{Config, CreateError, Machines, StartError, Vm, VmState};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Host, PATIENCE, forward, free_port, processes_of, small};
@@ -50,6 +50,62 @@ async fn a_vmm_that_hangs_keeps_nobody_waiting_and_can_be_ended() {
     assert!(host.machines.leaks().await.is_empty());
     host.machines.start("web-1").await.unwrap();
     host.until_ready("web-1").await;
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn a_vmm_that_was_silent_when_its_daemon_came_back_is_heard_when_it_speaks_again() {
+    let host = Host::new().await;
+    host.machines.create(small("web-1")).await.unwrap();
+    host.machines.start("web-1").await.unwrap();
+    let [pid] = processes_of(&host.data_dir())[..] else {
+        panic!("one process runs a VM")
+    };
+    let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    signal(Signal::STOP);
+    let host = host.restart().await;
+    let vm = host.machines.get("web-1").await.unwrap();
+    assert_eq!(vm.state, VmState::Error);
+    signal(Signal::CONT);
+    let ready = |vm: &Vm| vm.ready_at.is_some() && vm.state == VmState::Running;
+    let vm = host.until("web-1", ready).await;
+    assert_eq!(vm.state_reason, None);
+    host.machines.pause("web-1").await.unwrap();
+    assert_eq!(processes_of(&host.data_dir()), [pid]);
+    host.clear().await;
+}
+
+#[tokio::test]
+async fn whoever_leaves_before_it_is_a_vms_turn_has_changed_nothing() {
+    let host = Host::new().await;
+    let machines = &host.machines;
+    machines.create(small("web-1")).await.unwrap();
+    machines.start("web-1").await.unwrap();
+    let [pid] = processes_of(&host.data_dir())[..] else {
+        panic!("one process runs a VM")
+    };
+    // A guest that hangs, so that to stop it takes as long as it may.
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
+    let mut stop = Box::pin(machines.stop("web-1", Duration::from_secs(3)));
+    assert!(futures::poll!(stop.as_mut()).is_pending());
+    let mut delete = Box::pin(machines.delete("web-1", true));
+    assert!(futures::poll!(delete.as_mut()).is_pending());
+    drop(delete);
+    assert_eq!(stop.await.unwrap().state, VmState::Stopped);
+    machines.start("web-1").await.unwrap();
+
+    let mut create = Box::pin(machines.create(small("web-2")));
+    assert!(futures::poll!(create.as_mut()).is_pending());
+    drop(create);
+    let begun = Instant::now();
+    // Its name is taken for as long as nobody has noticed.
+    while let Err(error) = machines.create(small("web-2")).await {
+        assert!(matches!(error, CreateError::Exists { .. }), "{error}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "a VM appeared that nobody waited for"
+        );
+    }
     host.clear().await;
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::stream::{StreamExt, TryStreamExt, try_unfold};
 use hostler_operations::{Call, Method, Outputs, Service, StatusCode, query, subscription};
-use hostler_vmm::{ConsoleReading, Machines, VmName, VmState};
+use hostler_vmm::{ConsoleReading, Machines, VmName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -122,7 +122,8 @@ impl Follower {
             }
             // In this order: what was written before the end is shown.
             let name = self.name.as_str();
-            let runs = self.machines.get(name).await?.state != VmState::Stopped;
+            // One that has no process, however it lost it, says nothing more.
+            let runs = self.machines.get(name).await?.started_at.is_some();
             let reading = self.machines.console_from(name, self.position).await?;
             self.position = reading.position;
             if reading.bytes.is_empty() {

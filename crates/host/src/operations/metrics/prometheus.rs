@@ -78,7 +78,12 @@ fn host(page: &mut Page, metrics: &HostMetrics, takes_work: bool) {
     page.one("host_cpus_reserved", Gauge, help, used.cpus);
     let help = "Time that processors have worked since boot.";
     page.one("host_cpu_seconds_total", Counter, help, metrics.cpu_seconds);
-    page.one("host_memory_bytes", Gauge, "Memory.", total.memory_mb * MIB);
+    page.one(
+        "host_memory_bytes",
+        Gauge,
+        "Memory that VMs may have.",
+        total.memory_mb * MIB,
+    );
     let help = "Memory that VMs have reserved.";
     page.one(
         "host_memory_reserved_bytes",
@@ -213,13 +218,13 @@ const FAMILIES: [(&str, Kind, &str, Sample); 12] = [
     (
         "vm_network_receive_bytes_total",
         Kind::Counter,
-        "What its guest received; absent in user mode, where nobody counts.",
+        "What its guest received; in user mode as the guest itself counts it, absent while it does not say.",
         |vm| Some(vm.network?.0 as f64),
     ),
     (
         "vm_network_transmit_bytes_total",
         Kind::Counter,
-        "What its guest sent; absent in user mode, where nobody counts.",
+        "What its guest sent; in user mode as the guest itself counts it, absent while it does not say.",
         |vm| Some(vm.network?.1 as f64),
     ),
     ("vm_restarts", Kind::Gauge, "Restarts in a row.", |vm| {

@@ -274,6 +274,12 @@ fn what_a_vm_uses_is_told_with_its_name_and_id() {
     wait_for("the guest to use a processor", || {
         (value("hostler_vm_cpu_seconds_total") > 0.0).then_some(())
     });
+    wait_for("the guest", || {
+        let vm = plane.ask(&["vm", "show", "demo"]);
+        vm["ready_at"].is_string().then_some(())
+    });
+    // Its network is in user mode, where only the guest itself counts.
+    assert!(value("hostler_vm_network_receive_bytes_total") >= 0.0);
     let scraped = plane.curl(
         Some(plane.key()),
         &[],

@@ -32,6 +32,8 @@ pub(crate) struct Standalone {
     data: PathBuf,
     pub(crate) door: u16,
     pub(crate) probes: u16,
+    /// Variables of every daemon.
+    environment: &'static [(&'static str, &'static str)],
     daemon: Option<Daemon>,
 }
 
@@ -39,20 +41,32 @@ impl Standalone {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let data = directory.path().join("data");
-        Self::launched(directory, data)
+        Self::launched(directory, data, &[])
     }
 
     /// With its data in this directory.
     pub(crate) fn start_in(data: PathBuf) -> Self {
-        Self::launched(tempfile::tempdir().expect("a directory"), data)
+        Self::launched(tempfile::tempdir().expect("a directory"), data, &[])
     }
 
-    fn launched(directory: TempDir, data: PathBuf) -> Self {
+    /// With its VMs on a bridge.
+    pub(crate) fn start_on_a_bridge() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path().join("data");
+        Self::launched(directory, data, &[("HOSTLER_NETWORK", "bridge")])
+    }
+
+    fn launched(
+        directory: TempDir,
+        data: PathBuf,
+        environment: &'static [(&'static str, &'static str)],
+    ) -> Self {
         let mut host = Self {
             directory,
             data,
             door: free_port(),
             probes: free_port(),
+            environment,
             daemon: None,
         };
         tls_init(&host.tls());
@@ -88,7 +102,7 @@ impl Standalone {
     pub(crate) fn try_launch(&mut self, environment: &[(&str, &str)]) -> Result<Daemon, String> {
         self.daemon = None;
         let mut command = self.command();
-        command.envs(environment.iter().copied());
+        command.envs(self.environment.iter().chain(environment).copied());
         let mut daemon = Daemon::start(command, self.path("agent.log"));
         let lines = BufReader::new(daemon.output()).lines();
         match lines

@@ -207,12 +207,6 @@ pub enum SnapshotError {
     /// The VM is in a state that nobody wants to come back to.
     #[error("VM {name} is {state}; start, resume or stop it first, then take the snapshot")]
     NotNow { name: VmName, state: VmState },
-    /// What its guest has open in directories of the host cannot be saved.
-    #[error(
-        "VM {name} shares directories of the host, so it can be saved only when it does not run; \
-         stop it first, then take the snapshot"
-    )]
-    SharesDirectories { name: VmName },
     /// The VM has a snapshot of that name.
     #[error("VM {vm} has a snapshot {name} already; choose another name, or delete that one")]
     Exists { vm: VmName, name: SnapshotName },

@@ -6,13 +6,13 @@ use std::time::Duration;
 use hostler_operations::{
     Call, Method, NOT_FOUND, Service, StatusCode, errors, internal, mutation, query, service,
 };
-use hostler_vmm::{NotFound, Snapshot, SnapshotName, Vm, VmName};
+use hostler_vmm::{Snapshot, SnapshotName, Vm, VmName};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::codes::{CONFLICT, INSUFFICIENT_CAPACITY, INVALID_STATE, STORAGE_FULL, UNSUPPORTED};
 use super::page::{Page, page};
-use super::storage::from_storage_error;
+use super::storage::{from_not_found, from_storage_error};
 use super::{VMS_READ, VMS_WRITE, while_wanted};
 use crate::host::Host;
 
@@ -270,15 +270,6 @@ from_storage_error!(
     DeleteError
 );
 
-macro_rules! from_not_found {
-    ($($name:ident),+) => {$(
-        impl From<NotFound> for $name {
-            fn from(error: NotFound) -> Self {
-                Self::NotFound { name: error.name }
-            }
-        }
-    )+};
-}
 from_not_found!(PauseError, SnapshotError, ListError);
 
 impl From<hostler_vmm::PauseError> for PauseError {
@@ -310,9 +301,7 @@ impl From<hostler_vmm::SnapshotError> for SnapshotError {
                 reason,
             },
             E::Unsupported(_) | E::NoDriver(_) => Self::Unsupported { reason },
-            E::NotNow { .. } | E::SharesDirectories { .. } | E::UnknownKernel(_) | E::Link(_) => {
-                Self::NotNow { reason }
-            }
+            E::NotNow { .. } | E::UnknownKernel(_) | E::Link(_) => Self::NotNow { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }

@@ -1,4 +1,5 @@
-//! A refusing disk, sorted by who can mend it.
+//! Errors of `vmm` that many operations have: a refusing disk, sorted by who can mend it, and a VM that
+//! is not there.
 
 use std::io::ErrorKind;
 
@@ -47,3 +48,15 @@ macro_rules! from_storage_error {
     )+};
 }
 pub(super) use from_storage_error;
+
+/// Implements `From<NotFound>` for an error type with a variant `NotFound` that has the name.
+macro_rules! from_not_found {
+    ($($name:ident),+) => {$(
+        impl From<hostler_vmm::NotFound> for $name {
+            fn from(error: hostler_vmm::NotFound) -> Self {
+                Self::NotFound { name: error.name }
+            }
+        }
+    )+};
+}
+pub(super) use from_not_found;

@@ -1,12 +1,12 @@
 //! How operations on VMs fail, in the codes of the host API.
 
 use hostler_operations::{INVALID_INPUT, NOT_FOUND, errors, internal};
-use hostler_vmm::{LaunchError, NetworkError, NotFound, PortError, PortForward};
+use hostler_vmm::{LaunchError, NetworkError, PortError, PortForward};
 
 use super::codes::{
     CONFLICT, INSUFFICIENT_CAPACITY, INVALID_STATE, PORT_IN_USE, STORAGE_FULL, UNSUPPORTED,
 };
-use super::storage::from_storage_error;
+use super::storage::{from_not_found, from_storage_error};
 
 errors! {
     /// Why a VM was not created.
@@ -136,15 +136,6 @@ errors! {
 
 from_storage_error!(CreateError, DeleteError, StartError, ForwardError);
 
-macro_rules! from_not_found {
-    ($($name:ident),+) => {$(
-        impl From<NotFound> for $name {
-            fn from(error: NotFound) -> Self {
-                Self::NotFound { name: error.name }
-            }
-        }
-    )+};
-}
 from_not_found!(GetError, DeleteError, StartError, StopError, ForwardError);
 
 /// The forward of which `error` says that another has its port; `None` when it is something else

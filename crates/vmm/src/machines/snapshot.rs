@@ -95,12 +95,6 @@ fn link_to_save(
         }
         .into());
     }
-    // Whoever serves a directory knows what the guest has open there, and is in no snapshot.
-    if !record.spec.mounts.is_empty() {
-        return Err(SnapshotError::SharesDirectories {
-            name: record.spec.name.clone(),
-        });
-    }
     let link = slot.attachment().and_then(|attachment| attachment.link);
     link.map(Some).ok_or_else(not_now)
 }

@@ -17,6 +17,7 @@ mod document;
 mod events;
 mod operation;
 mod request;
+mod role;
 mod schema;
 mod upstream;
 

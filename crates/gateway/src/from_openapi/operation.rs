@@ -6,11 +6,11 @@ use http::header::{
     ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderName, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::document::{Document, Found};
-use super::schema::{Schemas, come_to_an_end};
+use super::role::Role;
+use super::schema::Schemas;
 use super::upstream;
 
 /// The field of the input that is the body.
@@ -94,95 +94,122 @@ pub(super) fn plan(
     document: &Document,
     found: &Found<'_>,
 ) -> Result<(Foreign, Plan), String> {
-    let mut schemas = Schemas::new(document, joined(service));
-    let mut properties = Map::new();
-    let mut required = Vec::new();
-    let mut parameters = Vec::new();
-    for described in described_parameters(document, found)? {
-        let Some((parameter, schema, is_required)) = parameter(described)? else {
-            continue;
-        };
-        let mut field = parameter.name.clone();
-        if properties.contains_key(&field) || field == BODY {
-            field = format!("{field}_in_{}", parameter.place.word());
-        }
-        let mut schema = schemas.take(schema)?;
-        describe(&mut schema, described);
-        if properties.insert(field.clone(), schema).is_some() {
-            return Err(format!("it has the parameter {field} twice"));
-        }
-        if is_required {
-            required.push(field.clone());
-        }
-        parameters.push(Parameter { field, ..parameter });
-    }
-    let path = pieces(found.path, &parameters)?;
-
-    let body = match found.operation.get("requestBody") {
-        Some(body) => json_body(document.resolve(body)?)?,
-        None => None,
-    };
-    if let Some((schema, is_required)) = body {
-        properties.insert(BODY.to_owned(), schemas.take(schema)?);
-        if is_required {
-            required.push(BODY.to_owned());
-        }
-    }
-    let (output, streams, errors) = answers(document, found)?;
-    let output = match output {
-        Some(schema) => schemas.take(schema)?,
-        None => json!({}),
-    };
-
-    let definitions = schemas.definitions()?;
     let name = name(found);
     let title = format!("{}{}", joined(service), joined(&name));
-    let mut input = json!({
+    let schemas = |role| Schemas::new(document, role, joined(service));
+    let mut taken = schemas(Role::Input);
+    let Fields {
+        properties,
+        required,
+        parameters,
+        has_body,
+    } = fields(document, found, &mut taken)?;
+    let path = pieces(found.path, &parameters)?;
+    let input = taken.complete(json!({
         "title": title,
         "type": "object",
         "properties": properties,
         "required": required,
         "additionalProperties": false,
-    });
-    let mut output = match output {
-        Value::Object(schema) => Value::Object(schema),
-        other => json!({ "allOf": [other] }),
+    }))?;
+    let Answers {
+        output,
+        streams,
+        errors,
+    } = answers(document, found)?;
+    let mut taken = schemas(Role::Output);
+    let mut output = match output.map(|schema| taken.take(schema)).transpose()? {
+        Some(Value::Object(schema)) => Value::Object(schema),
+        Some(other) => json!({ "allOf": [other] }),
+        None => json!({}),
     };
     // A name of its own: under one for all, each would be compared with all before it.
     output["title"] = json!(format!("{title}Output"));
-    come_to_an_end(&definitions, [&input, &output])?;
-    if !definitions.is_empty() {
-        for schema in [&mut input, &mut output] {
-            schema["$defs"] = Value::Object(definitions.clone());
-        }
-    }
-    let schema = |value: Value| Schema::try_from(value).map_err(|error| error.to_string());
-    let text = |field| found.operation.get(field).and_then(Value::as_str);
-    let texts = [text("summary"), text("description")];
-    let texts: Vec<&str> = texts
-        .into_iter()
-        .flatten()
-        .filter(|t| !t.trim().is_empty())
-        .collect();
     let described = Foreign {
         name,
         changes: found.method != Method::GET,
-        description: match &texts[..] {
-            [] => found.to_string(),
-            texts => texts.join("\n\n"),
-        },
-        input: schema(input)?,
-        output: schema(output)?,
+        description: description(found),
+        input,
+        output: taken.complete(output)?,
         errors,
     };
     let plan = Plan {
         method: found.method.clone(),
         path,
         parameters,
-        has_body: body.is_some(),
+        has_body,
         streams,
     };
     Ok((described, plan))
+}
+
+/// What an operation takes: the fields of its input.
+#[derive(Default)]
+struct Fields {
+    properties: Map<String, Value>,
+    required: Vec<String>,
+    parameters: Vec<Parameter>,
+    has_body: bool,
+}
+
+fn fields<'d>(
+    document: &'d Document,
+    found: &Found<'d>,
+    schemas: &mut Schemas<'d>,
+) -> Result<Fields, String> {
+    let mut fields = Fields::default();
+    for described in described_parameters(document, found)? {
+        fields.add(described, schemas)?;
+    }
+    let body = found.operation.get("requestBody");
+    let body = body.map(|body| json_body(document.resolve(body)?));
+    if let Some((schema, is_required)) = body.transpose()?.flatten() {
+        let schema = schemas.take(schema)?;
+        fields.properties.insert(BODY.to_owned(), schema);
+        fields.has_body = true;
+        if is_required {
+            fields.required.push(BODY.to_owned());
+        }
+    }
+    Ok(fields)
+}
+
+impl Fields {
+    /// Adds the field of a parameter, if that can be sent.
+    fn add<'d>(
+        &mut self,
+        described: &'d Map<String, Value>,
+        schemas: &mut Schemas<'d>,
+    ) -> Result<(), String> {
+        let Some((parameter, schema, is_required)) = parameter(described)? else {
+            return Ok(());
+        };
+        let mut field = parameter.name.clone();
+        if self.properties.contains_key(&field) || field == BODY {
+            field = format!("{field}_in_{}", parameter.place.word());
+        }
+        let mut schema = schemas.take(schema)?;
+        describe(&mut schema, described);
+        if self.properties.insert(field.clone(), schema).is_some() {
+            return Err(format!("it has the parameter {field} twice"));
+        }
+        if is_required {
+            self.required.push(field.clone());
+        }
+        self.parameters.push(Parameter { field, ..parameter });
+        Ok(())
+    }
+}
+
+/// What the document says of an operation in words.
+fn description(found: &Found<'_>) -> String {
+    let text = |field| found.operation.get(field).and_then(Value::as_str);
+    let texts = [text("summary"), text("description")].into_iter().flatten();
+    let texts: Vec<&str> = texts.filter(|text| !text.trim().is_empty()).collect();
+    match &texts[..] {
+        [] => found.to_string(),
+        texts => texts.join("\n\n"),
+    }
 }
 
 /// The operation's own parameters, and those of its path that it does not override.
@@ -339,9 +366,16 @@ fn json_body(body: &Value) -> Result<Option<(&Value, bool)>, String> {
     }
 }
 
-type Answers<'d> = (Option<&'d Value>, bool, Vec<ErrorSpec>);
+/// What comes back.
+struct Answers<'d> {
+    /// The schema of what comes when it succeeds.
+    output: Option<&'d Value>,
+    /// That comes as a stream.
+    streams: bool,
+    /// What else may come.
+    errors: Vec<ErrorSpec>,
+}
 
-/// The schema of what comes when it succeeds, whether that is a stream, and what else may come.
 fn answers<'d>(document: &'d Document, found: &Found<'d>) -> Result<Answers<'d>, String> {
     let (mut output, mut streams) = (None, false);
     let mut errors = vec![upstream::unavailable_spec()];
@@ -376,7 +410,11 @@ fn answers<'d>(document: &'d Document, found: &Found<'d>) -> Result<Answers<'d>,
             _ => {}
         }
     }
-    Ok((output, streams, errors))
+    Ok(Answers {
+        output,
+        streams,
+        errors,
+    })
 }
 
 /// A name of words as one word: `get-thing` as `GetThing`.
@@ -422,7 +460,42 @@ fn name(found: &Found<'_>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    #[test]
+    fn each_direction_has_the_definitions_that_it_refers_to() {
+        let content = |name: &str| {
+            let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+            json!({ "content": { "application/json": { "schema": schema } } })
+        };
+        let schemas = json!({
+            "Asked": { "properties": { "both": { "$ref": "#/components/schemas/Both" } } },
+            "Answered": { "items": { "$ref": "#/components/schemas/Both" } },
+            "Both": {},
+            "Neither": {},
+        });
+        let document = json!({
+            "openapi": "3.1.0",
+            "paths": { "/": { "post": {
+                "requestBody": content("Asked"),
+                "responses": { "200": content("Answered") },
+            } } },
+            "components": { "schemas": schemas },
+        });
+        let document = Document::parse(document.to_string().as_bytes()).expect("a document");
+        let found = document.operations().expect("operations");
+        let (described, _) = plan("acme", &document, &found[0]).expect("a plan");
+        let names = |schema: &schemars::Schema| {
+            let definitions = schema.get("$defs").and_then(Value::as_object);
+            let names = definitions.expect("definitions").keys().cloned();
+            names.collect::<BTreeSet<String>>()
+        };
+        let of = |names: [&str; 2]| names.map(str::to_owned).into();
+        assert_eq!(names(&described.input), of(["AcmeAsked", "AcmeBoth"]));
+        assert_eq!(names(&described.output), of(["AcmeAnswered", "AcmeBoth"]));
+    }
 
     #[test]
     fn no_caller_chooses_host_path_or_method_by_a_header() {

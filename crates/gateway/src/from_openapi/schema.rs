@@ -1,11 +1,13 @@
-//! Schemas of the document as schemas of their own (JSON Schema 2020-12): what one refers to goes
-//! with it, under `$defs`.
+//! Schemas of the document as schemas of their own (JSON Schema 2020-12), for one direction: what one
+//! refers to goes with it, under `$defs`.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::document::Document;
+use super::role::{Role, tell_apart, together};
 
 /// The most schemas within one, references included.
 const MAX_SCHEMAS: usize = 10_000;
@@ -43,12 +45,11 @@ const MAX_IN_PLACE: usize = 16;
 /// How many schemas may be applied to one value.
 const MAX_APPLIED: usize = 1000;
 /// Keywords that are taken as they are. Regular expressions are not: the API judges by its own.
-const PLAIN: [&str; 20] = [
+const PLAIN: [&str; 19] = [
     "type",
     "enum",
     "const",
     "default",
-    "required",
     "format",
     "title",
     "description",
@@ -69,6 +70,7 @@ const PLAIN: [&str; 20] = [
 /// Collects schemas, and what they refer to.
 pub(super) struct Schemas<'d> {
     document: &'d Document,
+    role: Role,
     /// With what the names of definitions begin, so that they are not those of other operations.
     prefix: String,
     /// Names of definitions by reference.
@@ -82,9 +84,10 @@ pub(super) struct Schemas<'d> {
 }
 
 impl<'d> Schemas<'d> {
-    pub(super) fn new(document: &'d Document, prefix: String) -> Self {
+    pub(super) fn new(document: &'d Document, role: Role, prefix: String) -> Self {
         Self {
             document,
+            role,
             prefix,
             names: BTreeMap::new(),
             taken: HashSet::new(),
@@ -95,54 +98,130 @@ impl<'d> Schemas<'d> {
         }
     }
 
-    /// A schema whose references are to [`definitions`](Self::definitions).
-    pub(super) fn take(&mut self, schema: &Value) -> Result<Value, String> {
-        self.left = self
-            .left
-            .checked_sub(1)
-            .ok_or_else(|| "its schema is too large".to_owned())?;
-        let Some(schema) = schema.as_object() else {
-            // `true` and `false` are schemas (section 4.3.2).
-            return Ok(Value::Bool(schema.as_bool().unwrap_or(true)));
-        };
-        let mut taken = Map::new();
-        for (keyword, value) in schema {
-            let name = keyword.as_str();
-            let value = match (name, value) {
-                ("$ref", Value::String(reference)) => self.reference(reference)?,
-                (_, value) if ONE.contains(&name) => self.take(value)?,
-                (_, Value::Array(schemas)) if LIST.contains(&name) => {
-                    let schemas = schemas.iter().map(|schema| self.take(schema));
-                    Value::Array(schemas.collect::<Result<_, _>>()?)
-                }
-                (_, Value::Object(schemas)) if NAMED.contains(&name) => {
-                    let schemas = schemas
-                        .iter()
-                        .map(|(name, schema)| Ok((name.clone(), self.take(schema)?)));
-                    Value::Object(schemas.collect::<Result<_, String>>()?)
-                }
-                (_, value) if PLAIN.contains(&name) => value.clone(),
-                _ => continue,
-            };
-            taken.insert(keyword.clone(), value);
-        }
-        bounds_of_3_0(&mut taken);
-        let nullable = schema.get("nullable") == Some(&Value::Bool(true));
-        Ok(match nullable {
-            true => or_null(taken),
-            false => Value::Object(taken),
-        })
+    /// A schema whose references are to what [`complete`](Self::complete) adds.
+    pub(super) fn take(&mut self, schema: &'d Value) -> Result<Value, String> {
+        self.take_among(schema, None)
     }
 
-    /// Everything that was referred to.
-    pub(super) fn definitions(mut self) -> Result<Map<String, Value>, String> {
+    /// This schema, an object, with everything that was referred to.
+    pub(super) fn complete(mut self, mut root: Value) -> Result<Schema, String> {
         while let Some(reference) = self.waiting.pop() {
             let schema = self.document.at(&reference)?;
             let taken = self.take(schema)?;
             let name = self.names[&reference].clone();
             self.definitions.insert(name, taken);
         }
-        Ok(self.definitions)
+        let mut definitions = self.definitions;
+        if self.role == Role::Output {
+            tell_apart(&mut root, &mut definitions);
+        }
+        come_to_an_end(&definitions, &root)?;
+        if !definitions.is_empty() {
+            root["$defs"] = Value::Object(definitions);
+        }
+        Schema::try_from(root).map_err(|error| error.to_string())
+    }
+
+    /// A schema among those that are applied to the same value, when it is a branch of one of them:
+    /// a name that it requires may be a property of another.
+    fn take_among(
+        &mut self,
+        schema: &'d Value,
+        among: Option<&[&'d Map<String, Value>]>,
+    ) -> Result<Value, String> {
+        self.spend(1)?;
+        let Some(fields) = schema.as_object() else {
+            // `true` and `false` are schemas (section 4.3.2).
+            return Ok(Value::Bool(schema.as_bool().unwrap_or(true)));
+        };
+        let own = match among {
+            None if fields.contains_key("required") || fields.contains_key("allOf") => {
+                self.together(schema)?
+            }
+            _ => Vec::new(),
+        };
+        let among = among.unwrap_or(&own);
+        let mut taken = Map::new();
+        for (keyword, value) in fields {
+            if let Some(value) = self.keyword(keyword, value, among)? {
+                taken.insert(keyword.clone(), value);
+            }
+        }
+        bounds_of_3_0(&mut taken);
+        let nullable = fields.get("nullable") == Some(&Value::Bool(true));
+        Ok(match nullable {
+            true => or_null(taken),
+            false => Value::Object(taken),
+        })
+    }
+
+    /// What becomes of a keyword's value, if it is taken at all.
+    fn keyword(
+        &mut self,
+        name: &str,
+        value: &'d Value,
+        among: &[&'d Map<String, Value>],
+    ) -> Result<Option<Value>, String> {
+        Ok(Some(match (name, value) {
+            ("$ref", Value::String(reference)) => self.reference(reference)?,
+            ("required", Value::Array(names)) => self.required(names, among)?,
+            ("readOnly" | "writeOnly", Value::Bool(_)) => value.clone(),
+            ("allOf", Value::Array(branches)) => {
+                let branches = branches.iter();
+                let branches = branches.map(|branch| self.take_among(branch, Some(among)));
+                Value::Array(branches.collect::<Result<_, _>>()?)
+            }
+            (_, value) if ONE.contains(&name) => self.take(value)?,
+            (_, Value::Array(schemas)) if LIST.contains(&name) => {
+                let schemas = schemas.iter().map(|schema| self.take(schema));
+                Value::Array(schemas.collect::<Result<_, _>>()?)
+            }
+            (_, Value::Object(schemas)) if NAMED.contains(&name) => {
+                let schemas = schemas
+                    .iter()
+                    .map(|(name, schema)| Ok((name.clone(), self.take(schema)?)));
+                Value::Object(schemas.collect::<Result<_, String>>()?)
+            }
+            (_, value) if PLAIN.contains(&name) => value.clone(),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Of these names those whose properties go this way.
+    fn required(
+        &mut self,
+        names: &[Value],
+        among: &[&'d Map<String, Value>],
+    ) -> Result<Value, String> {
+        let mut kept = Vec::new();
+        for name in names {
+            let property = |schema: &&'d Map<String, Value>| -> Option<&'d Value> {
+                schema.get("properties")?.get(name.as_str()?)
+            };
+            let mut is_hidden = false;
+            for property in among.iter().filter_map(property) {
+                let applied = self.together(property)?;
+                is_hidden |= applied.into_iter().any(|schema| self.role.hides(schema));
+            }
+            if !is_hidden {
+                kept.push(name.clone());
+            }
+        }
+        Ok(Value::Array(kept))
+    }
+
+    /// What is applied together with a schema. What is elsewhere counts once more, so that looking
+    /// at it again and again comes to an end.
+    fn together(&mut self, schema: &'d Value) -> Result<Vec<&'d Map<String, Value>>, String> {
+        let all = together(self.document, schema);
+        self.spend(all.len().saturating_sub(1))?;
+        Ok(all)
+    }
+
+    fn spend(&mut self, schemas: usize) -> Result<(), String> {
+        let left = self.left.checked_sub(schemas);
+        self.left = left.ok_or_else(|| "its schema is too large".to_owned())?;
+        Ok(())
     }
 
     fn reference(&mut self, reference: &str) -> Result<Value, String> {
@@ -172,18 +251,15 @@ impl<'d> Schemas<'d> {
     }
 }
 
-/// Whether each of these schemas comes to an end when it is applied. A validator follows references
-/// as long as they lead on at the same value; to a part of the value they may lead back.
-pub(super) fn come_to_an_end(
-    definitions: &Map<String, Value>,
-    schemas: [&Value; 2],
-) -> Result<(), String> {
+/// Whether this schema and each definition comes to an end when it is applied. A validator follows
+/// references as long as they lead on at the same value; to a part of the value they may lead back.
+fn come_to_an_end(definitions: &Map<String, Value>, schema: &Value) -> Result<(), String> {
     let mut depths = Depths {
         definitions,
         known: BTreeMap::new(),
         descent: 0,
     };
-    for schema in definitions.values().chain(schemas) {
+    for schema in definitions.values().chain([schema]) {
         depths.check(schema)?;
     }
     Ok(())
@@ -328,7 +404,7 @@ mod tests {
             let next = json!({ "$ref": format!("#/$defs/S{:06}", at + 1) });
             (format!("S{at:06}"), next)
         });
-        let found_out = come_to_an_end(&chain.collect(), [&json!({}), &json!({})]);
+        let found_out = come_to_an_end(&chain.collect(), &json!({}));
         assert_eq!(found_out, Err("its schema is nested too deep".to_owned()));
     }
 }

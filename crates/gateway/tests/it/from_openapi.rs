@@ -1,5 +1,7 @@
 //! Another API's operations, called through ours over real connections.
 
+mod roles;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
+use url::Url;
 
 use crate::shelf::READ;
 use crate::world::{anonymous, call, porter, self_signed, soon};
@@ -67,19 +70,31 @@ impl Api {
         format!("{method} {target} {body}").trim_end().to_owned()
     }
 
-    fn imported(&self, exposed: Option<Exposed>) -> Imported {
+    fn base(&self) -> Url {
+        let base = format!("http://{}/v2/", self.address);
+        base.parse().expect("a URL")
+    }
+
+    fn foreign(&self) -> ForeignApi {
         let (_, trust) = self_signed();
-        let mut api = ForeignApi::new("acme", anonymous(trust))
-            .base_url(
-                format!("http://{}/v2/", self.address)
-                    .parse()
-                    .expect("a URL"),
-            )
-            .credential(Credential::Bearer(SECRET.into()));
+        ForeignApi::new("acme", anonymous(trust))
+            .base_url(self.base())
+            .credential(Credential::Bearer(SECRET.into()))
+    }
+
+    fn imported(&self, exposed: Option<Exposed>) -> Imported {
+        let mut api = self.foreign();
         if let Some(exposed) = exposed {
             api = api.exposed(READ, exposed);
         }
         let document = document().to_string();
+        api.import(document.as_bytes()).expect("a document")
+    }
+
+    /// It under another document, with all that this has.
+    fn attached(&self, document: &Value) -> Imported {
+        let api = self.foreign().exposed(READ, Exposed::All);
+        let document = document.to_string();
         api.import(document.as_bytes()).expect("a document")
     }
 
@@ -636,6 +651,8 @@ fn anything() -> impl Strategy<Value = Value> {
         "200",
         "operationId",
         "nullable",
+        "readOnly",
+        "writeOnly",
         "enum",
         "exclusiveMinimum",
         "allOf",

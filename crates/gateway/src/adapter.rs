@@ -6,7 +6,7 @@ use axum::{Router, middleware};
 use hostler_operations::Registry;
 use http::HeaderName;
 
-use crate::body::Budget;
+use crate::budget::Budget;
 use crate::calls::CallAdapter;
 use crate::credentials::IdentityProvider;
 use crate::decoy::{Decoy, SiteError};
@@ -158,7 +158,7 @@ impl HttpAdapterBuilder {
             credential_headers: self.credential_headers,
             decoy: self.decoy.prepare()?,
             health: self.health,
-            budget: Budget::new(&self.limits),
+            budget: Budget::new(self.limits.bodies_total_bytes),
             limits: self.limits,
             about: self.about,
             rates: Arc::clone(&rates),

@@ -10,8 +10,8 @@ use http::request;
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
-use tokio::sync::{Semaphore, SemaphorePermit};
 
+use crate::budget::Budget;
 use crate::limits::RequestLimits;
 
 /// After an answer that did not wait for the body, at most this much of the rest is still taken
@@ -35,17 +35,6 @@ pub(crate) enum BodyError {
     Broken,
     #[error("a GET takes its input from the query string; leave the body out")]
     Unexpected,
-}
-
-/// The memory that all bodies share while they are being read.
-pub(crate) struct Budget(Semaphore);
-
-impl Budget {
-    pub(crate) fn new(limits: &RequestLimits) -> Self {
-        Self(Semaphore::new(
-            limits.bodies_total_bytes.min(Semaphore::MAX_PERMITS),
-        ))
-    }
 }
 
 /// A body of which some may not have been read yet.
@@ -115,7 +104,7 @@ impl Incoming {
             return Err(too_large());
         }
         let mut bytes = BytesMut::new();
-        let mut held: Option<SemaphorePermit<'_>> = None;
+        let mut share = budget.share();
         while let Some(frame) = self.body.frame().await {
             let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
                 continue;
@@ -123,15 +112,7 @@ impl Incoming {
             if bytes.len() + data.len() > limit {
                 return Err(too_large());
             }
-            let more = u32::try_from(data.len()).map_err(|_| too_large())?;
-            let permit = budget
-                .0
-                .try_acquire_many(more)
-                .map_err(|_| BodyError::Busy)?;
-            match &mut held {
-                Some(held) => held.merge(permit),
-                None => held = Some(permit),
-            }
+            share.grow(data.len()).map_err(|_| BodyError::Busy)?;
             bytes.extend_from_slice(&data);
         }
         Ok(bytes)

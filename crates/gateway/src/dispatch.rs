@@ -16,7 +16,8 @@ use http::{Method, StatusCode, request};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{self, Failure};
-use crate::body::{Budget, Incoming};
+use crate::body::Incoming;
+use crate::budget::Budget;
 use crate::connection::ConnectionInfo;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
 use crate::decoy;

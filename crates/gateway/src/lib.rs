@@ -74,6 +74,7 @@
 mod adapter;
 mod answer;
 mod body;
+mod budget;
 mod calls;
 mod connection;
 mod credentials;

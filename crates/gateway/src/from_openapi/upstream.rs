@@ -4,12 +4,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use hostler_operations::{CallError, ErrorCode, ErrorSpec, weight};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -24,6 +24,7 @@ use super::events::Events;
 use super::operation::Plan;
 use super::request::request;
 use super::{ImportError, Secret};
+use crate::budget::{Budget, Share};
 use crate::sse::EVENT_STREAM;
 
 /// The API does not answer, or not with what can be read.
@@ -33,6 +34,10 @@ const UNAVAILABLE: ErrorCode = ErrorCode::declared("UPSTREAM_UNAVAILABLE", 502).
 const MAX_ANSWER: usize = 16 << 20;
 /// The most memory that an answer may take once it is read, in bytes.
 const MAX_WEIGHT: usize = 4 * MAX_ANSWER;
+/// The largest answer that is an error, in bytes; of a larger one only the status is told.
+const MAX_ERROR: usize = 64 << 10;
+/// The most that is read of answers at once, over all calls, in bytes.
+const MAX_AT_ONCE: usize = 128 << 20;
 /// How long an answer, or the beginning of a stream, may take.
 const PATIENCE: Duration = Duration::from_secs(25);
 /// How much of what the API says of an error is passed on, in characters.
@@ -43,6 +48,7 @@ pub struct Upstream {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
     secret: Option<Secret>,
+    budget: Budget,
 }
 
 pub(super) fn unavailable_spec() -> ErrorSpec {
@@ -80,6 +86,7 @@ impl Upstream {
             client: Client::builder(TokioExecutor::new()).build(connector),
             base: base.as_str().trim_end_matches('/').to_owned(),
             secret,
+            budget: Budget::new(MAX_AT_ONCE),
         })
     }
 
@@ -87,7 +94,8 @@ impl Upstream {
         let answering = async {
             let response = self.send(plan, &input).await?;
             let (head, body) = response.into_parts();
-            let bytes = whole(body).await?;
+            let mut share = self.budget.share();
+            let bytes = whole(body, MAX_ANSWER, &mut share).await?;
             let is_json = media_type(&head.headers).is_some_and(is_json);
             self.value(&bytes, is_json)
         };
@@ -151,7 +159,8 @@ impl Upstream {
         let status = response.status();
         // Redirects are not followed: the credential is for one address.
         let (head, body) = response.into_parts();
-        let said = match whole(body).await {
+        let mut share = self.budget.share();
+        let said = match whole(body, MAX_ERROR, &mut share).await {
             Ok(bytes) => self.value(&bytes, media_type(&head.headers).is_some_and(is_json)),
             Err(_) => Ok(Value::Null),
         };
@@ -193,18 +202,28 @@ async fn soon<T>(work: impl Future<Output = Result<T, CallError>>) -> Result<T, 
     answered.unwrap_or_else(|_| Err(unavailable("the API behind this takes too long; try again")))
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, CallError> {
-    let collected = Limited::new(body, MAX_ANSWER).collect().await;
-    let collected =
-        collected.map_err(
-            |error| match error.is::<http_body_util::LengthLimitError>() {
-                true => unavailable(format!(
-                    "the API behind this answered with more than {MAX_ANSWER} bytes"
-                )),
-                false => unavailable("the API behind this broke its answer off; try again"),
-            },
-        )?;
-    let bytes = collected.to_bytes();
+/// All of an answer, if it is no larger than this.
+async fn whole(
+    mut body: Incoming,
+    limit: usize,
+    share: &mut Share<'_>,
+) -> Result<BytesMut, CallError> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|_| unavailable("the API behind this broke its answer off; try again"))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if bytes.len() + data.len() > limit {
+            let told = format!("the API behind this answered with more than {limit} bytes");
+            return Err(unavailable(told));
+        }
+        share
+            .grow(data.len())
+            .map_err(|_| unavailable("too many large answers at once; try again"))?;
+        bytes.extend_from_slice(&data);
+    }
     match weight(&bytes) > MAX_WEIGHT {
         true => Err(unavailable(
             "the API behind this answered with too many values",

@@ -1,5 +1,6 @@
 //! Another API's operations, called through ours over real connections.
 
+mod answers;
 mod roles;
 
 use std::net::SocketAddr;
@@ -11,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use bytes::Bytes;
-use futures::stream;
+use futures::stream::{self, StreamExt as _};
 use hostler_gateway::{
     Credential, Exposed, ForeignApi, HttpAdapter, ImportError, Imported, LeftOut,
 };
@@ -152,6 +153,8 @@ async fn answer(State((asked, left)): State<Shared>, request: Request) -> Respon
             });
             ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
         }
+        "/v2/held" => held(StatusCode::OK, 15),
+        "/v2/failing" => held(StatusCode::INTERNAL_SERVER_ERROR, 1),
         "/v2/elsewhere" => {
             (StatusCode::FOUND, [(LOCATION, "/v2/never")], "there").into_response()
         }
@@ -161,6 +164,26 @@ async fn answer(State((asked, left)): State<Shared>, request: Request) -> Respon
         "/v2/nothing" => StatusCode::NO_CONTENT.into_response(),
         _ => Json(json!({ "path": path, "told": head.headers.get("x-trace").map(|v| v.to_str().expect("ASCII")), "credential": credential })).into_response(),
     }
+}
+
+/// An answer of so many MiB that does not end.
+fn held(status: StatusCode, mib: usize) -> Response {
+    static MIB: [u8; 1 << 20] = [b'x'; 1 << 20];
+    let pieces = stream::iter((0..mib).map(|_| Ok::<_, std::io::Error>(Bytes::from_static(&MIB))));
+    let pieces = pieces.chain(stream::pending());
+    (status, Body::from_stream(pieces)).into_response()
+}
+
+/// A document with an operation for each of these paths.
+fn plainly(names: &[&str]) -> Value {
+    let paths = names.iter().map(|name| {
+        let text = json!({ "200": { "description": "It.", "content": { "text/plain": {} } } });
+        (
+            format!("/{name}"),
+            json!({ "get": { "operationId": name, "responses": text } }),
+        )
+    });
+    json!({ "openapi": "3.1.0", "paths": paths.collect::<serde_json::Map<_, _>>() })
 }
 
 fn document() -> Value {

@@ -1,0 +1,37 @@
+//! What is read of an API's answers.
+
+use futures::future::select_all;
+
+use super::*;
+
+#[tokio::test]
+async fn answers_that_are_read_at_once_share_a_limit() {
+    let api = Api::start().await;
+    let acme = router(api.attached(&plainly(&["held", "large"])));
+    // Eight of them fit; none of them ends.
+    let nine = (0..9).map(|_| Box::pin(ask(&acme, "reader", "/acme/held", json!({}))));
+    let (refused, _, others) = soon("a refusal", select_all(nine)).await;
+    let error = &refused.body["error"];
+    assert_eq!(
+        (refused.status, error["code"].as_str()),
+        (502, Some("UPSTREAM_UNAVAILABLE"))
+    );
+    assert_eq!(error["retryable"], true);
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.contains("too many large answers"), "{message}");
+    // What those had who left is there again.
+    drop(others);
+    let large = ask(&acme, "reader", "/acme/large", json!({})).await;
+    assert!(large.text.contains("more than 16777216"), "{}", large.text);
+}
+
+#[tokio::test]
+async fn of_an_error_only_the_beginning_is_read() {
+    let api = Api::start().await;
+    let acme = router(api.attached(&plainly(&["failing"])));
+    let failing = ask(&acme, "reader", "/acme/failing", json!({}));
+    let failed = soon("the error", failing).await;
+    assert_eq!(failed.status, 500, "{}", failed.text);
+    assert_eq!(failed.body["error"]["code"], "HTTP_500");
+    assert_eq!(failed.body["error"]["details"], json!({ "status": 500 }));
+}

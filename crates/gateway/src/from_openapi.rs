@@ -2,8 +2,8 @@
 //!
 //! An operator has a document and a credential; [`ForeignApi::import`] makes a service of them that a
 //! registry takes like any other. Its operations are internal unless it is said who may call them.
-//! Whoever calls one reads what the API answers, and never the credential: it is sent to the API's
-//! own address and nowhere else, and taken out of whatever comes back.
+//! Whoever calls one reads what the API answers, and not the credential: it is sent to the API's
+//! own address and nowhere else, and taken out of what comes back where it can be recognised.
 //!
 //! One object is the input of an operation: its parameters by their names, and its JSON body as the
 //! field `body`. An error of the API is `HTTP_404`, with the same status; a stream of events is a
@@ -16,6 +16,7 @@
 mod document;
 mod events;
 mod operation;
+mod redact;
 mod request;
 mod role;
 mod schema;
@@ -36,6 +37,7 @@ use url::{Host, Url};
 
 use document::Document;
 use operation::Plan;
+use redact::Redaction;
 pub use upstream::Upstream;
 
 /// An API that is to be called.
@@ -178,7 +180,7 @@ impl ForeignApi {
         if !is_private(&base_url) {
             return Err(ImportError::Plain(base_url));
         }
-        let upstream = Upstream::new(self.tls, &base_url, self.credential.header()?)?;
+        let upstream = Upstream::new(self.tls, &base_url, self.credential.secret()?)?;
 
         let mut left_out = Vec::new();
         let mut planned: Vec<(String, Foreign, Plan)> = Vec::new();
@@ -268,21 +270,21 @@ fn is_private(url: &Url) -> bool {
 }
 
 impl Credential {
-    /// The header that it is, and what of it is secret in which forms.
-    fn header(&self) -> Result<Option<Secret>, ImportError> {
+    /// The header that it is, and as what it may come back.
+    fn secret(&self) -> Result<Secret, ImportError> {
         let (name, value, forms) = match self {
-            Self::None => return Ok(None),
+            Self::None => return Ok(Secret::default()),
             Self::Bearer(token) => {
                 let token = token.expose_secret();
-                (
-                    AUTHORIZATION,
-                    format!("Bearer {token}"),
-                    vec![token.to_owned()],
-                )
+                let value = format!("Bearer {token}");
+                (AUTHORIZATION, value, vec![token.to_owned()])
             }
             Self::Header(name, key) => {
                 let key = key.expose_secret();
-                (name.clone(), key.to_owned(), vec![key.to_owned()])
+                let mut forms = vec![key.to_owned()];
+                // `Token …`: an API that understands its first word may repeat the rest alone.
+                forms.extend(key.split_once(' ').map(|(_, rest)| rest.trim().to_owned()));
+                (name.clone(), key.to_owned(), forms)
             }
             Self::Basic(user, password) => {
                 let password = password.expose_secret();
@@ -293,19 +295,16 @@ impl Credential {
         };
         let mut value = HeaderValue::try_from(value).map_err(|_| ImportError::Credential)?;
         value.set_sensitive(true);
-        let forms = forms.into_iter().filter(|form| !form.is_empty());
-        Ok(Some(Secret {
-            name,
-            value,
-            forms: forms.map(SecretString::from).collect(),
-        }))
+        Ok(Secret {
+            header: Some((name, value)),
+            redaction: Redaction::new(forms),
+        })
     }
 }
 
-/// A credential, ready to be sent.
+/// A credential, ready to be sent and to be recognised.
+#[derive(Default)]
 struct Secret {
-    name: HeaderName,
-    value: HeaderValue,
-    /// As which it may come back.
-    forms: Vec<SecretString>,
+    header: Option<(HeaderName, HeaderValue)>,
+    redaction: Redaction,
 }

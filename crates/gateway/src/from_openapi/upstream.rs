@@ -2,12 +2,13 @@
 //! the credential taken out.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use hostler_operations::{CallError, ErrorCode, ErrorSpec, weight};
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -16,12 +17,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
-use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::events::Events;
 use super::operation::Plan;
+use super::redact::Redaction;
 use super::request::request;
 use super::{ImportError, Secret};
 use crate::budget::{Budget, Share};
@@ -47,7 +48,9 @@ const MAX_MESSAGE: usize = 500;
 pub struct Upstream {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
-    secret: Option<Secret>,
+    /// The header that is the credential.
+    secret: Option<(HeaderName, HeaderValue)>,
+    redaction: Arc<Redaction>,
     budget: Budget,
 }
 
@@ -64,11 +67,7 @@ fn unavailable(what: impl Into<String>) -> CallError {
 }
 
 impl Upstream {
-    pub(super) fn new(
-        tls: ClientConfig,
-        base: &Url,
-        secret: Option<Secret>,
-    ) -> Result<Self, ImportError> {
+    pub(super) fn new(tls: ClientConfig, base: &Url, secret: Secret) -> Result<Self, ImportError> {
         if !base.username().is_empty() || base.password().is_some() {
             let why = "a user in it is not sent; give the credential by itself";
             return Err(ImportError::BaseUrl(why.to_owned()));
@@ -85,7 +84,8 @@ impl Upstream {
         Ok(Self {
             client: Client::builder(TokioExecutor::new()).build(connector),
             base: base.as_str().trim_end_matches('/').to_owned(),
-            secret,
+            secret: secret.header,
+            redaction: Arc::new(secret.redaction),
             budget: Budget::new(MAX_AT_ONCE),
         })
     }
@@ -114,7 +114,7 @@ impl Upstream {
                 "the API behind this answered with no stream of events",
             ));
         }
-        let forms = self.forms();
+        let redaction = Arc::clone(&self.redaction);
         let pieces = response.into_body().into_data_stream();
         let outputs = pieces.scan(Some(Events::default()), move |events, piece| {
             let outputs: Vec<Result<Value, CallError>> = match (events.as_mut(), piece) {
@@ -122,7 +122,7 @@ impl Upstream {
                 (Some(reader), Ok(piece)) => match reader.push(&piece) {
                     Ok(values) => values
                         .into_iter()
-                        .map(|value| Ok(without(value, &forms)))
+                        .map(|value| Ok(redaction.clean(value)))
                         .collect(),
                     Err(_) => vec![Err(unavailable(
                         "an event of the API behind this is too large",
@@ -143,10 +143,8 @@ impl Upstream {
     /// Sends a request; what is no success is an error.
     async fn send(&self, plan: &Plan, input: &Value) -> Result<Response<Incoming>, CallError> {
         let mut request = request(plan, &self.base, input)?;
-        if let Some(secret) = &self.secret {
-            request
-                .headers_mut()
-                .insert(secret.name.clone(), secret.value.clone());
+        if let Some((name, value)) = &self.secret {
+            request.headers_mut().insert(name.clone(), value.clone());
         }
         let response = self.client.request(request).await;
         let response = response.map_err(|error| {
@@ -178,14 +176,7 @@ impl Upstream {
             })?,
             false => Value::String(String::from_utf8_lossy(bytes).into_owned()),
         };
-        Ok(without(value, &self.forms()))
-    }
-
-    fn forms(&self) -> Vec<SecretString> {
-        self.secret
-            .as_ref()
-            .map(|secret| secret.forms.clone())
-            .unwrap_or_default()
+        Ok(self.redaction.clean(value))
     }
 }
 
@@ -239,34 +230,6 @@ fn media_type(headers: &HeaderMap) -> Option<&str> {
 
 fn is_json(media_type: &str) -> bool {
     media_type.eq_ignore_ascii_case("application/json") || media_type.ends_with("+json")
-}
-
-/// The same with every form of the credential taken out of its texts.
-fn without(mut value: Value, forms: &[SecretString]) -> Value {
-    fn clean(text: &mut String, forms: &[SecretString]) {
-        for form in forms.iter().map(SecretString::expose_secret) {
-            if text.contains(form) {
-                *text = text.replace(form, "[credential]");
-            }
-        }
-    }
-    match &mut value {
-        Value::String(text) => clean(text, forms),
-        Value::Array(items) => {
-            for item in items {
-                *item = without(std::mem::take(item), forms);
-            }
-        }
-        Value::Object(fields) => {
-            let taken = std::mem::take(fields);
-            for (mut name, field) in taken {
-                clean(&mut name, forms);
-                fields.insert(name, without(field, forms));
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
-    value
 }
 
 /// An error of the API's.

@@ -159,6 +159,12 @@ async fn answer(State((asked, left)): State<Shared>, request: Request) -> Respon
             (StatusCode::FOUND, [(LOCATION, "/v2/never")], "there").into_response()
         }
         "/v2/text" => "plainly".into_response(),
+        "/v2/words" => {
+            let credential = credential.unwrap_or_default();
+            let (_, rest) = credential.split_once(' ').unwrap_or_default();
+            let encoded = rest.replace('+', "%2B").replace('/', "%2f");
+            format!("{rest} {encoded}").into_response()
+        }
         "/v2/large" => vec![b'x'; 17 << 20].into_response(),
         "/v2/broken" => ([(CONTENT_TYPE, "application/json")], "{").into_response(),
         "/v2/nothing" => StatusCode::NO_CONTENT.into_response(),

@@ -35,3 +35,24 @@ async fn of_an_error_only_the_beginning_is_read() {
     assert_eq!(failed.body["error"]["code"], "HTTP_500");
     assert_eq!(failed.body["error"]["details"], json!({ "status": 500 }));
 }
+
+#[tokio::test]
+async fn a_credential_is_recognised_in_parts_and_escaped_unless_it_is_short() {
+    let api = Api::start().await;
+    let document = plainly(&["words", "text"]).to_string();
+    let with = |key: &str| {
+        let key = Credential::Header(HeaderName::from_static("x-key"), key.into());
+        let api = api.foreign().credential(key).exposed(READ, Exposed::All);
+        router(api.import(document.as_bytes()).expect("a document"))
+    };
+    let words = ask(
+        &with("Token pla+nted/4711"),
+        "reader",
+        "/acme/words",
+        json!({}),
+    )
+    .await;
+    assert_eq!(words.body, "[credential] [credential]");
+    let text = ask(&with("plainly"), "reader", "/acme/text", json!({})).await;
+    assert_eq!(text.body, "plainly", "seven bytes");
+}

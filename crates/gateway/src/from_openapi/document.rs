@@ -1,6 +1,7 @@
 //! The document: what it says where, and references within it.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use http::Method;
@@ -14,11 +15,15 @@ use crate::input::percent;
 const MAX_BYTES: usize = 16 << 20;
 /// The most operations.
 const MAX_OPERATIONS: usize = 2000;
+/// The most schemas that are taken of one document: those that operations share count for each.
+const MAX_TAKEN: usize = 300_000;
 /// References to references.
 const MAX_HOPS: usize = 16;
 
 pub(super) struct Document {
     root: Value,
+    /// How many schemas may still be taken.
+    left: Cell<usize>,
 }
 
 /// An operation, as the document has it.
@@ -53,7 +58,8 @@ impl Document {
             }
             None => return Err(wrong("it has no field openapi with a version".to_owned())),
         }
-        Ok(Self { root })
+        let left = Cell::new(MAX_TAKEN);
+        Ok(Self { root, left })
     }
 
     /// Where the API is, as its first server says.
@@ -102,6 +108,16 @@ impl Document {
         }
     }
 
+    /// Counts what an operation takes, in schemas. What one of them may have, two thousand may not.
+    pub(super) fn spend(&self, schemas: usize) -> Result<(), String> {
+        let left = self.left.get().checked_sub(schemas);
+        let left = left.ok_or_else(|| {
+            format!("with the operations before it, it takes more than {MAX_TAKEN} schemas")
+        })?;
+        self.left.set(left);
+        Ok(())
+    }
+
     /// What a value stands for: itself, or what it refers to.
     pub(super) fn resolve<'d>(&'d self, mut value: &'d Value) -> Result<&'d Value, String> {
         for _ in 0..MAX_HOPS {
@@ -125,5 +141,18 @@ impl Document {
         self.root
             .pointer(&decoded)
             .ok_or_else(|| format!("it refers to {reference:?}, which is not there"))
+    }
+}
+
+/// As how many schemas a value counts that is no schema but may be large.
+pub(super) fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() / 1024,
+        Value::Array(items) => items.len() / 16 + items.iter().map(size).sum::<usize>(),
+        Value::Object(fields) => {
+            let names = fields.keys().map(|name| 1 + name.len() / 1024);
+            names.sum::<usize>() + fields.values().map(size).sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }

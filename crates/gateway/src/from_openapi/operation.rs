@@ -8,7 +8,7 @@ use http::header::{
 };
 use serde_json::{Map, Value, json};
 
-use super::document::{Document, Found};
+use super::document::{Document, Found, size};
 use super::role::Role;
 use super::schema::Schemas;
 use super::upstream;
@@ -159,6 +159,8 @@ fn fields<'d>(
 ) -> Result<Fields, String> {
     let mut fields = Fields::default();
     for described in described_parameters(document, found)? {
+        let texts = ["name", "description"].map(|text| described.get(text).map_or(0, size));
+        document.spend(texts.iter().sum())?;
         fields.add(described, schemas)?;
     }
     let body = found.operation.get("requestBody");
@@ -383,7 +385,9 @@ fn answers<'d>(document: &'d Document, found: &Found<'d>) -> Result<Answers<'d>,
     for (status, response) in responses.into_iter().flatten() {
         let response = document.resolve(response)?;
         let content = response.get("content").and_then(Value::as_object);
-        let text = response.get("description").and_then(Value::as_str);
+        let text = response.get("description");
+        document.spend(text.map_or(0, size))?;
+        let text = text.and_then(Value::as_str);
         match status.parse::<u16>() {
             Ok(200..300) => {
                 let Some(content) = content.filter(|content| !content.is_empty()) else {

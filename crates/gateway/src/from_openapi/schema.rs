@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::document::Document;
+use super::document::{Document, size};
 use super::role::{Role, tell_apart, together};
 
 /// The most schemas within one, references included.
@@ -164,7 +164,10 @@ impl<'d> Schemas<'d> {
     ) -> Result<Option<Value>, String> {
         Ok(Some(match (name, value) {
             ("$ref", Value::String(reference)) => self.reference(reference)?,
-            ("required", Value::Array(names)) => self.required(names, among)?,
+            ("required", Value::Array(names)) => {
+                self.spend(size(value))?;
+                self.required(names, among)?
+            }
             ("readOnly" | "writeOnly", Value::Bool(_)) => value.clone(),
             ("allOf", Value::Array(branches)) => {
                 let branches = branches.iter();
@@ -177,12 +180,16 @@ impl<'d> Schemas<'d> {
                 Value::Array(schemas.collect::<Result<_, _>>()?)
             }
             (_, Value::Object(schemas)) if NAMED.contains(&name) => {
-                let schemas = schemas
-                    .iter()
-                    .map(|(name, schema)| Ok((name.clone(), self.take(schema)?)));
+                let schemas = schemas.iter().map(|(name, schema)| {
+                    self.spend(name.len() / 1024)?;
+                    Ok((name.clone(), self.take(schema)?))
+                });
                 Value::Object(schemas.collect::<Result<_, String>>()?)
             }
-            (_, value) if PLAIN.contains(&name) => value.clone(),
+            (_, value) if PLAIN.contains(&name) => {
+                self.spend(size(value))?;
+                value.clone()
+            }
             _ => return Ok(None),
         }))
     }
@@ -221,7 +228,7 @@ impl<'d> Schemas<'d> {
     fn spend(&mut self, schemas: usize) -> Result<(), String> {
         let left = self.left.checked_sub(schemas);
         self.left = left.ok_or_else(|| "its schema is too large".to_owned())?;
-        Ok(())
+        self.document.spend(schemas)
     }
 
     fn reference(&mut self, reference: &str) -> Result<Value, String> {

@@ -634,6 +634,37 @@ fn a_document_that_is_none_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn what_operations_share_counts_for_each_of_them() {
+    let many = (0..9000).map(|n| (format!("p{n}"), json!({})));
+    let large = "x".repeat(8 << 20);
+    let answering = |schema: &str| {
+        let schema = json!({ "$ref": format!("#/components/schemas/{schema}") });
+        let content = json!({ "application/json": { "schema": schema } });
+        json!({ "get": { "responses": { "200": { "description": "", "content": content } } } })
+    };
+    for schema in ["Many", "Large"] {
+        let paths = (0..50).map(|n| (format!("/{n}"), answering(schema)));
+        let document = json!({
+            "openapi": "3.1.0",
+            "paths": paths.collect::<serde_json::Map<_, _>>(),
+            "components": { "schemas": {
+                "Many": { "properties": many.clone().collect::<serde_json::Map<_, _>>() },
+                "Large": { "description": large },
+            } },
+        });
+        let document = document.to_string();
+        let Imported {
+            names, left_out, ..
+        } = imported(document.as_bytes(), "http://127.0.0.1:1/").expect("a document");
+        // 33 of 9,000 schemas each, 36 of 8 MiB each.
+        assert!((30..40).contains(&names.len()), "{schema}: {}", names.len());
+        assert_eq!(names.len() + left_out.len(), 50);
+        let reason = &left_out[0].reason;
+        assert!(reason.contains("300000 schemas"), "{reason}");
+    }
+}
+
+#[test]
 fn our_own_document_is_one_of_those_that_are_read() {
     let own = include_bytes!("../../../../docs/openapi.json");
     let Imported {

@@ -77,7 +77,8 @@ fn attach(directory: &Path, base_url: &str, token_mode: u32) -> String {
 fn an_attached_api_is_called_with_a_key_of_ours_and_a_credential_of_its_own() {
     let runtime = Runtime::new().expect("a runtime");
     let directory = tempfile::tempdir().expect("a directory");
-    let file = attach(directory.path(), &weather(&runtime), 0o600);
+    let base_url = weather(&runtime);
+    let file = attach(directory.path(), &base_url, 0o600);
     let plane = Plane::start_with(&[("HOSTLER_ATTACH", &file)]);
     let key = |scope: &str| {
         let made = plane.ask(&["api-key", "create", "k", "--scope", scope]);
@@ -97,7 +98,11 @@ fn an_attached_api_is_called_with_a_key_of_ours_and_a_credential_of_its_own() {
     let document = plane.curl(Some(&caller), &[], "/openapi.json").body;
     assert!(document.contains("/weather/get-forecast"));
     assert!(!document.contains("list-stations") && !document.contains(TOKEN));
-    assert!(!plane.log().contains(TOKEN), "the credential is in the log");
+    let log = plane.log();
+    let attached = log.lines().find(|line| line.contains("attached"));
+    let attached = attached.expect("it is said what is attached");
+    assert!(attached.contains(&base_url), "and where: {attached}");
+    assert!(!log.contains(TOKEN), "the credential is in the log");
 }
 
 #[test]

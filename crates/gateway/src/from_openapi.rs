@@ -178,16 +178,18 @@ impl ForeignApi {
             None => document.base_url()?,
         };
         if !is_private(&base_url) {
-            return Err(ImportError::Plain(base_url));
+            return Err(ImportError::Plain(without_user(base_url)));
         }
-        let upstream = Upstream::new(self.tls, &base_url, self.credential.secret()?)?;
+        let secret = self.credential.secret()?;
+        let credential = secret.header.as_ref().map(|(name, _)| name.clone());
+        let upstream = Upstream::new(self.tls, &base_url, secret)?;
 
         let mut left_out = Vec::new();
         let mut planned: Vec<(String, Foreign, Plan)> = Vec::new();
         for found in document.operations()? {
             let whole = found.to_string();
-            let plan =
-                operation::plan(&self.name, &document, &found).and_then(|(described, plan)| {
+            let plan = operation::plan(&self.name, &document, &found, credential.as_ref())
+                .and_then(|(described, plan)| {
                     described.check(&self.name)?;
                     Ok((described, plan))
                 });
@@ -252,6 +254,15 @@ fn callable(described: Foreign, plan: Plan) -> Undecided<Upstream> {
         let plan = Arc::clone(&plan);
         async move { upstream.call(&plan, input).await }
     })
+}
+
+/// The same without who is named in it and by what they prove it: it is for a log.
+fn without_user(mut url: Url) -> Url {
+    // They fail where a URL has no place for them, and so has none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url
 }
 
 /// Whether nobody on the way reads what is sent there.

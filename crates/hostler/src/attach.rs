@@ -72,7 +72,10 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Imported>, Failure> {
             let (operation, reason) = (&left_out.operation, &left_out.reason);
             tracing::warn!(api = name, operation, reason, "an operation is left out");
         }
-        tracing::info!(api = name, operations = imported.names.len(), "attached");
+        // Where the credential goes; without `base_url` only the document says it.
+        let base_url = imported.upstream.base_url();
+        let operations = imported.names.len();
+        tracing::info!(api = name, base_url, operations, "attached");
         Ok(imported)
     });
     imported.collect()

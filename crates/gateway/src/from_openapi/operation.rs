@@ -88,11 +88,13 @@ pub(super) enum Place {
     Header,
 }
 
-/// How an operation is called, or why it cannot be.
+/// How an operation is called, or why it cannot be. The header of the credential is no input of it,
+/// whatever the document says.
 pub(super) fn plan(
     service: &str,
     document: &Document,
     found: &Found<'_>,
+    credential: Option<&HeaderName>,
 ) -> Result<(Foreign, Plan), String> {
     let name = name(found);
     let title = format!("{}{}", joined(service), joined(&name));
@@ -103,7 +105,7 @@ pub(super) fn plan(
         required,
         parameters,
         has_body,
-    } = fields(document, found, &mut taken)?;
+    } = fields(document, found, credential, &mut taken)?;
     let path = pieces(found.path, &parameters)?;
     let input = taken.complete(json!({
         "title": title,
@@ -155,10 +157,14 @@ struct Fields {
 fn fields<'d>(
     document: &'d Document,
     found: &Found<'d>,
+    credential: Option<&HeaderName>,
     schemas: &mut Schemas<'d>,
 ) -> Result<Fields, String> {
     let mut fields = Fields::default();
     for described in described_parameters(document, found)? {
+        if is_header(described, credential) {
+            continue;
+        }
         let texts = ["name", "description"].map(|text| described.get(text).map_or(0, size));
         document.spend(texts.iter().sum())?;
         fields.add(described, schemas)?;
@@ -239,6 +245,14 @@ fn described_parameters<'d>(
             .filter(|shared| !own.contains(&key(shared))),
     );
     Ok(all)
+}
+
+/// Whether a parameter is this header.
+fn is_header(described: &Map<String, Value>, header: Option<&HeaderName>) -> bool {
+    let text = |field| described.get(field).and_then(Value::as_str);
+    let name = text("name").filter(|_| text("in") == Some("header"));
+    name.zip(header)
+        .is_some_and(|(name, header)| name.eq_ignore_ascii_case(header.as_str()))
 }
 
 type Described<'d> = (Parameter, &'d Value, bool);
@@ -490,7 +504,7 @@ mod tests {
         });
         let document = Document::parse(document.to_string().as_bytes()).expect("a document");
         let found = document.operations().expect("operations");
-        let (described, _) = plan("acme", &document, &found[0]).expect("a plan");
+        let (described, _) = plan("acme", &document, &found[0], None).expect("a plan");
         let names = |schema: &schemars::Schema| {
             let definitions = schema.get("$defs").and_then(Value::as_object);
             let names = definitions.expect("definitions").keys().cloned();

@@ -90,6 +90,12 @@ impl Upstream {
         })
     }
 
+    /// Where it is. Nothing in it is secret: a user or a password in it is refused, and its query is
+    /// not used.
+    pub fn base_url(&self) -> &str {
+        &self.base
+    }
+
     pub(super) async fn call(&self, plan: &Plan, input: Value) -> Result<Value, CallError> {
         let answering = async {
             let response = self.send(plan, &input).await?;

@@ -36,13 +36,50 @@ async fn of_an_error_only_the_beginning_is_read() {
     assert_eq!(failed.body["error"]["details"], json!({ "status": 500 }));
 }
 
+fn with_key(api: &Api, key: &str) -> ForeignApi {
+    let key = Credential::Header(HeaderName::from_static("x-key"), key.into());
+    api.foreign().credential(key).exposed(READ, Exposed::All)
+}
+
+#[tokio::test]
+async fn the_header_of_the_credential_is_no_input() {
+    let api = Api::start().await;
+    let mut document = plainly(&["text"]);
+    document["paths"]["/text"]["get"]["parameters"] = json!([
+        { "name": "X-Key", "in": "header", "required": true, "schema": { "type": "string" } },
+        { "name": "x-key", "in": "query", "schema": { "type": "string" } },
+    ]);
+    let imported = with_key(&api, SECRET).import(document.to_string().as_bytes());
+    let acme = router(imported.expect("a document"));
+    let input = json!({ "x-key": "a parameter of the query" });
+    let text = ask(&acme, "reader", "/acme/text", input).await;
+    assert_eq!(text.status, 200, "{}", text.text);
+    let (_, target, credential, _) = api.asked().pop().expect("a request");
+    assert_eq!(target, "/v2/text?x-key=a%20parameter%20of%20the%20query");
+    assert_eq!(credential.as_deref(), Some(SECRET));
+    let chosen = ask(&acme, "reader", "/acme/text", json!({ "X-Key": "mine" })).await;
+    assert_eq!(chosen.status, 422, "{}", chosen.text);
+}
+
+#[test]
+fn no_error_says_who_is_named_in_a_url() {
+    let document = plainly(&["text"]).to_string();
+    for base in [
+        "http://ada:planted@acme.example/v2?key=planted",
+        "https://ada:planted@acme.example/v2",
+    ] {
+        let refused = imported(document.as_bytes(), base);
+        let told = refused.err().expect("a user in it").to_string();
+        assert!(!told.contains("planted") && !told.contains("ada"), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn a_credential_is_recognised_in_parts_and_escaped_unless_it_is_short() {
     let api = Api::start().await;
     let document = plainly(&["words", "text"]).to_string();
     let with = |key: &str| {
-        let key = Credential::Header(HeaderName::from_static("x-key"), key.into());
-        let api = api.foreign().credential(key).exposed(READ, Exposed::All);
+        let api = with_key(&api, key);
         router(api.import(document.as_bytes()).expect("a document"))
     };
     let words = ask(

@@ -15,7 +15,9 @@
 
 mod document;
 mod events;
+mod media;
 mod operation;
+mod parameter;
 mod redact;
 mod request;
 mod role;
@@ -184,35 +186,8 @@ impl ForeignApi {
         let credential = secret.header.as_ref().map(|(name, _)| name.clone());
         let upstream = Upstream::new(self.tls, &base_url, secret)?;
 
-        let mut left_out = Vec::new();
-        let mut planned: Vec<(String, Foreign, Plan)> = Vec::new();
-        for found in document.operations()? {
-            let whole = found.to_string();
-            let plan = operation::plan(&self.name, &document, &found, credential.as_ref())
-                .and_then(|(described, plan)| {
-                    described.check(&self.name)?;
-                    Ok((described, plan))
-                });
-            match plan {
-                Ok((described, plan)) => {
-                    let same = |(_, other, _): &&(_, Foreign, _)| other.name == described.name;
-                    if let Some((first, _, _)) = planned.iter().find(same) {
-                        return Err(ImportError::Twice {
-                            name: described.name,
-                            first: first.clone(),
-                            second: whole,
-                        });
-                    }
-                    planned.push((whole, described, plan));
-                }
-                Err(reason) => left_out.push(LeftOut {
-                    operation: whole,
-                    reason,
-                }),
-            }
-        }
-
-        let names: Vec<String> = planned.iter().map(|(_, d, _)| d.name.clone()).collect();
+        let (planned, left_out) = planned(&self.name, &document, credential.as_ref())?;
+        let names: Vec<String> = planned.iter().map(|p| p.described.name.clone()).collect();
         if let Some((_, Exposed::Only(wanted))) = &self.exposed
             && let Some(name) = wanted.iter().find(|name| !names.contains(name))
         {
@@ -222,7 +197,10 @@ impl ForeignApi {
             });
         }
         let mut imported = service(self.name);
-        for (_, described, plan) in planned {
+        for Planned {
+            described, plan, ..
+        } in planned
+        {
             let scope = self.exposed.as_ref().filter(|(_, exposed)| match exposed {
                 Exposed::All => true,
                 Exposed::Only(names) => names.contains(&described.name),
@@ -240,6 +218,53 @@ impl ForeignApi {
             left_out,
         })
     }
+}
+
+/// An operation that can be called.
+struct Planned {
+    /// As the document has it.
+    whole: String,
+    described: Foreign,
+    plan: Plan,
+}
+
+/// The operations of a document, and what of it can be none.
+fn planned(
+    service: &str,
+    document: &Document,
+    credential: Option<&HeaderName>,
+) -> Result<(Vec<Planned>, Vec<LeftOut>), ImportError> {
+    let (mut planned, mut left_out): (Vec<Planned>, _) = (Vec::new(), Vec::new());
+    for found in document.operations()? {
+        let whole = found.to_string();
+        let plan = operation::plan(service, document, &found, credential);
+        let plan = plan.and_then(|(described, plan)| {
+            described.check(service)?;
+            Ok((described, plan))
+        });
+        let (described, plan) = match plan {
+            Ok(plan) => plan,
+            Err(reason) => {
+                let operation = whole;
+                left_out.push(LeftOut { operation, reason });
+                continue;
+            }
+        };
+        let name = &described.name;
+        if let Some(first) = planned.iter().find(|p| p.described.name == *name) {
+            return Err(ImportError::Twice {
+                name: described.name,
+                first: first.whole.clone(),
+                second: whole,
+            });
+        }
+        planned.push(Planned {
+            whole,
+            described,
+            plan,
+        });
+    }
+    Ok((planned, left_out))
 }
 
 fn callable(described: Foreign, plan: Plan) -> Undecided<Upstream> {

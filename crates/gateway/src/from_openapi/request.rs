@@ -10,7 +10,8 @@ use http::{Request, Uri};
 use http_body_util::Full;
 use serde_json::Value;
 
-use super::operation::{BODY, Piece, Place, Plan};
+use super::operation::{BODY, Plan};
+use super::parameter::{Piece, Place};
 use crate::sse::EVENT_STREAM;
 
 /// Writes a request to an API at this base, which has no slash at its end.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use hostler_operations::{CallError, ErrorCode, ErrorSpec, weight};
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use http::header::{HeaderName, HeaderValue};
+use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::events::Events;
+use super::media::{is_json, media_type};
 use super::operation::Plan;
 use super::redact::Redaction;
 use super::request::request;
@@ -227,15 +228,6 @@ async fn whole(
         )),
         false => Ok(bytes),
     }
-}
-
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let kind = headers.get(CONTENT_TYPE)?.to_str().ok()?;
-    Some(kind.split(';').next()?.trim())
-}
-
-fn is_json(media_type: &str) -> bool {
-    media_type.eq_ignore_ascii_case("application/json") || media_type.ends_with("+json")
 }
 
 /// An error of the API's.

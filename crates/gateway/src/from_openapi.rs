@@ -139,7 +139,9 @@ pub enum ImportError {
 
 impl ForeignApi {
     /// An API whose operations are `NAME/…` here, and by what its server is recognised.
-    pub fn new(name: impl Into<String>, tls: ClientConfig) -> Self {
+    pub fn new(name: impl Into<String>, mut tls: ClientConfig) -> Self {
+        // Which versions of HTTP are offered is the client's task, which takes no other answer.
+        tls.alpn_protocols.clear();
         Self {
             name: name.into(),
             tls,

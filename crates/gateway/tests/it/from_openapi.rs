@@ -634,6 +634,15 @@ fn a_document_that_is_none_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn a_config_that_offers_protocols_is_taken_as_well() {
+    let (_, trust) = self_signed();
+    let mut tls = anonymous(trust);
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let imported = ForeignApi::new("acme", tls).import(document().to_string().as_bytes());
+    assert!(imported.is_ok_and(|imported| !imported.names.is_empty()));
+}
+
+#[test]
 fn what_operations_share_counts_for_each_of_them() {
     let many = (0..9000).map(|n| (format!("p{n}"), json!({})));
     let large = "x".repeat(8 << 20);

@@ -15,7 +15,11 @@
 //! assert!(matches!(&items[..], [StreamItem::Output(step)] if step["step"] == 1));
 //! ```
 
+mod any;
+
 use serde_json::Value;
+
+pub use any::{AnyEvent, AnyEventReader, TooLarge};
 
 use crate::error::ErrorObject;
 
@@ -69,18 +73,10 @@ pub enum EventError {
     },
 }
 
-/// Puts events together from the bytes of a stream.
+/// Puts outputs together from the bytes of a stream of ours.
 #[derive(Debug)]
 pub struct EventReader {
-    /// The largest event, in bytes, field names included.
-    limit: usize,
-    /// The line that has not ended yet.
-    line: Vec<u8>,
-    /// Of the event that has not ended yet: its data, and what kind it is.
-    data: Option<Vec<u8>>,
-    kind: Vec<u8>,
-    /// Bytes of that event so far.
-    size: usize,
+    events: AnyEventReader,
     broken: Option<EventError>,
 }
 
@@ -88,11 +84,7 @@ impl EventReader {
     /// A reader that takes events up to this size in bytes.
     pub fn new(limit: usize) -> Self {
         Self {
-            limit,
-            line: Vec::new(),
-            data: None,
-            kind: Vec::new(),
-            size: 0,
+            events: AnyEventReader::new(limit),
             broken: None,
         }
     }
@@ -106,86 +98,35 @@ impl EventReader {
             return Err(broken.clone());
         }
         let taken = self.take(bytes);
-        if let Err(broken) = &taken {
-            self.broken = Some(broken.clone());
-            self.line = Vec::new();
-            self.data = None;
-        }
+        self.broken = taken.as_ref().err().cloned();
         taken
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<Vec<StreamItem>, EventError> {
-        let mut items = Vec::new();
-        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.grow(&bytes[..end])?;
-            bytes = &bytes[end + 1..];
-            let line = std::mem::take(&mut self.line);
-            let line = line.strip_suffix(b"\r").unwrap_or(&line);
-            if line.is_empty() {
-                items.extend(self.complete()?);
-            } else {
-                self.field(line);
-            }
-        }
-        self.grow(bytes)?;
+    fn take(&mut self, bytes: &[u8]) -> Result<Vec<StreamItem>, EventError> {
+        let mut events = Vec::new();
+        let read = self.events.push(bytes, &mut events);
+        let items = events.iter().map(item).collect::<Result<_, _>>()?;
+        read.map_err(|TooLarge { limit }| EventError::TooLarge { limit })?;
         Ok(items)
     }
+}
 
-    fn grow(&mut self, bytes: &[u8]) -> Result<(), EventError> {
-        self.size += bytes.len();
-        if self.size > self.limit {
-            return Err(EventError::TooLarge { limit: self.limit });
+fn item(event: &AnyEvent) -> Result<StreamItem, EventError> {
+    let wrong = |error: serde_json::Error| EventError::Data {
+        reason: error.to_string(),
+    };
+    match event.kind.as_slice() {
+        b"" | b"message" => {
+            let output = serde_json::from_slice(&event.data).map_err(wrong)?;
+            Ok(StreamItem::Output(output))
         }
-        self.line.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    /// One line of an event. Comments say that the stream lives; ids and what the standard has
-    /// beside them are of no use to a program that does not resume.
-    fn field(&mut self, line: &[u8]) {
-        let colon = line.iter().position(|byte| *byte == b':');
-        let (name, value) = match colon {
-            Some(at) => (&line[..at], &line[at + 1..]),
-            None => (line, &b""[..]),
-        };
-        let value = value.strip_prefix(b" ").unwrap_or(value);
-        match name {
-            b"" => self.size -= line.len(),
-            b"event" => self.kind = value.to_vec(),
-            b"data" => match &mut self.data {
-                Some(data) => {
-                    data.push(b'\n');
-                    data.extend_from_slice(value);
-                }
-                none => *none = Some(value.to_vec()),
-            },
-            _ => {}
+        b"error" => {
+            let error = serde_json::from_slice(&event.data).map_err(wrong)?;
+            Ok(StreamItem::Failed(error))
         }
-    }
-
-    fn complete(&mut self) -> Result<Option<StreamItem>, EventError> {
-        self.size = 0;
-        let kind = std::mem::take(&mut self.kind);
-        // An event without data is none; see the standard.
-        let Some(data) = self.data.take() else {
-            return Ok(None);
-        };
-        let wrong = |error: serde_json::Error| EventError::Data {
-            reason: error.to_string(),
-        };
-        match kind.as_slice() {
-            b"" | b"message" => {
-                let output = serde_json::from_slice(&data).map_err(wrong)?;
-                Ok(Some(StreamItem::Output(output)))
-            }
-            b"error" => {
-                let error = serde_json::from_slice(&data).map_err(wrong)?;
-                Ok(Some(StreamItem::Failed(error)))
-            }
-            other => Err(EventError::Kind {
-                kind: String::from_utf8_lossy(other).chars().take(64).collect(),
-            }),
-        }
+        other => Err(EventError::Kind {
+            kind: String::from_utf8_lossy(other).chars().take(64).collect(),
+        }),
     }
 }
 
@@ -231,22 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_does_not_end_is_not_collected_for_ever() {
-        for piece in ["data: x", "data: x\n", "id: 1\n", "event: x\n", "x"] {
-            let mut reader = EventReader::new(4096);
-            let ended = (0..=4096).find_map(|_| reader.push(piece.as_bytes()).err());
-            assert_eq!(
-                ended,
-                Some(EventError::TooLarge { limit: 4096 }),
-                "{piece:?}"
-            );
-            assert!(reader.line.capacity() == 0 && reader.data.is_none());
-        }
-        // Signs of life are no part of an event, however many there are before it.
-        let mut reader = EventReader::new(64);
-        for _ in 0..1000 {
-            assert_eq!(reader.push(b": still here\n"), Ok(Vec::new()));
-        }
+    fn an_event_that_is_too_large_ends_the_reading() {
+        let mut reader = EventReader::new(16);
+        let large = reader.push(b"data: \"much too large\"");
+        assert_eq!(large, Err(EventError::TooLarge { limit: 16 }));
+        assert_eq!(reader.push(b"\n\ndata: 1\n\n"), large);
     }
 
     proptest! {

@@ -104,7 +104,9 @@ pub use error::{
     CallError, ErrorCode, ErrorObject, FORBIDDEN, INTERNAL, INVALID_INPUT, NOT_FOUND, TIMEOUT,
     rest_code,
 };
-pub use events::{EventError, EventReader, StreamItem, write_event};
+pub use events::{
+    AnyEvent, AnyEventReader, EventError, EventReader, StreamItem, TooLarge, write_event,
+};
 pub use foreign::{Foreign, foreign, foreign_subscription};
 pub use http::{Method, StatusCode};
 pub use name::{NameError, OperationName};

@@ -7,7 +7,7 @@ use schemars::Schema;
 use serde_json::{Map, Value, json};
 
 use super::document::{Document, Found, size};
-use super::media::json_content;
+use super::media::{content_of, is_events, is_json, is_text};
 use super::parameter::{Parameter, Piece, described_parameters, is_header, parameter, pieces};
 use super::role::Role;
 use super::schema::Schemas;
@@ -150,7 +150,7 @@ fn json_body(body: &Value) -> Result<Option<(&Value, bool)>, String> {
     const ANYTHING: &Value = &Value::Bool(true);
     let is_required = body.get("required").and_then(Value::as_bool) == Some(true);
     let content = body.get("content").and_then(Value::as_object);
-    match content.and_then(json_content) {
+    match content.and_then(|content| content_of(content, is_json)) {
         Some(media) => Ok(Some((media.get("schema").unwrap_or(ANYTHING), is_required))),
         None if is_required => Err("its body is not JSON".to_owned()),
         None => Ok(None),
@@ -182,12 +182,12 @@ fn answers<'d>(document: &'d Document, found: &Found<'d>) -> Result<Answers<'d>,
                 let Some(content) = content.filter(|content| !content.is_empty()) else {
                     continue;
                 };
-                if let Some(events) = content.get(crate::sse::EVENT_STREAM) {
+                if let Some(events) = content_of(content, is_events) {
                     streams = true;
                     output = events.get("schema");
-                } else if let Some(media) = json_content(content) {
+                } else if let Some(media) = content_of(content, is_json) {
                     output = output.or(media.get("schema"));
-                } else if !content.keys().any(|name| name.starts_with("text/")) {
+                } else if content_of(content, is_text).is_none() {
                     return Err("what it answers is neither JSON nor text".to_owned());
                 }
             }

@@ -7,7 +7,7 @@ use http::header::{
 use serde_json::{Map, Value};
 
 use super::document::{Document, Found};
-use super::media::json_content;
+use super::media::{content_of, is_json};
 
 /// Headers that no caller chooses: they say to whom a request goes, and where it ends.
 const OURS: [HeaderName; 13] = [
@@ -119,7 +119,9 @@ pub(super) fn parameter(described: &Map<String, Value>) -> Result<Option<Describ
     let is_required = flag("required").unwrap_or(false);
     let content = described.get("content").and_then(Value::as_object);
     let schema = match content {
-        Some(content) => json_content(content).map(|media| media.get("schema").unwrap_or(ANYTHING)),
+        Some(content) => {
+            content_of(content, is_json).map(|media| media.get("schema").unwrap_or(ANYTHING))
+        }
         None => Some(described.get("schema").unwrap_or(ANYTHING)),
     };
     let style = text("style");

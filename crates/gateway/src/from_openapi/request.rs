@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use hostler_operations::CallError;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Request, Uri};
 use http_body_util::Full;
 use serde_json::Value;
@@ -57,7 +57,8 @@ pub(super) fn request(
     let mut request = Request::builder()
         .method(plan.method.clone())
         .uri(uri)
-        .header(ACCEPT, accept);
+        .header(ACCEPT, accept)
+        .header(ACCEPT_ENCODING, "identity");
     for parameter in plan.parameters.iter().filter(|p| p.place == Place::Header) {
         let Some(value) = given(input, &parameter.field) else {
             continue;

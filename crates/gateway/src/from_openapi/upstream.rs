@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::BoxStream;
 use hostler_operations::{CallError, ErrorCode, ErrorSpec, weight};
 use http::header::{HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -20,14 +20,13 @@ use rustls::ClientConfig;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::events::Events;
-use super::media::{is_json, media_type};
+use super::events::outputs;
+use super::media::{is_events, is_json, is_plain, media_type};
 use super::operation::Plan;
 use super::redact::Redaction;
 use super::request::request;
 use super::{ImportError, Secret};
 use crate::budget::{Budget, Share};
-use crate::sse::EVENT_STREAM;
 
 /// The API does not answer, or not with what can be read.
 const UNAVAILABLE: ErrorCode = ErrorCode::declared("UPSTREAM_UNAVAILABLE", 502).retryable();
@@ -63,7 +62,7 @@ pub(super) fn unavailable_spec() -> ErrorSpec {
     }
 }
 
-fn unavailable(what: impl Into<String>) -> CallError {
+pub(super) fn unavailable(what: impl Into<String>) -> CallError {
     CallError::new(UNAVAILABLE, what)
 }
 
@@ -116,35 +115,13 @@ impl Upstream {
     ) -> Result<BoxStream<'static, Result<Value, CallError>>, CallError> {
         let response = soon(self.send(plan, &input)).await?;
         let kind = media_type(response.headers());
-        if kind != Some(EVENT_STREAM) {
+        if !kind.is_some_and(is_events) {
             return Err(unavailable(
                 "the API behind this answered with no stream of events",
             ));
         }
         let redaction = Arc::clone(&self.redaction);
-        let pieces = response.into_body().into_data_stream();
-        let outputs = pieces.scan(Some(Events::default()), move |events, piece| {
-            let outputs: Vec<Result<Value, CallError>> = match (events.as_mut(), piece) {
-                (None, _) => return std::future::ready(None),
-                (Some(reader), Ok(piece)) => match reader.push(&piece) {
-                    Ok(values) => values
-                        .into_iter()
-                        .map(|value| Ok(redaction.clean(value)))
-                        .collect(),
-                    Err(_) => vec![Err(unavailable(
-                        "an event of the API behind this is too large",
-                    ))],
-                },
-                (Some(_), Err(_)) => {
-                    vec![Err(unavailable("the API behind this broke its stream off"))]
-                }
-            };
-            if outputs.last().is_some_and(Result::is_err) {
-                *events = None;
-            }
-            std::future::ready(Some(stream::iter(outputs)))
-        });
-        Ok(outputs.flatten().boxed())
+        Ok(outputs(response.into_body(), redaction))
     }
 
     /// Sends a request; what is no success is an error.
@@ -158,16 +135,24 @@ impl Upstream {
             tracing::warn!(base = self.base, %error, "an attached API is not reached");
             unavailable("the API behind this is not reached; try again")
         })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
         let status = response.status();
+        let is_plain = is_plain(response.headers());
+        if status.is_success() {
+            return match is_plain {
+                true => Ok(response),
+                false => Err(unavailable(
+                    "the API behind this answered with a content-encoding, which is not read",
+                )),
+            };
+        }
         // Redirects are not followed: the credential is for one address.
         let (head, body) = response.into_parts();
         let mut share = self.budget.share();
         let said = match whole(body, MAX_ERROR, &mut share).await {
-            Ok(bytes) => self.value(&bytes, media_type(&head.headers).is_some_and(is_json)),
-            Err(_) => Ok(Value::Null),
+            Ok(bytes) if is_plain => {
+                self.value(&bytes, media_type(&head.headers).is_some_and(is_json))
+            }
+            _ => Ok(Value::Null),
         };
         Err(failure(status, said.unwrap_or(Value::Null)))
     }

@@ -18,7 +18,7 @@ use hostler_gateway::{
 };
 use hostler_operations::{Registry, Scope};
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, LOCATION};
 use http_body_util::BodyExt as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -153,6 +153,12 @@ async fn answer(State((asked, left)): State<Shared>, request: Request) -> Respon
             });
             ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
         }
+        "/v2/odd-events" => {
+            let large = "x".repeat(2 << 20);
+            let text = format!("\u{feff}data: {{\"step\":1}}\r\rdata: {large}\r\r");
+            ([(CONTENT_TYPE, "Text/Event-Stream; charset=utf-8")], text).into_response()
+        }
+        "/v2/zipped" => ([(CONTENT_ENCODING, "gzip")], "who knows what").into_response(),
         "/v2/held" => held(StatusCode::OK, 15),
         "/v2/failing" => held(StatusCode::INTERNAL_SERVER_ERROR, 1),
         "/v2/elsewhere" => {

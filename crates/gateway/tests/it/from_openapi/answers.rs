@@ -93,3 +93,31 @@ async fn a_credential_is_recognised_in_parts_and_escaped_unless_it_is_short() {
     let text = ask(&with("plainly"), "reader", "/acme/text", json!({})).await;
     assert_eq!(text.body, "plainly", "seven bytes");
 }
+
+#[tokio::test]
+async fn events_come_before_the_error_that_ends_them_however_they_are_written() {
+    let api = Api::start().await;
+    let mut document = plainly(&["odd-events"]);
+    document["paths"]["/odd-events"]["get"]["responses"]["200"]["content"] =
+        json!({ "TEXT/event-stream;charset=utf-8": {} });
+    let acme = router(api.attached(&document));
+    let mut request = call("POST", "/acme/odd-events", "reader", Some(&json!({}))).map(Body::new);
+    let accept = "text/event-stream".parse().expect("a value");
+    request.headers_mut().insert("accept", accept);
+    let response = acme.oneshot(request).await.expect("infallible");
+    let body = soon("the end", response.into_body().collect()).await;
+    let text = String::from_utf8_lossy(&body.expect("a body").to_bytes()).into_owned();
+    let rest = text.strip_prefix("id: 1\ndata: {\"step\":1}\n\nevent: error\n");
+    let rest = rest.unwrap_or_else(|| panic!("{text}"));
+    assert!(rest.contains("UPSTREAM_UNAVAILABLE") && rest.contains("too large"));
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_looked_through_is_an_error() {
+    let api = Api::start().await;
+    let acme = router(api.attached(&plainly(&["zipped"])));
+    let zipped = ask(&acme, "reader", "/acme/zipped", json!({})).await;
+    assert_eq!(zipped.status, 502, "{}", zipped.text);
+    assert_eq!(zipped.body["error"]["code"], "UPSTREAM_UNAVAILABLE");
+    assert!(zipped.text.contains("content-encoding"), "{}", zipped.text);
+}

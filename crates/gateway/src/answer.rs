@@ -23,7 +23,7 @@ use crate::rates;
 
 /// When a caller may come back after a retryable 429 or 503, in seconds, unless the error's details
 /// say it in this field.
-const WAIT: &str = "retry_after_secs";
+pub(crate) const WAIT: &str = "retry_after_secs";
 const RETRY_AFTER_SECS: HeaderValue = HeaderValue::from_static("1");
 
 /// The two forms in which an operation is reached.

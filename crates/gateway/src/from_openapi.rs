@@ -15,6 +15,7 @@
 
 mod document;
 mod events;
+mod failure;
 mod media;
 mod operation;
 mod parameter;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use hostler_operations::{CallError, ErrorCode, ErrorSpec, weight};
+use http::Response;
 use http::header::{HeaderName, HeaderValue};
-use http::{Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -17,10 +17,11 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustls::ClientConfig;
-use serde_json::{Value, json};
+use serde_json::Value;
 use url::Url;
 
 use super::events::outputs;
+use super::failure::failure;
 use super::media::{is_events, is_json, is_plain, media_type};
 use super::operation::Plan;
 use super::redact::Redaction;
@@ -41,8 +42,6 @@ const MAX_ERROR: usize = 64 << 10;
 const MAX_AT_ONCE: usize = 128 << 20;
 /// How long an answer, or the beginning of a stream, may take.
 const PATIENCE: Duration = Duration::from_secs(25);
-/// How much of what the API says of an error is passed on, in characters.
-const MAX_MESSAGE: usize = 500;
 
 /// An API that is called with a credential of its own.
 pub struct Upstream {
@@ -154,7 +153,7 @@ impl Upstream {
             }
             _ => Ok(Value::Null),
         };
-        Err(failure(status, said.unwrap_or(Value::Null)))
+        Err(failure(&head, said.unwrap_or(Value::Null)))
     }
 
     /// What an answer says, as JSON or as text, without the credential.
@@ -212,27 +211,5 @@ async fn whole(
             "the API behind this answered with too many values",
         )),
         false => Ok(bytes),
-    }
-}
-
-/// An error of the API's.
-fn failure(status: StatusCode, said: Value) -> CallError {
-    let of = |pointer: &str| said.pointer(pointer).and_then(Value::as_str);
-    let message = said
-        .as_str()
-        .or_else(|| of("/error/message"))
-        .or_else(|| of("/message"))
-        .or_else(|| of("/detail"))
-        .or_else(|| of("/title"))
-        .or_else(|| of("/error"));
-    let message = message.map_or_else(
-        || format!("the API behind this answered {status}"),
-        |message| message.chars().take(MAX_MESSAGE).collect(),
-    );
-    let details = json!({ "status": status.as_u16(), "answer": said });
-    let error = CallError::new(ErrorCode::foreign(status), message);
-    match said.is_object() && details.to_string().len() <= 4096 {
-        true => error.with_details(details),
-        false => error.with_details(json!({ "status": status.as_u16() })),
     }
 }

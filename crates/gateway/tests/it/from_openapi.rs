@@ -18,7 +18,7 @@ use hostler_gateway::{
 };
 use hostler_operations::{Registry, Scope};
 use http::StatusCode;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, LOCATION};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
 use http_body_util::BodyExt as _;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -158,6 +158,7 @@ async fn answer(State((asked, left)): State<Shared>, request: Request) -> Respon
             let text = format!("\u{feff}data: {{\"step\":1}}\r\rdata: {large}\r\r");
             ([(CONTENT_TYPE, "Text/Event-Stream; charset=utf-8")], text).into_response()
         }
+        "/v2/later" => (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, "120")]).into_response(),
         "/v2/zipped" => ([(CONTENT_ENCODING, "gzip")], "who knows what").into_response(),
         "/v2/held" => held(StatusCode::OK, 15),
         "/v2/failing" => held(StatusCode::INTERNAL_SERVER_ERROR, 1),

@@ -121,3 +121,13 @@ async fn an_answer_that_cannot_be_looked_through_is_an_error() {
     assert_eq!(zipped.body["error"]["code"], "UPSTREAM_UNAVAILABLE");
     assert!(zipped.text.contains("content-encoding"), "{}", zipped.text);
 }
+
+#[tokio::test]
+async fn when_the_api_may_be_asked_again_reaches_the_caller() {
+    let api = Api::start().await;
+    let acme = router(api.attached(&plainly(&["later"])));
+    let later = ask(&acme, "reader", "/acme/later", json!({})).await;
+    assert_eq!(later.status, 429, "{}", later.text);
+    assert_eq!(later.head["retry-after"], "120");
+    assert_eq!(later.body["error"]["details"]["retry_after_secs"], 120);
+}

@@ -175,7 +175,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(ProptestConfig::with_cases(crate::long::cases(32)))]
         #[test]
         fn the_copy_holds_what_the_file_holds(
             places in prop::collection::vec(0..8 * MIB - 16, 0..8),

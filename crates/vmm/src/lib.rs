@@ -53,6 +53,8 @@ mod kernels;
 mod layout;
 mod leaks;
 mod lifecycle;
+#[cfg(test)]
+mod long;
 mod lz4;
 mod machines;
 mod metrics;

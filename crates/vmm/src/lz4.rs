@@ -75,7 +75,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(crate::long::cases(64)))]
         #[test]
         fn what_was_packed_is_unpacked(
             data in prop::collection::vec(any::<u8>(), 0..5000), block in 1usize..3000,

@@ -121,7 +121,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(ProptestConfig::with_cases(crate::long::cases(16)))]
     #[test]
     fn whatever_tree_is_placed_the_file_system_is_sound(
         entries in prop::collection::vec(any_entry(), 0..40),

@@ -11,6 +11,8 @@ use std::process::Command;
 const PACKAGE: &str = "hostler-guest";
 
 fn main() {
+    // Set by cargo-fuzz for all that it compiles.
+    println!("cargo::rustc-check-cfg=cfg(fuzzing)");
     let manifest_dir = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
     let workspace = manifest_dir
         .ancestors()

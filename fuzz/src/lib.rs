@@ -8,3 +8,5 @@
 pub mod gateway;
 pub mod identity;
 pub mod operations;
+
+pub use hostler_vmm::fuzzing as vmm;

@@ -34,7 +34,7 @@ use crate::dialogue::Broken;
 use crate::driver::GuestEndpoint;
 
 #[path = "../../guest/src/lines.rs"]
-mod lines;
+pub(crate) mod lines;
 #[path = "../../guest/src/protocol.rs"]
 pub(crate) mod protocol;
 

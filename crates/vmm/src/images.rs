@@ -15,20 +15,20 @@
 
 mod blobs;
 mod build;
-mod digest;
-mod ext4;
+pub(crate) mod digest;
+pub(crate) mod ext4;
 mod import;
 mod kernel;
-mod layer;
-mod manifest;
-mod packages;
+pub(crate) mod layer;
+pub(crate) mod manifest;
+pub(crate) mod packages;
 mod progress;
 mod recipe;
-mod reference;
+pub(crate) mod reference;
 mod registry;
-mod source;
-mod tar;
-mod tree;
+pub(crate) mod source;
+pub(crate) mod tar;
+pub(crate) mod tree;
 
 use std::collections::HashSet;
 use std::path::PathBuf;

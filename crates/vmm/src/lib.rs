@@ -38,6 +38,8 @@ mod blocking;
 mod capacity;
 mod config;
 mod console;
+#[cfg(test)]
+mod corpus;
 mod cpio;
 mod dialogue;
 mod disk;
@@ -45,6 +47,12 @@ mod driver;
 mod errors;
 mod fault;
 mod files;
+// What must hold of what strangers send. It looks at what this crate shows nobody, so it is a part of
+// it: for fuzzers (cargo-fuzz sets the word) and for our own tests, and not there for anybody else.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+#[path = "../../../fuzz/src/vmm.rs"]
+pub mod fuzzing;
 mod guest;
 mod images;
 mod initrd;

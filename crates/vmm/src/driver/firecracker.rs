@@ -8,7 +8,7 @@
 //! is told by its exit code or its log ([`ending`]). It can be written to files and read back
 //! ([`saved`]).
 
-mod api;
+pub(crate) mod api;
 mod cgroup;
 mod ending;
 pub(crate) mod jail;

@@ -7,12 +7,12 @@
 //! ([`hostfwd`]), or is on the host's bridge. Directories of the host come in by [`shares`].
 
 mod command;
-mod hostfwd;
+pub(crate) mod hostfwd;
 mod link;
 mod machine;
 mod memory;
 pub(crate) mod probe;
-mod qmp;
+pub(crate) mod qmp;
 pub(crate) mod shares;
 
 use std::collections::BTreeMap;

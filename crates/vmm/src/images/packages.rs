@@ -103,7 +103,7 @@ pub(crate) async fn describe(names: &[&str]) -> Result<Vec<Package>, PackageErro
 }
 
 /// Reads control stanzas (deb-control(5)): fields, one a line, and stanzas between empty lines.
-fn parse(text: &str) -> Vec<Package> {
+pub(crate) fn parse(text: &str) -> Vec<Package> {
     text.split("\n\n").filter_map(parse_stanza).collect()
 }
 

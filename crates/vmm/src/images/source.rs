@@ -37,7 +37,7 @@ pub(super) enum Source {
 
 /// Where a layer is.
 #[derive(Clone)]
-pub(super) enum LayerAt {
+pub(crate) enum LayerAt {
     Here(Layer),
     Registry {
         descriptor: Descriptor,
@@ -46,17 +46,17 @@ pub(super) enum LayerAt {
 }
 
 /// An image that was found, with nothing of its layers read.
-pub(super) struct Found {
-    pub(super) manifest: Option<Digest>,
+pub(crate) struct Found {
+    pub(crate) manifest: Option<Digest>,
     /// `None` for a bare root file system.
-    pub(super) config: Option<Config>,
-    pub(super) layers: Vec<LayerAt>,
-    pub(super) repository: Option<Arc<Repository>>,
+    pub(crate) config: Option<Config>,
+    pub(crate) layers: Vec<LayerAt>,
+    pub(crate) repository: Option<Arc<Repository>>,
 }
 
 /// Why a source is no image that can be taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SourceError {
+pub(crate) enum SourceError {
     #[error("{0}")]
     Unreadable(String),
     #[error(transparent)]
@@ -194,7 +194,7 @@ fn find_here(path: PathBuf, name: Option<&str>) -> Result<Found, SourceError> {
 }
 
 /// What a file is: an archive of layers, or one of a root file system.
-pub(super) fn find_in_file(
+pub(crate) fn find_in_file(
     file: Arc<File>,
     length: u64,
     name: Option<&str>,

@@ -5,6 +5,8 @@
 //! file of the host. Data stays in the layers; a file remembers which entry of which layer has it.
 
 mod apply;
+#[cfg(any(test, fuzzing))]
+mod sound;
 
 use std::collections::BTreeMap;
 

@@ -156,7 +156,11 @@ impl Api {
 
 /// What an answer means. Success without anything to say is 204, and `null` here; whatever was
 /// refused has a `fault_message`.
-fn understand(command: &'static str, status: StatusCode, body: &[u8]) -> Result<Value, LinkError> {
+pub(crate) fn understand(
+    command: &'static str,
+    status: StatusCode,
+    body: &[u8],
+) -> Result<Value, LinkError> {
     let unknown = || {
         let text = String::from_utf8_lossy(body);
         let shown: String = text.chars().take(SHOWN).collect();

@@ -13,10 +13,10 @@ use crate::driver::LinkError;
 /// How long QEMU may take for a command. It answers in milliseconds, unless the host is stuck.
 const ANSWER: Duration = Duration::from_secs(10);
 
-struct QmpLanguage;
+pub(crate) struct QmpLanguage;
 
 /// A command's result, or QEMU's description of why not.
-type Answer = Result<Value, String>;
+pub(crate) type Answer = Result<Value, String>;
 
 /// Something that QEMU tells by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -191,29 +191,6 @@ proptest! {
                 let _ = tree.apply(index, vec![entry]);
             }
         }
-        let mut seen = vec![0u32; tree.len()];
-        seen[0] = 1;
-        let mut open = vec![NodeId::ROOT];
-        let mut bytes = 0;
-        while let Some(id) = open.pop() {
-            for child in tree.children(id).unwrap().values() {
-                seen[child.index()] += 1;
-                if seen[child.index()] > 1 {
-                    prop_assert!(tree.children(*child).is_none(), "a directory has two names");
-                    continue;
-                }
-                match &tree.node(*child).content {
-                    Content::Directory(_) => open.push(*child),
-                    Content::File { size, .. } => bytes += size,
-                    _ => {}
-                }
-            }
-        }
-        for (node, seen) in tree.nodes.iter().zip(seen) {
-            prop_assert_eq!(node.names, seen);
-        }
-        prop_assert_eq!(tree.file_bytes(), bytes);
-        let strange = |word: &str| word == ".." || word.starts_with(".wh.");
-        prop_assert!(!paths(&tree).iter().any(|path| path.split('/').any(strange)));
+        tree.assert_sound();
     }
 }

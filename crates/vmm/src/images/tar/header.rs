@@ -4,6 +4,8 @@ use super::pax::Extended;
 use super::{Entry, Kind, MAX_PATH, TarError};
 
 pub(super) const BLOCK: usize = 512;
+/// No file has more bytes: sums of such sizes are still numbers.
+const MAX_SIZE: u64 = 1 << 60;
 pub(super) const NO_ARCHIVE: &str = "it is no tar archive, or a header in it is damaged";
 
 /// The fields of a header (POSIX.1-2017, pax, "ustar Interchange Format").
@@ -53,7 +55,7 @@ impl Header {
             mode: number(&block[100..108])?,
             uid: number(&block[108..116])?,
             gid: number(&block[116..124])?,
-            size: number(&block[124..136])?,
+            size: sane_size(number(&block[124..136])?)?,
             mtime: time(&block[136..148])?,
             device,
             kind: block[156],
@@ -88,12 +90,9 @@ impl Header {
             _ => return Err(TarError::Unsupported("entries of an unknown kind")),
         };
         let size = match kind {
-            Kind::File => extended.size.unwrap_or(self.size),
+            Kind::File => sane_size(extended.size.unwrap_or(self.size))?,
             _ => 0,
         };
-        if size > 1 << 60 {
-            return Err(TarError::Broken("a file in it is too large"));
-        }
         Ok(Entry {
             path,
             kind,
@@ -105,6 +104,13 @@ impl Header {
             xattrs: extended.xattrs,
         })
     }
+}
+
+fn sane_size(size: u64) -> Result<u64, TarError> {
+    if size > MAX_SIZE {
+        return Err(TarError::Broken("a file in it is too large"));
+    }
+    Ok(size)
 }
 
 /// A text that ends at a zero or with its field.

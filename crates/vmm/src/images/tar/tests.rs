@@ -109,6 +109,17 @@ fn an_archive_may_end_with_its_data() {
 }
 
 #[test]
+fn no_size_is_too_large_to_be_refused() {
+    // A label's size, too, which nobody would have to believe.
+    for kind in [b'0', b'V', b'x', b'L'] {
+        let mut block = header("a", kind, 0, "");
+        block[124..136].copy_from_slice(b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff");
+        seal(&mut block);
+        assert!(matches!(entries(&block), Err(TarError::Broken(_))));
+    }
+}
+
+#[test]
 fn seeking_finds_the_same_entries_and_where_their_data_is() {
     let mut bytes = header("a", b'0', 600, "");
     bytes.extend(padded(&[7; 600]));

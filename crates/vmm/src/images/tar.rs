@@ -13,7 +13,7 @@ use self::header::{BLOCK, Header};
 
 /// The longest path, and the longest target of a link: what Linux takes (PATH_MAX less the zero).
 const MAX_PATH: u64 = 4095;
-/// The most bytes of one extended header.
+/// The most bytes of the extended headers of one entry.
 const MAX_EXTENDED: u64 = 1 << 20;
 
 /// An archive cannot be read on.
@@ -92,13 +92,19 @@ impl<R: Read> Archive<R> {
     /// The next entry; `None` at the end. Data of the current one that was not read is skipped.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = pax::Extended::default();
+        let mut extended_left = MAX_EXTENDED;
         loop {
             self.skip_data()?;
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
             match header.kind {
-                b'x' => extended.merge(&self.text(header.size, MAX_EXTENDED)?)?,
+                b'x' => {
+                    // All of them together are kept until their entry comes.
+                    let text = self.text(header.size, extended_left)?;
+                    extended_left -= header.size;
+                    extended.merge(&text)?;
+                }
                 // Defaults for all that follow; nothing that matters here is ever in it.
                 b'g' => drop(self.text(header.size, MAX_EXTENDED)?),
                 b'L' => extended.path = Some(self.name(header.size)?),
@@ -187,7 +193,7 @@ impl<R: Read> Archive<R> {
     /// The data of an entry that describes the next one.
     fn text(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, TarError> {
         if size > limit {
-            return Err(TarError::Broken("one of its headers is too large"));
+            return Err(TarError::Broken("its extended headers are too large"));
         }
         self.expect_data(size);
         let mut text = vec![0; usize::try_from(size).unwrap_or_default()];

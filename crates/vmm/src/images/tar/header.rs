@@ -101,7 +101,7 @@ impl Header {
             gid: small(extended.gid.unwrap_or(self.gid))?,
             mtime: extended.mtime.unwrap_or(self.mtime),
             size,
-            xattrs: extended.xattrs,
+            xattrs: extended.xattrs.into_iter().collect(),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Extended headers: records of the form `LENGTH KEY=VALUE\n` (POSIX.1-2017, pax).
 
+use std::collections::BTreeMap;
+
 use super::TarError;
 
 /// What extended headers say about the entry that follows them.
@@ -11,7 +13,7 @@ pub(super) struct Extended {
     pub(super) uid: Option<u64>,
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<i64>,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 impl Extended {
@@ -39,8 +41,7 @@ impl Extended {
             }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    self.xattrs.retain(|(other, _)| other != name);
-                    self.xattrs.push((name.to_vec(), value.to_vec()));
+                    self.xattrs.insert(name.to_vec(), value.to_vec());
                 }
             }
         }

@@ -126,7 +126,11 @@ fn is_authority(text: &str) -> bool {
             host.len() <= 253 && host.bytes().all(plain) && host.split('.').all(word)
         }
     };
-    host_is_sane && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+    // `parse` alone would take a sign too.
+    let is_port = |port: &str| {
+        port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    host_is_sane && port.is_none_or(is_port)
 }
 
 /// Splits `HOST:PORT`, of which the host may be an IPv6 address in brackets.
@@ -241,6 +245,7 @@ mod tests {
             "user:pass@r.example/a",
             "ftp://r.example/a",
             "r.example:0/a",
+            "r.example:+80/a",
             "r.example:99999/a",
             "a:",
             "a:-x",

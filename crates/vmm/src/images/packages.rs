@@ -102,7 +102,8 @@ pub(crate) async fn describe(names: &[&str]) -> Result<Vec<Package>, PackageErro
     }
 }
 
-/// Reads control stanzas (deb-control(5)): fields, one a line, and stanzas between empty lines.
+/// Reads control stanzas (deb-control(5)): fields, one a line, and stanzas between empty lines. One
+/// that says what could be anything else than a package, as an option or a path, is left out.
 pub(crate) fn parse(text: &str) -> Vec<Package> {
     text.split("\n\n").filter_map(parse_stanza).collect()
 }
@@ -127,14 +128,35 @@ fn parse_stanza(stanza: &str) -> Option<Package> {
             .trim();
         (!name.is_empty()).then(|| name.to_owned())
     };
+    let depends = field("Depends").unwrap_or_default();
+    let depends: Vec<String> = depends.split(',').filter_map(first_choice).collect();
     Some(Package {
-        name: field("Package")?,
-        version: field("Version")?,
-        sha256: field("SHA256")?,
-        depends: field("Depends")
-            .map(|depends| depends.split(',').filter_map(first_choice).collect())
-            .unwrap_or_default(),
+        name: field("Package").filter(|name| is_name(name))?,
+        version: field("Version").filter(|version| is_version(version))?,
+        sha256: field("SHA256").filter(|sum| is_sha256(sum))?,
+        depends: depends
+            .iter()
+            .all(|name| is_name(name))
+            .then_some(depends)?,
     })
+}
+
+/// Debian policy, 5.6.1.
+fn is_name(text: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.bytes().next().is_some_and(letter)
+        && text.bytes().all(|b| letter(b) || b"+-.".contains(&b))
+}
+
+/// Debian policy, 5.6.12.
+fn is_version(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"+-.:~".contains(&b);
+    !text.is_empty() && text.bytes().all(plain)
+}
+
+fn is_sha256(text: &str) -> bool {
+    let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == 64 && text.bytes().all(digit)
 }
 
 /// The directory of packages in a cache.
@@ -227,20 +249,34 @@ mod tests {
     const SHOWN: &str = "Package: linux-image-cloud-amd64\nSource: linux-signed\n\
         Version: 6.1.192-2\n\
         Depends: linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2), a | b, c:any\n\
-        Description: a kernel\n with a line that says SHA256: nonsense\nSHA256: 00be\n\n\
-        Package: busybox-static\nVersion: 1:1.35.0\nSHA256: 3d3f\n\n";
+        Description: a kernel\n with a line that says SHA256: nonsense\nSHA256: 00be000000000000000000000000000000000000000000000000000000000000\n\n\
+        Package: busybox-static\nVersion: 1:1.35.0\nSHA256: 3d3f000000000000000000000000000000000000000000000000000000000000\n\n";
 
     #[test]
     fn packages_are_read_with_their_checksums_and_dependencies() {
         let packages = parse(SHOWN);
         assert_eq!(packages.len(), 2);
-        assert_eq!(packages[0].sha256, "00be");
+        assert!(packages[0].sha256.starts_with("00be"));
         assert_eq!(
             packages[0].depends,
             ["linux-image-6.1.0-56-cloud-amd64", "a", "c"]
         );
         assert_eq!(packages[1].version, "1:1.35.0");
         assert!(packages[1].depends.is_empty());
+    }
+
+    #[test]
+    fn what_could_be_an_option_or_a_path_is_no_package() {
+        for (wrong, right) in [
+            ("Package: --print-uris", "Package: busybox-static"),
+            ("Version: 1 --print-uris", "Version: 1:1.35.0"),
+            ("SHA256: ../../../3d3f", "SHA256: 3d3f"),
+            ("Depends: -oDebug=1", "Depends: linux"),
+        ] {
+            let text = SHOWN.replace(right, wrong);
+            assert_ne!(text, SHOWN);
+            assert_eq!(parse(&text).len(), 1, "{wrong}");
+        }
     }
 
     #[tokio::test]

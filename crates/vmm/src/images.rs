@@ -58,6 +58,16 @@ pub use self::packages::PackageError;
 pub use self::progress::{ImportProgress, ImportState};
 pub use self::registry::Credentials;
 
+/// What a stranger's text says in an error, which is kept, logged and shown: enough of it to
+/// recognise it by, whatever its length.
+fn brief(text: &str) -> String {
+    const SHOWN: usize = 400;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 pub(crate) const ROOT_DISK: &str = "root.ext4";
 
 /// An image on this host.

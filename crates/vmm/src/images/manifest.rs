@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::brief;
 use super::digest::Digest;
 
 /// The most bytes of a manifest, an index or a configuration. Registries themselves take 4 MiB.
@@ -24,18 +25,18 @@ pub(crate) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 /// Why a document cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InvalidManifest {
-    #[error("its {what} is no valid document: {problem}")]
+    #[error("its {what} is no valid document: {}", brief(problem))]
     Garbage { what: &'static str, problem: String },
     #[error("it has {0} layers, and {MAX_LAYERS} are the most that are taken")]
     Layers(usize),
-    #[error("it is not for linux/{wanted}; it is for: {}", offered.join(", "))]
+    #[error("it is not for linux/{wanted}; it is for: {}", brief(&offered.join(", ")))]
     Platform {
         wanted: String,
         offered: Vec<String>,
     },
-    #[error("it is for {found}, and this host runs linux/{wanted}")]
+    #[error("it is for {}, and this host runs linux/{wanted}", brief(found))]
     OtherPlatform { wanted: String, found: String },
-    #[error("one of its layers is {0:?}, which is no layer of an image")]
+    #[error("one of its layers is {:?}, which is no layer of an image", brief(_0))]
     MediaType(String),
     #[error("its configuration names {config} layers and its manifest {manifest}")]
     Counts { config: usize, manifest: usize },
@@ -347,6 +348,35 @@ mod tests {
             manifest(vec![chart]),
             Err(InvalidManifest::MediaType(_))
         ));
+    }
+
+    #[test]
+    fn whatever_a_document_says_it_is_refused_in_a_few_words() {
+        let long = "\u{1}".repeat(1 << 20);
+        let mut layer = descriptor(None);
+        layer["mediaType"] = long.clone().into();
+        let manifest = json!({ "config": descriptor(None), "layers": [layer] });
+        let index = json!({ "manifests": vec![descriptor(Some((&long, &long))); 3] });
+        let config = json!({
+            "architecture": long, "os": long, "rootfs": { "diff_ids": [] }
+        });
+        let errors = [
+            Document::parse(manifest.to_string().as_bytes()).unwrap_err(),
+            Document::parse(
+                json!({ "config": long, "layers": [] })
+                    .to_string()
+                    .as_bytes(),
+            )
+            .unwrap_err(),
+            match Document::parse(index.to_string().as_bytes()).unwrap() {
+                Document::Index(index) => index.choose(None).unwrap_err(),
+                other => panic!("{other:?}"),
+            },
+            Config::parse(config.to_string().as_bytes(), 0).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(error.to_string().len() < 5000);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::{Files, Found, LayerAt, SourceError};
+use crate::images::brief;
 use crate::images::digest::Digest;
 use crate::images::layer::Layer;
 use crate::images::manifest::{Config, MAX_DOCUMENT, Saved};
@@ -91,7 +92,7 @@ impl Members {
     }
 
     fn find(&self, path: &str) -> Result<(u64, u64), SourceError> {
-        let missing = || SourceError::Unreadable(format!("its {path} is missing"));
+        let missing = || SourceError::Unreadable(format!("its {} is missing", brief(path)));
         let path = plain(path.as_bytes()).ok_or_else(missing)?;
         let found = match self.members.get(&path) {
             Some(Member::Link(target)) => self.members.get(&linked(&path, target)),

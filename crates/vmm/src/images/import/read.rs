@@ -42,8 +42,8 @@ impl AllRead {
 impl Work<'_> {
     /// Fetches what is elsewhere, and reads every layer once.
     pub(super) async fn read(&self, found: &Found) -> Result<AllRead, ImportImageError> {
-        let total: u64 = found.layers.iter().map(LayerAt::work).sum();
-        self.make_sure_of_room(found.layers.iter().map(LayerAt::to_fetch).sum())?;
+        let total = all_of(found.layers.iter().map(LayerAt::work));
+        self.make_sure_of_room(all_of(found.layers.iter().map(LayerAt::to_fetch)))?;
         let layers = stream::iter(found.layers.clone())
             .map(|layer| self.read_one(layer, found.repository.clone()))
             .buffered(TRANSFERS)
@@ -118,6 +118,11 @@ impl Work<'_> {
         };
         Ok((layer, hold))
     }
+}
+
+/// The sum of sizes that others have said: at most the largest number.
+fn all_of(sizes: impl Iterator<Item = u64>) -> u64 {
+    sizes.fold(0, u64::saturating_add)
 }
 
 impl LayerAt {

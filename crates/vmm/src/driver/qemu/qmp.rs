@@ -4,7 +4,6 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::dialogue::{Broken, Dialogue, Heard, Language};
@@ -19,31 +18,10 @@ pub(crate) struct QmpLanguage;
 pub(crate) type Answer = Result<Value, String>;
 
 /// Something that QEMU tells by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QmpEvent {
     pub(crate) event: String,
-    #[serde(default)]
     pub(crate) data: Value,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Message {
-    Return {
-        id: u64,
-        #[serde(rename = "return")]
-        value: Value,
-    },
-    Error {
-        id: u64,
-        error: ErrorBody,
-    },
-    Event(QmpEvent),
-}
-
-#[derive(Deserialize)]
-struct ErrorBody {
-    desc: String,
 }
 
 impl Language for QmpLanguage {
@@ -51,17 +29,24 @@ impl Language for QmpLanguage {
     type News = QmpEvent;
 
     fn understand(line: &str) -> Option<Heard<Answer, QmpEvent>> {
-        Some(match serde_json::from_str(line).ok()? {
-            Message::Return { id, value } => Heard::Answer {
-                id,
-                answer: Ok(value),
-            },
-            Message::Error { id, error } => Heard::Answer {
-                id,
-                answer: Err(error.desc),
-            },
-            Message::Event(event) => Heard::News(event),
-        })
+        // Messages are objects; a derived reader would take lists of the same values too.
+        let Value::Object(mut said) = serde_json::from_str(line).ok()? else {
+            return None;
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        if let Some(id) = said.get("id").and_then(Value::as_u64) {
+            if let Some(value) = said.remove("return") {
+                let answer = Ok(value);
+                return Some(Heard::Answer { id, answer });
+            }
+            if let Some(reason) = said.get("error").and_then(|error| text(error.get("desc")?)) {
+                let answer = Err(reason);
+                return Some(Heard::Answer { id, answer });
+            }
+        }
+        let event = said.get("event").and_then(text)?;
+        let data = said.remove("data").unwrap_or_default();
+        Some(Heard::News(QmpEvent { event, data }))
     }
 }
 
@@ -184,6 +169,9 @@ mod tests {
             data: Value::Null,
         };
         assert_eq!(heard(event), Some(Heard::News(expected)));
+        for strange in [r#"["STOP"]"#, "[3, {}]", r#"{"id": 3, "error": ["no"]}"#] {
+            assert_eq!(heard(strange), None, "{strange}");
+        }
     }
 
     proptest! {

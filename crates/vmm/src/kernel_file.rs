@@ -144,6 +144,12 @@ fn check_elf(file: &[u8]) -> Result<(), NotBootable> {
     const AARCH64: u64 = 183;
     let damaged = || NotBootable::Damaged("its ELF header is cut off".to_owned());
     let elf = Elf(file);
+    // What was packed may be anything.
+    if !file.starts_with(b"\x7fELF") {
+        return Err(NotBootable::Damaged(
+            "what it holds is no ELF file".to_owned(),
+        ));
+    }
     if file.get(4..6) != Some(&[2, 1]) {
         return Err(NotBootable::Architecture(
             "a 32-bit or big-endian processor",
@@ -315,6 +321,10 @@ pub(crate) mod tests {
         assert_eq!(refused(&[0; 4096]), NotBootable::Unknown);
         assert_eq!(refused(&elf(62, 1)), NotBootable::NoPvhEntry);
         assert_eq!(refused(&elf(183, 18)), NotBootable::Architecture("arm64"));
+        let mut nothing = elf(62, 18);
+        nothing[0] = 0;
+        let nothing = refused(&bzimage(&lz4(&nothing)));
+        assert!(matches!(nothing, NotBootable::Damaged(_)));
         let truncated = &bzimage(&lz4(&elf(62, 18)))[..1100];
         assert!(matches!(refused(truncated), NotBootable::Damaged(_)));
         let mut arm = vec![0; 64];

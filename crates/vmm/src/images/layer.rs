@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use self::unpack::Unpacked;
 use super::digest::{Digest, Hashing};
 use super::ext4::{FileWriter, PlacedFile};
-use super::tar::{Archive, Entry, Kind, TarError};
+use super::tar::{Archive, Entry, TarError};
 use super::tree::{MAX_ENTRIES, MAX_NAMES, Refused};
 
 const CHUNK: usize = 128 * 1024;
+/// What an attribute costs in memory besides its name and value.
+const ATTRIBUTE: usize = 64;
 
 /// A layer as it lies somewhere on this host.
 #[derive(Debug, Clone)]
@@ -113,15 +115,11 @@ impl Meter {
         if !Self::spend(&self.entries_left, 1) {
             return Err(Refused::TooMany.into());
         }
-        let link = match &entry.kind {
-            Kind::Symlink(target) | Kind::HardLink(target) => target.len(),
-            _ => 0,
-        };
         let attributes = entry
             .xattrs
             .iter()
-            .map(|(name, value)| name.len() + value.len());
-        let names = entry.path.len() + link + attributes.sum::<usize>();
+            .map(|(name, value)| name.len() + value.len() + ATTRIBUTE);
+        let names = entry.names() + attributes.sum::<usize>();
         if !Self::spend(&self.names_left, names as u64) {
             return Err(LayerError::TooManyNames);
         }

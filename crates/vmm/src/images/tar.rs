@@ -13,7 +13,8 @@ use self::header::{BLOCK, Header};
 
 /// The longest path, and the longest target of a link: what Linux takes (PATH_MAX less the zero).
 const MAX_PATH: u64 = 4095;
-/// The most bytes of the extended headers of one entry.
+/// The most bytes of all headers together that describe one entry: an archive may have any number
+/// of them in a row, and what they say is kept until the entry comes.
 const MAX_EXTENDED: u64 = 1 << 20;
 
 /// An archive cannot be read on.
@@ -60,6 +61,17 @@ pub(crate) struct Entry {
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Entry {
+    /// How many bytes its names have: its path, and where it leads.
+    pub(crate) fn names(&self) -> usize {
+        let link = match &self.kind {
+            Kind::Symlink(target) | Kind::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        self.path.len() + link
+    }
+}
+
 /// Reads an archive from its beginning to its end.
 pub(crate) struct Archive<R> {
     reader: R,
@@ -69,6 +81,8 @@ pub(crate) struct Archive<R> {
     /// What is left of the current entry's data, and of the zeros after it.
     data: u64,
     padding: u64,
+    /// Bytes of the headers so far that describe entries.
+    described: u64,
     ended: bool,
 }
 
@@ -85,6 +99,7 @@ impl<R: Read> Archive<R> {
             position: 0,
             data: 0,
             padding: 0,
+            described: 0,
             ended: false,
         }
     }
@@ -92,32 +107,35 @@ impl<R: Read> Archive<R> {
     /// The next entry; `None` at the end. Data of the current one that was not read is skipped.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extended = pax::Extended::default();
-        let mut extended_left = MAX_EXTENDED;
+        let before = self.described;
         loop {
             self.skip_data()?;
             let Some(header) = self.header()? else {
                 return Ok(None);
             };
+            if !header.describes() {
+                let entry = header.entry(extended)?;
+                self.expect_data(entry.size);
+                return Ok(Some(entry));
+            }
+            self.described += BLOCK as u64 + header.size.min(MAX_EXTENDED);
+            if self.described - before > MAX_EXTENDED {
+                return Err(TarError::Broken("its headers say too much of one file"));
+            }
             match header.kind {
-                b'x' => {
-                    // All of them together are kept until their entry comes.
-                    let text = self.text(header.size, extended_left)?;
-                    extended_left -= header.size;
-                    extended.merge(&text)?;
-                }
-                // Defaults for all that follow; nothing that matters here is ever in it.
-                b'g' => drop(self.text(header.size, MAX_EXTENDED)?),
+                b'x' => extended.merge(&self.text(header.size, MAX_EXTENDED)?)?,
                 b'L' => extended.path = Some(self.name(header.size)?),
                 b'K' => extended.link = Some(self.name(header.size)?),
-                // A volume's label.
-                b'V' => self.expect_data(header.size),
-                _ => {
-                    let entry = header.entry(extended)?;
-                    self.expect_data(entry.size);
-                    return Ok(Some(entry));
-                }
+                // Defaults for all that follow, or a volume's label; nothing that matters here
+                // is ever in it.
+                _ => drop(self.text(header.size, MAX_EXTENDED)?),
             }
         }
+    }
+
+    /// How many bytes the headers had so far that only describe entries.
+    pub(crate) fn described(&self) -> u64 {
+        self.described
     }
 
     /// Where the current entry's data begins.

@@ -17,6 +17,8 @@ use crate::images::tar::{Archive, Entry, Kind, TarError};
 
 /// The most members; 128 layers have some for each.
 const MAX_MEMBERS: usize = 10_000;
+/// The most bytes of their names, and of headers that only describe them.
+const MAX_NAMES: u64 = 16 << 20;
 
 enum Member {
     File {
@@ -51,12 +53,13 @@ pub(in crate::images) fn looks_layered(entries: &[Entry]) -> bool {
 
 impl Members {
     /// Lists the members of an archive; `None` when it is packed, no archive, or one with too many
-    /// members to be one of layers. A root file system is not looked through to its end.
+    /// members, or too much said of them, to be one of layers. A root file system is not looked through to its end.
     pub(super) fn list(file: &Arc<File>) -> Result<Option<Self>, SourceError> {
         let mut reader = BufReader::new(&**file);
         reader.rewind().map_err(super::unreadable)?;
         let mut archive = Archive::seeking(reader);
         let mut members = HashMap::new();
+        let mut names = 0;
         loop {
             let entry = match archive.next() {
                 Ok(Some(entry)) => entry,
@@ -64,7 +67,8 @@ impl Members {
                 Err(TarError::Io(error)) => return Err(super::unreadable(error)),
                 Err(_) => return Ok(None),
             };
-            if members.len() == MAX_MEMBERS {
+            names += entry.names() as u64;
+            if members.len() == MAX_MEMBERS || names + archive.described() > MAX_NAMES {
                 return Ok(None);
             }
             let Some(path) = plain(&entry.path) else {

@@ -62,6 +62,11 @@ impl Header {
         })
     }
 
+    /// Whether it is no entry by itself, but says something of the next one or of all.
+    pub(super) fn describes(&self) -> bool {
+        matches!(self.kind, b'x' | b'g' | b'L' | b'K' | b'V')
+    }
+
     /// The entry that this header and the extended ones before it describe.
     pub(super) fn entry(self, extended: Extended) -> Result<Entry, TarError> {
         let path = extended.path.unwrap_or(self.path);

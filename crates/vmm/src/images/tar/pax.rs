@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::TarError;
 
+/// The most attributes of one entry: more than any file system keeps.
+const MAX_ATTRIBUTES: usize = 1024;
+
 /// What extended headers say about the entry that follows them.
 #[derive(Debug, Default)]
 pub(super) struct Extended {
@@ -42,6 +45,9 @@ impl Extended {
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     self.xattrs.insert(name.to_vec(), value.to_vec());
+                    if self.xattrs.len() > MAX_ATTRIBUTES {
+                        return Err(TarError::Broken("a file in it has too many attributes"));
+                    }
                 }
             }
         }

@@ -90,6 +90,53 @@ fn a_size_that_is_larger_than_the_archive_costs_no_memory() {
     assert!(matches!(error, TarError::CutOff), "{error}");
 }
 
+/// A header of this kind, with this text.
+fn describing(kind: u8, text: &[u8]) -> Vec<u8> {
+    [header("d", kind, text.len() as u64, ""), padded(text)].concat()
+}
+
+/// A record with this attribute.
+fn attribute(name: &str, value: &[u8]) -> Vec<u8> {
+    let body = [format!(" SCHILY.xattr.{name}=").as_bytes(), value, b"\n"].concat();
+    let length = (body.len()..).find(|length| body.len() + length.to_string().len() == *length);
+    [length.unwrap().to_string().into_bytes(), body].concat()
+}
+
+#[test]
+fn headers_in_a_row_cost_no_more_memory_than_one() {
+    let mut bytes = Vec::new();
+    for number in 0..8 {
+        let record = attribute(&format!("user.{number}"), &[0; 200_000]);
+        bytes.extend(describing(b'x', &record));
+    }
+    bytes.extend(header("a", b'0', 0, ""));
+    let error = entries(&bytes).unwrap_err().to_string();
+    assert!(error.contains("too much of one file"), "{error}");
+    // Those without anything in them cost time.
+    for kind in [b'x', b'g', b'L', b'K', b'V'] {
+        let error = entries(&header("d", kind, 0, "").repeat(5000)).unwrap_err();
+        assert!(error.to_string().contains("too much"), "{error}");
+    }
+    // What is said of one entry is not held against the next.
+    let one = [
+        describing(b'x', &attribute("user.a", &[0; 700_000])),
+        header("a", b'0', 0, ""),
+    ];
+    assert_eq!(entries(&one.concat().repeat(3)).unwrap().len(), 3);
+}
+
+#[test]
+fn an_entry_with_very_many_attributes_is_refused_at_once() {
+    let attributes = |count: usize| {
+        let records = (0..count).map(|number| attribute(&number.to_string(), b""));
+        let records = describing(b'x', &records.collect::<Vec<_>>().concat());
+        [records, header("a", b'0', 0, "")].concat()
+    };
+    assert_eq!(entries(&attributes(1024)).unwrap()[0].xattrs.len(), 1024);
+    let error = entries(&attributes(1025)).unwrap_err().to_string();
+    assert!(error.contains("too many attributes"), "{error}");
+}
+
 #[test]
 fn what_is_not_understood_is_refused_by_name() {
     let error = entries(&header("hole", b'S', 0, "")).unwrap_err();

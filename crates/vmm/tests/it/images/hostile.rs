@@ -109,6 +109,65 @@ async fn a_bomb_is_refused_before_anything_of_it_is_written() {
     assert_nothing_left(&host).await;
 }
 
+/// A layer of 4 GiB in 4 MiB: headers that say something of an entry which never comes, each of
+/// them another attribute of almost 1 MiB.
+fn headers_without_an_end(place: &Path) {
+    const TEXT: usize = (1 << 20) - 512;
+    let packed = |bytes: &[u8]| {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut gzip, bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    let begin = |number: usize| {
+        let header = Tarball::default().entry("pax", b'x', TEXT as u64, "");
+        let record = format!("{TEXT} SCHILY.xattr.user.{number:06}=");
+        [header.bytes(), record.into_bytes()].concat()
+    };
+    let value = vec![0; TEXT + 512 - begin(0).len() - 1];
+    let value = packed(&[&value[..], b"\n"].concat());
+    let layer: Vec<_> = (0..4096)
+        .flat_map(|number| [packed(&begin(number)), value.clone()])
+        .collect();
+    fs::write(place, layer.concat()).unwrap();
+}
+
+/// Where the process whose memory is looked at finds what it is to import.
+const SOURCE: &str = "IMAGES_TEST_HEADERS";
+
+/// Not a test of its own: what the one below runs in another process.
+#[tokio::test]
+async fn import_and_look_at_memory() {
+    let Ok(source) = std::env::var(SOURCE) else {
+        return;
+    };
+    let host = Host::bare().await;
+    refused(&host, Path::new(&source), "too much of one file").await;
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak_kb: u64 = peak.unwrap().replace("kB", "").trim().parse().unwrap();
+    assert!(peak_kb < 128 << 10, "it took {peak_kb} KiB of memory");
+}
+
+#[tokio::test]
+async fn headers_of_an_entry_that_never_comes_take_no_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("headers.tar.gz");
+    headers_without_an_end(&place);
+    let bytes = fs::metadata(&place).unwrap().len();
+    assert!(bytes < 8 << 20, "it is no small layer: {bytes}");
+    let looked = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "images::hostile::import_and_look_at_memory",
+            "--nocapture",
+        ])
+        .env(SOURCE, &place)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&looked.stderr).into_owned();
+    assert!(looked.status.success(), "{said}");
+}
+
 #[tokio::test]
 async fn a_layout_that_lies_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,10 +2,11 @@
 //! it once.
 //!
 //! A blob is there whole or not at all, and it stays for as long as an image that was made of it.
-//! Images do not need their blobs: losing one costs a download.
+//! Images do not need their blobs: losing one costs a download, and so does one that is damaged.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -88,14 +89,29 @@ impl Blobs {
         })
     }
 
-    /// Puts a blob in its place whose content was checked.
+    /// Puts a blob in its place whose content was checked. It is on the disk before it has its
+    /// name, so that a loss of power leaves none that only has the right size. Blocking.
     pub(crate) fn keep(&self, mut draft: Draft, digest: &Digest) -> Result<File, StorageError> {
         let place = self.path(digest);
+        draft.file.sync_all().context("write", &place)?;
         if let Some(path) = &draft.path {
             fs::rename(path, &place).context("create", &place)?;
         }
         draft.path = None;
+        files::sync_dir(&self.root)?;
         File::open(&place).context("read", &place)
+    }
+
+    /// Removes a blob that is not what it should be, unless another took its place meanwhile. The
+    /// caller has its turn.
+    pub(crate) fn discard(&self, digest: &Digest, damaged: &File) {
+        let place = self.path(digest);
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = fs::symlink_metadata(&place).map(identity).ok();
+        if there.is_some() && there == damaged.metadata().map(identity).ok() {
+            tracing::warn!(path = %place.display(), "a layer is damaged and is fetched once more");
+            remove(&place);
+        }
     }
 
     /// Removes what is neither wanted nor held.
@@ -174,6 +190,19 @@ mod tests {
         drop(hold);
         blobs.sweep(&keep);
         assert!(blobs.get(&held, 1).is_none());
+    }
+
+    #[test]
+    fn a_damaged_blob_is_discarded_and_not_the_one_that_took_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path().join("blobs")).unwrap();
+        let digest = put(&blobs, b"a");
+        let damaged = blobs.get(&digest, 1).unwrap();
+        put(&blobs, b"a");
+        blobs.discard(&digest, &damaged);
+        let there = blobs.get(&digest, 1).unwrap();
+        blobs.discard(&digest, &there);
+        assert!(blobs.get(&digest, 1).is_none());
     }
 
     #[test]

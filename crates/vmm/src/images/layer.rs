@@ -4,6 +4,7 @@
 
 mod unpack;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
@@ -88,10 +89,24 @@ impl Meter {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    fn spend(from: &AtomicU64, amount: u64) -> bool {
+    fn spend(from: &AtomicU64, amount: u64, bill: &Cell<u64>) -> bool {
         let spend = |left: u64| left.checked_sub(amount);
-        from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend)
-            .is_ok()
+        let spent = from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        if spent.is_ok() {
+            bill.set(bill.get() + amount);
+        }
+        spent.is_ok()
+    }
+
+    /// Takes back what a reading used that was for nothing: the layer may be read once more.
+    fn give_back(&self, bill: &Bill) {
+        for (to, amount) in [
+            (&self.unpacked_left, &bill.unpacked),
+            (&self.entries_left, &bill.entries),
+            (&self.names_left, &bill.names),
+        ] {
+            to.fetch_add(amount.take(), Ordering::Relaxed);
+        }
     }
 
     fn too_large(&self) -> LayerError {
@@ -111,8 +126,8 @@ impl Meter {
         error.into()
     }
 
-    fn admit(&self, entry: &Entry) -> Result<(), LayerError> {
-        if !Self::spend(&self.entries_left, 1) {
+    fn admit(&self, entry: &Entry, bill: &Bill) -> Result<(), LayerError> {
+        if !Self::spend(&self.entries_left, 1, &bill.entries) {
             return Err(Refused::TooMany.into());
         }
         let attributes = entry
@@ -120,7 +135,7 @@ impl Meter {
             .iter()
             .map(|(name, value)| name.len() + value.len() + ATTRIBUTE);
         let names = entry.names() + attributes.sum::<usize>();
-        if !Self::spend(&self.names_left, names as u64) {
+        if !Self::spend(&self.names_left, names as u64, &bill.names) {
             return Err(LayerError::TooManyNames);
         }
         // Said by its header: nobody has to unpack it to find out.
@@ -131,12 +146,20 @@ impl Meter {
     }
 }
 
+/// What one reading of a layer has used.
+#[derive(Debug, Default)]
+struct Bill {
+    unpacked: Cell<u64>,
+    entries: Cell<u64>,
+    names: Cell<u64>,
+}
+
 /// Stops at the limit, and when nobody waits any more.
 struct Metered<'a, R> {
     inner: R,
     meter: &'a Meter,
-    /// Whether what passes is new; it was counted before when it is read again.
-    counts: bool,
+    /// Where what passes is counted; it was counted before when it is read again.
+    bill: Option<&'a Bill>,
 }
 
 impl<R: Read> Read for Metered<'_, R> {
@@ -145,7 +168,9 @@ impl<R: Read> Read for Metered<'_, R> {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let count = self.inner.read(buffer)?;
-        if self.counts && !Meter::spend(&self.meter.unpacked_left, count as u64) {
+        let spend =
+            |bill: &Bill| Meter::spend(&self.meter.unpacked_left, count as u64, &bill.unpacked);
+        if !self.bill.is_none_or(spend) {
             self.meter.exceeded.store(true, Ordering::Relaxed);
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
@@ -201,17 +226,33 @@ impl Layer {
 
     /// Lists the entries and checks every digest.
     pub(crate) fn scan(&self, meter: &Meter) -> Result<Scanned, LayerError> {
+        let bill = Bill::default();
+        let scanned = self.scan_on(&bill, meter);
+        if scanned.is_err() {
+            meter.give_back(&bill);
+        }
+        scanned
+    }
+
+    /// Whether its bytes are still those that it has by its digest.
+    pub(crate) fn is_whole(&self, meter: &Meter) -> bool {
+        let mut raw = self.raw(meter);
+        let read = io::copy(&mut raw, &mut io::sink());
+        read.is_ok() && check(self.digest.as_ref(), &raw.into_inner().finish().0).is_ok()
+    }
+
+    fn scan_on(&self, bill: &Bill, meter: &Meter) -> Result<Scanned, LayerError> {
         let failed = |error: io::Error| meter.explain(TarError::Io(error));
         let unpacked = Unpacked::open(self.raw(meter)).map_err(failed)?;
         let metered = Metered {
             inner: unpacked,
             meter,
-            counts: true,
+            bill: Some(bill),
         };
         let mut archive = Archive::new(Hashing::new(metered));
         let mut entries = Vec::new();
         while let Some(entry) = archive.next().map_err(|error| meter.explain(error))? {
-            meter.admit(&entry)?;
+            meter.admit(&entry, bill)?;
             entries.push(entry);
         }
         let mut rest = archive.into_inner();
@@ -230,10 +271,11 @@ impl Layer {
     /// Unpacks the whole into a file; returns how long that is.
     pub(crate) fn unpack(&self, target: &File, meter: &Meter) -> Result<u64, LayerError> {
         let failed = |error: io::Error| meter.explain(TarError::Io(error));
+        let bill = Bill::default();
         let mut unpacked = Metered {
             inner: Unpacked::open(self.raw(meter)).map_err(failed)?,
             meter,
-            counts: true,
+            bill: Some(&bill),
         };
         let mut buffer = vec![0; CHUNK];
         let mut length = 0;
@@ -261,7 +303,7 @@ impl Layer {
         let mut archive = Archive::new(Metered {
             inner: Unpacked::open(self.raw(meter)).map_err(failed)?,
             meter,
-            counts: false,
+            bill: None,
         });
         let mut buffer = vec![0; CHUNK];
         let mut index = 0;

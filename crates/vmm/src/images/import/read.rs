@@ -1,5 +1,6 @@
 //! The first half of an import: every layer is here, was read once, and is what it should be.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,13 +8,13 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::ImportImageError;
 use super::steps::Work;
-use crate::fault;
 use crate::images::blobs::Hold;
 use crate::images::digest::Digest;
-use crate::images::layer::{Layer, Scanned};
+use crate::images::layer::{Layer, LayerError, Scanned};
 use crate::images::manifest::Descriptor;
 use crate::images::registry::Repository;
 use crate::images::source::{self, Found, LayerAt, SourceError};
+use crate::{blocking, fault};
 
 /// How many layers are fetched at one time.
 const TRANSFERS: usize = 4;
@@ -57,7 +58,7 @@ impl Work<'_> {
         at: LayerAt,
         repository: Option<Arc<Repository>>,
     ) -> Result<Read, ImportImageError> {
-        let (layer, hold) = match (at, repository) {
+        let (mut layer, fetching) = match (at, repository) {
             (LayerAt::Here(layer), _) => (layer, None),
             (
                 LayerAt::Registry {
@@ -66,8 +67,13 @@ impl Work<'_> {
                 },
                 Some(repository),
             ) => {
-                let (layer, hold) = self.fetch(&repository, &descriptor, &diff_id).await?;
-                (layer, Some(hold))
+                let fetching = Fetching {
+                    hold: (self.images.blobs.hold(&descriptor.digest)).before(&self.afterwards),
+                    repository,
+                    descriptor,
+                    diff_id,
+                };
+                (self.fetch(&fetching, None).await?, Some(fetching))
             }
             (LayerAt::Registry { .. }, None) => {
                 let lost = SourceError::Unreadable("its registry is not known".to_owned());
@@ -75,25 +81,48 @@ impl Work<'_> {
             }
         };
         fault::point("image.fetched");
-        let (meter, scanning) = (Arc::clone(&self.meter), layer.clone());
-        let scanned = self.on_a_worker(move || scanning.scan(&meter)).await;
-        let scanned = scanned.map_err(|error| self.refused(error))?;
+        let mut scanned = self.scan(&layer).await;
+        // Whatever is wrong with a layer of ours, that it is damaged is not its image's fault.
+        if let (Some(fetching), Err(error)) = (&fetching, &scanned)
+            && !matches!(error, LayerError::Cancelled)
+            && !self.is_whole(&layer).await
+        {
+            layer = self.fetch(fetching, Some(&layer.file)).await?;
+            scanned = self.scan(&layer).await;
+        }
         Ok(Read {
+            scanned: scanned.map_err(|error| self.refused(error))?,
             layer,
-            scanned,
-            hold,
+            hold: fetching.map(|fetching| fetching.hold),
         })
     }
 
+    async fn scan(&self, layer: &Layer) -> Result<Scanned, LayerError> {
+        let (meter, layer) = (Arc::clone(&self.meter), layer.clone());
+        self.on_a_worker(move || layer.scan(&meter)).await
+    }
+
+    async fn is_whole(&self, layer: &Layer) -> bool {
+        let (meter, layer) = (Arc::clone(&self.meter), layer.clone());
+        self.on_a_worker(move || layer.is_whole(&meter)).await
+    }
+
+    /// Gets a layer from the store, or into it; in the place of one that turned out damaged.
     async fn fetch(
         &self,
-        repository: &Repository,
-        Descriptor { digest, size, .. }: &Descriptor,
-        diff_id: &Digest,
-    ) -> Result<(Layer, Hold), ImportImageError> {
+        Fetching {
+            repository,
+            descriptor: Descriptor { digest, size, .. },
+            diff_id,
+            hold,
+        }: &Fetching,
+        damaged: Option<&File>,
+    ) -> Result<Layer, ImportImageError> {
         let blobs = &self.images.blobs;
-        let hold = blobs.hold(digest).before(&self.afterwards);
         let turn = hold.turn.lock().await;
+        if let Some(damaged) = damaged {
+            blobs.discard(digest, damaged);
+        }
         let file = match blobs.get(digest, *size) {
             Some(file) => {
                 self.fetched.fetch_add(*size, Ordering::Relaxed);
@@ -104,25 +133,40 @@ impl Work<'_> {
                 let fetched = repository.blob(digest, *size, &draft, &self.fetched).await;
                 fetched.map_err(|error| SourceError::from(error).of(self.source))?;
                 fault::point("image.fetching");
-                blobs.keep(draft, digest)?
+                // The hold goes along: an import that is given up now sweeps when this is done.
+                let (blobs, digest, hold) = (Arc::clone(blobs), digest.clone(), hold.clone());
+                let kept = blocking::run(move || {
+                    let kept = blobs.keep(draft, &digest);
+                    drop(hold);
+                    kept
+                });
+                kept.await?
             }
         };
         drop(turn);
-        let layer = Layer {
+        Ok(Layer {
             file: Arc::new(file),
             offset: 0,
             length: *size,
             digest: Some(digest.clone()),
             diff_id: Some(diff_id.clone()),
             is_ours: true,
-        };
-        Ok((layer, hold))
+        })
     }
 }
 
 /// The sum of sizes that others have said: at most the largest number.
 fn all_of(sizes: impl Iterator<Item = u64>) -> u64 {
     sizes.fold(0, u64::saturating_add)
+}
+
+/// What it takes to get a layer from a registry.
+struct Fetching {
+    repository: Arc<Repository>,
+    descriptor: Descriptor,
+    diff_id: Digest,
+    /// Keeps it in the store.
+    hold: Hold,
 }
 
 impl LayerAt {

@@ -107,3 +107,27 @@ async fn a_layer_that_is_elsewhere_is_fetched_there_without_what_the_registry_wa
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_layer_that_was_damaged_where_it_is_kept_is_fetched_once_more() {
+    let host = Host::bare().await;
+    let stub = Stub::serve(layer(), Trouble::None);
+    import(&host.machines, stub.name(), "a").await.unwrap();
+    // As a loss of power leaves it: the right size, and zeros in the middle or from the beginning.
+    let place = host.data_dir().join("blobs");
+    let place = place.join(digest(&layer()).replace("sha256:", ""));
+    for (number, from) in [(1, 0), (2, 450_000)] {
+        let mut damaged = layer();
+        damaged[from..].fill(0);
+        std::fs::write(&place, damaged).unwrap();
+        let name = format!("b{number}");
+        import(&host.machines, stub.name(), &name).await.unwrap();
+        assert_eq!(stub.transfers(), 1 + number);
+        assert_eq!(std::fs::read(&place).unwrap(), layer());
+        Disk::of(&host, &name).check();
+    }
+    // An image that is damaged by itself is fetched once.
+    let stub = Stub::serve(b"no archive at all".repeat(100), Trouble::None);
+    import(&host.machines, stub.name(), "c").await.unwrap_err();
+    assert_eq!(stub.transfers(), 1);
+}

@@ -373,9 +373,17 @@ pub(crate) fn sweep_drafts(directory: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
+const DRAFT: &str = ".draft-";
+
 /// A path in `directory` that nothing else uses.
 pub(crate) fn draft_in(directory: &Path) -> PathBuf {
-    directory.join(format!(".draft-{}", Uuid::new_v4().simple()))
+    directory.join(format!("{DRAFT}{}", Uuid::new_v4().simple()))
+}
+
+/// Whether a path has the name of a draft.
+pub(crate) fn is_draft(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(DRAFT.as_bytes())
 }
 
 fn parent(path: &Path) -> &Path {

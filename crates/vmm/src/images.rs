@@ -15,6 +15,7 @@
 
 mod blobs;
 mod build;
+mod cache;
 pub(crate) mod digest;
 pub(crate) mod ext4;
 mod import;
@@ -207,6 +208,7 @@ impl Images {
             workers: Arc::new(tokio::sync::Semaphore::new(WORKERS)),
             pulling: Arc::default(),
         };
+        cache::sweep(&images.cache);
         images.sweep_blobs();
         Ok(images)
     }

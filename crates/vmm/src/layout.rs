@@ -167,6 +167,17 @@ impl VmDir {
         self.sockets.join(format!("share{index}.sock"))
     }
 
+    /// Those of these sockets that are there.
+    pub(crate) fn share_sockets(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.sockets).into_iter().flatten();
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_one = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            name.starts_with(b"share") && name.ends_with(b".sock")
+        };
+        paths.filter(is_one).collect()
+    }
+
     pub(crate) fn guest_socket(&self) -> PathBuf {
         self.sockets.join("guest.sock")
     }

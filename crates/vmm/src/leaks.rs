@@ -210,11 +210,13 @@ fn in_directory(owner: &Owner, leaks: &mut Vec<Leak>) {
     if owner.holds != Holds::Nothing {
         return;
     }
-    for (kind, path) in [
+    let shares = dir.share_sockets().into_iter();
+    let shares = shares.map(|path| (LeakKind::Socket, path));
+    for (kind, path) in shares.chain([
         (LeakKind::Socket, dir.control_socket()),
         (LeakKind::Socket, dir.guest_socket()),
         (LeakKind::PidFile, dir.pid_file()),
-    ] {
+    ]) {
         if path.symlink_metadata().is_ok() {
             let reason = "its VM does not run; restart the daemon, which removes it";
             leaks.push(leftover(kind, &path, Some(owner.id), reason));
@@ -222,12 +224,16 @@ fn in_directory(owner: &Owner, leaks: &mut Vec<Leak>) {
     }
 }
 
-/// Images and kernels that somebody has begun and not finished.
+/// Images, their layers, and kernels that somebody has begun and not finished.
 struct Shelves;
 
 impl LeakFinder for Shelves {
     fn find(&self, owners: &Owners) -> Vec<Leak> {
-        let shelves = [owners.layout.images(), owners.layout.kernels()];
+        let shelves = [
+            owners.layout.images(),
+            owners.layout.blobs(),
+            owners.layout.kernels(),
+        ];
         let things = shelves.iter().flat_map(|shelf| entries(shelf));
         let drafts = things.filter(|path| is_hidden(path) && !files::is_in_the_making(path));
         let reason = "nobody works on it any more; restart the daemon, which removes it";
@@ -329,7 +335,7 @@ mod tests {
             let layout = Layout::new(dir.path().canonicalize().unwrap());
             let name: VmName = "web-1".parse().unwrap();
             fs::create_dir_all(layout.vm(&name).path()).unwrap();
-            for shelf in [layout.images(), layout.kernels()] {
+            for shelf in [layout.images(), layout.blobs(), layout.kernels()] {
                 fs::create_dir(shelf).unwrap();
             }
             Self {
@@ -368,15 +374,19 @@ mod tests {
 
         fs::write(dir.control_socket(), "").unwrap();
         fs::write(dir.pid_file(), "1").unwrap();
+        fs::write(dir.share_socket(0), "").unwrap();
         assert_eq!(place.kinds(Holds::Anything).await, []);
         fs::write(dir.path().join(".draft-1"), "half").unwrap();
         fs::create_dir(place.layout.vms().join("stray")).unwrap();
         fs::create_dir(place.layout.images().join(".draft-2")).unwrap();
+        fs::write(place.layout.blobs().join(".draft-3"), "half").unwrap();
         let all = [
+            LeakKind::Socket,
             LeakKind::Socket,
             LeakKind::PidFile,
             LeakKind::Directory,
             LeakKind::Draft,
+            LeakKind::Image,
             LeakKind::Image,
         ];
         assert_eq!(place.kinds(Holds::Nothing).await, all);

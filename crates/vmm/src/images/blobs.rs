@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Sweep;
 use super::digest::Digest;
-use crate::files::{self, Context as _, StorageError};
+use crate::files::{self, Context as _, DraftFile, StorageError};
 
 pub(crate) struct Blobs {
     root: PathBuf,
@@ -81,23 +81,20 @@ impl Blobs {
 
     /// Begins a blob.
     pub(crate) fn draft(&self) -> Result<Draft, StorageError> {
-        let path = files::draft_in(&self.root);
-        let file = files::create_readable(&path)?;
+        let place = DraftFile::begin(&self.root);
+        let file = files::create_readable(place.path())?;
         Ok(Draft {
             file: Arc::new(file),
-            path: Some(path),
+            place,
         })
     }
 
     /// Puts a blob in its place whose content was checked. It is on the disk before it has its
     /// name, so that a loss of power leaves none that only has the right size. Blocking.
-    pub(crate) fn keep(&self, mut draft: Draft, digest: &Digest) -> Result<File, StorageError> {
+    pub(crate) fn keep(&self, draft: Draft, digest: &Digest) -> Result<File, StorageError> {
         let place = self.path(digest);
         draft.file.sync_all().context("write", &place)?;
-        if let Some(path) = &draft.path {
-            fs::rename(path, &place).context("create", &place)?;
-        }
-        draft.path = None;
+        fs::rename(draft.place.path(), &place).context("create", &place)?;
         files::sync_dir(&self.root)?;
         File::open(&place).context("read", &place)
     }
@@ -151,15 +148,7 @@ fn remove(path: &Path) {
 /// A blob in the making, which is removed unless it is kept.
 pub(crate) struct Draft {
     pub(crate) file: Arc<File>,
-    path: Option<PathBuf>,
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            remove(path);
-        }
-    }
+    place: DraftFile,
 }
 
 #[cfg(test)]

@@ -7,18 +7,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::cache::{self, CacheDraft};
 use super::packages::{self, Package, PackageError};
 use super::recipe::{self, RecipeError};
 use super::{Boots, Image, Progress, ProgressSink, Pulled, ROOT_DISK, ext4, kernel};
 use crate::driver::Bus;
-use crate::files::{self, Context as _, DraftDir, StorageError};
+use crate::files::{self, Context as _, StorageError};
 use crate::kernel_file::{KernelFormat, NotBootable};
 use crate::kernels::{KERNEL_FILE, Kernel, Kernels, MODULES_FILE, MOUNT_MODULES_FILE};
 use crate::name::ItemName;
@@ -77,6 +78,11 @@ struct Build {
 
 const BUILD: &str = "build.json";
 
+/// The directory of builds in a cache.
+pub(super) fn store(cache: &Path) -> PathBuf {
+    cache.join("builds")
+}
+
 /// Makes the default image and kernel present.
 pub(super) async fn default_image(
     images: &Arc<Shelf<Image>>,
@@ -94,7 +100,7 @@ pub(super) async fn default_image(
     let report = |step, message: String| progress(Progress::at(step, STEPS, message));
     report(1, "asking apt which packages are current".to_owned());
     let ingredients = ingredients(cache).await?;
-    let place = cache.join("builds").join(key(&ingredients));
+    let place = store(cache).join(key(&ingredients));
     let build = match finished(&place).await? {
         Some(build) => build,
         None => build(&ingredients, cache, &place, &report).await?,
@@ -149,8 +155,7 @@ async fn ingredients(cache: &Path) -> Result<Vec<Package>, BuildError> {
         };
         let bytes = serde_json::to_vec(&answer).map_err(io::Error::from);
         let bytes = bytes.context("write", &memory)?;
-        files::make_private_dir(cache)?;
-        files::write_atomic(&memory, &bytes)?;
+        cache::write(&memory, &bytes)?;
     }
     Ok(packages)
 }
@@ -224,15 +229,14 @@ async fn build(
     packages::fetch(&missing, cache).await?;
 
     report(3, "unpacking packages".to_owned());
-    let builds = cache.join("builds");
-    files::make_private_dir(&builds)?;
-    let work = DraftDir::begin(&builds)?;
+    let builds = store(cache);
+    let work = CacheDraft::begin(&builds)?;
     for package in ingredients {
         packages::unpack(package, cache, &work.path().join(&package.name)).await?;
     }
 
     report(4, "making the image and the kernel".to_owned());
-    let draft = DraftDir::begin(&builds)?;
+    let draft = CacheDraft::begin(&builds)?;
     let disk = draft.path().join(ROOT_DISK);
     make_image(work.path(), &disk).await?;
     let (unpacked, target) = (work.path().to_owned(), draft.path().to_owned());

@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::cache::CacheDraft;
 use crate::blocking;
-use crate::files::{self, Context as _, DraftDir, StorageError};
+use crate::files::{Context as _, StorageError};
 use crate::shelf::sha256;
 use crate::tool::{Tool, ToolError};
 
@@ -187,8 +188,7 @@ pub(crate) async fn fetch(packages: &[Package], cache: &Path) -> Result<(), Pack
         return Ok(());
     }
     let store = store(cache);
-    files::make_private_dir(&store)?;
-    let draft = DraftDir::begin(&store)?;
+    let draft = CacheDraft::begin(&store)?;
     Tool::new("apt-get")
         // apt would rather fetch as a user of its own, who cannot write here, and complains.
         .args(["-qq", "-o", "APT::Sandbox::User=root", "download"])
@@ -206,7 +206,7 @@ pub(crate) async fn fetch(packages: &[Package], cache: &Path) -> Result<(), Pack
 }
 
 /// Moves what was fetched to its place, if it is what it should be.
-fn keep(packages: &[Package], draft: &DraftDir, store: &Path) -> Result<(), PackageError> {
+fn keep(packages: &[Package], draft: &CacheDraft, store: &Path) -> Result<(), PackageError> {
     let mut fetched = BTreeMap::new();
     for entry in fs::read_dir(draft.path()).context("read", draft.path())? {
         let path = entry.context("read", draft.path())?.path();
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn what_was_fetched_under_a_wrong_checksum_is_not_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let draft = DraftDir::begin(dir.path()).unwrap();
+        let draft = CacheDraft::begin(dir.path()).unwrap();
         fs::write(draft.path().join("busybox-static.deb"), "something else").unwrap();
         let kept = keep(&parse(SHOWN)[1..], &draft, dir.path());
         assert!(matches!(kept, Err(PackageError::Checksum { .. })));

@@ -375,7 +375,8 @@ pub(super) async fn kill(slot: &Slot) -> Result<(), StopError> {
 
 /// Removes what a process leaves behind when it cannot do so itself.
 pub(super) fn remove_traces(dir: &VmDir) {
-    for path in [dir.control_socket(), dir.guest_socket(), dir.pid_file()] {
+    let shares = dir.share_sockets().into_iter();
+    for path in shares.chain([dir.control_socket(), dir.guest_socket(), dir.pid_file()]) {
         remove_trace(&path);
     }
     jail::clear(dir.path());

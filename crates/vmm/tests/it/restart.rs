@@ -4,11 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use hostler_vmm::{
-    Config, CreateVm, DeleteError, Health, Machines, OpenError, RestartPolicy, Vm, VmState,
+    Config, CreateVm, DeleteError, Health, LeakKind, Machines, OpenError, RestartPolicy, Vm,
+    VmState,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Host, PATIENCE, forward, free_port, page, processes_of, small};
+use crate::support::{Host, PATIENCE, eventually, forward, free_port, page, processes_of, small};
 
 #[tokio::test]
 async fn a_vm_outlives_its_daemon_and_is_adopted_by_the_next() {
@@ -275,6 +276,46 @@ async fn what_interrupted_work_left_is_swept_away() {
     let host = host.restart().await;
     assert!(!leftover.exists());
     assert!(host.machines.list().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_interrupted_work_left_in_a_shared_cache_is_swept_once_its_maker_is_gone() {
+    let cache = tempfile::tempdir().unwrap();
+    let draft = cache.path().join("builds/.draft-1");
+    fs::create_dir_all(draft.join("linux-image")).unwrap();
+    // Another daemon on the same cache, at work.
+    let mut maker = std::process::Command::new("flock")
+        .arg("--no-fork")
+        .arg(&draft)
+        .args(["sleep", "600"])
+        .spawn()
+        .unwrap();
+    let locks = || fs::File::open(&draft).unwrap().try_lock().is_ok();
+    eventually("the maker is at work", || !locks()).await;
+    let configure = |config: &mut Config| config.cache_dir = cache.path().to_owned();
+    let host = Host::configured(configure).await;
+    assert!(draft.exists(), "it was taken from its maker");
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+    let _host = host.restart().await;
+    assert!(!draft.exists());
+}
+
+#[tokio::test]
+async fn sockets_of_a_start_that_was_interrupted_are_leaks_and_removed_by_the_next_daemon() {
+    let host = Host::new().await;
+    host.machines.create(small("web-1")).await.unwrap();
+    let socket = host.data_dir().join("vms/web-1/share0.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let leaks = host.machines.leaks().await;
+    let [leak] = &leaks[..] else {
+        panic!("{leaks:?}");
+    };
+    assert_eq!(leak.kind, LeakKind::Socket);
+    let host = host.restart().await;
+    assert!(!socket.exists());
+    assert!(host.machines.leaks().await.is_empty());
+    host.clear().await;
 }
 
 fn kill_all(pids: &[i32]) {

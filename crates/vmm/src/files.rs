@@ -271,17 +271,22 @@ impl Drop for DraftDir {
 /// Removes a directory such that it is there or gone, never half there under its name. That
 /// somebody else has removed it is no error.
 pub(crate) fn remove_dir_atomic(place: &Path) -> Result<(), StorageError> {
+    set_aside(place).map(drop)
+}
+
+/// The same in two steps: the directory has lost its name when this returns, and is removed with
+/// what is returned, which takes as long as the disk does. `None` when it was gone already.
+pub(crate) fn set_aside(place: &Path) -> Result<Option<DraftDir>, StorageError> {
     let making = Making::begin(draft_in(parent(place)));
-    let doomed = making.path();
-    match fs::rename(place, doomed) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    match fs::rename(place, making.path()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         renamed => renamed.context("remove", place)?,
     }
     fault::point("remove.renamed");
-    if let Err(error) = remove_tree(doomed) {
-        tracing::warn!(path = %doomed.display(), %error, "a leftover stays until the next start");
-    }
-    Ok(())
+    Ok(Some(DraftDir {
+        making,
+        kept: false,
+    }))
 }
 
 /// Removes a directory with all that is in it, unless something is mounted there: what a mount shows

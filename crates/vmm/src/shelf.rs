@@ -159,8 +159,9 @@ impl<T: Item> Shelf<T> {
             return Err(not_found());
         }
         // The rename happens while no VM can be created: one that was asked for before counts as
-        // a user, one that is asked for later does not find the thing any more.
-        self.registry.with_users(
+        // a user, one that is asked for later does not find the thing any more. All else can wait
+        // until others may go on: the disk takes its time with a large file.
+        let removed = self.registry.with_users(
             |share| T::used_in(share, &name),
             |users| {
                 if !users.is_empty() {
@@ -170,9 +171,10 @@ impl<T: Item> Shelf<T> {
                         users,
                     });
                 }
-                Ok(files::remove_dir_atomic(&place)?)
+                Ok(files::set_aside(&place)?)
             },
-        )
+        );
+        removed.map(drop)
     }
 }
 
@@ -214,6 +216,25 @@ mod tests {
             name: name.parse().unwrap(),
         }
     }
+
+    /// What a VM takes with this image.
+    fn share(image: &str) -> Share {
+        Share {
+            resources: Resources::default(),
+            image: image.parse().unwrap(),
+            kernel: "k".parse().unwrap(),
+        }
+    }
+
+    const HOST: Capacity = Capacity {
+        total: Resources {
+            cpus: 0,
+            memory_mb: 0,
+            disk_mb: 0,
+        },
+        disk_free_mb: 0,
+        cpu_overcommit: 1,
+    };
 
     fn shelf() -> (tempfile::TempDir, Arc<Registry>, Shelf<Thing>) {
         let dir = tempfile::tempdir().unwrap();
@@ -259,23 +280,33 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_can_be_created_while_the_disk_is_busy_with_a_removal() {
+        let (_dir, registry, shelf) = shelf();
+        let draft = shelf.draft().unwrap();
+        for number in 0..30_000 {
+            fs::File::create(draft.path().join(number.to_string())).unwrap();
+        }
+        shelf.put(draft, &thing("a")).unwrap();
+        let place = shelf.root.join("a");
+        let name = "web-1".parse().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| shelf.remove("a").unwrap());
+            while place.exists() {
+                std::hint::spin_loop();
+            }
+            let _made = registry.reserve(&name, share("b"), HOST).ok().unwrap();
+            let left = fs::read_dir(&shelf.root).unwrap().count();
+            assert_eq!(left, 1, "it had to wait until all was removed");
+        });
+        assert_eq!(fs::read_dir(&shelf.root).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_thing_that_a_vm_uses_stays_and_its_users_are_named() {
         let (_dir, registry, shelf) = shelf();
         shelf.put(shelf.draft().unwrap(), &thing("a")).unwrap();
-        let share = Share {
-            resources: Resources::default(),
-            image: "a".parse().unwrap(),
-            kernel: "k".parse().unwrap(),
-        };
-        let host = Capacity {
-            total: Resources::default(),
-            disk_free_mb: 0,
-            cpu_overcommit: 1,
-        };
-        let making = registry
-            .reserve(&"web-1".parse().unwrap(), share, host)
-            .ok()
-            .unwrap();
+        let name = "web-1".parse().unwrap();
+        let making = registry.reserve(&name, share("a"), HOST).ok().unwrap();
         let error = shelf.remove("a").unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -88,7 +88,9 @@ impl Standalone {
             .arg("--tls-ca")
             .arg(tls.join("ca.crt"))
             .arg("--data-dir")
-            .arg(self.data());
+            .arg(self.data())
+            .arg("--import-allow")
+            .arg(self.directory.path());
         command
     }
 

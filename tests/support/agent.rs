@@ -71,6 +71,8 @@ impl Agent {
             .arg(plane.ca())
             .arg("--data-dir")
             .arg(&self.directory)
+            .arg("--import-allow")
+            .arg(std::env::temp_dir())
             .envs(self.environment.iter().map(|(n, v)| (n, v)));
         if self.door != 0 {
             let address = namespace.map_or(Ipv4Addr::LOCALHOST, |(_, address)| *address);

@@ -17,6 +17,7 @@ pub(crate) struct MachineSettings {
     pub(crate) network: Option<String>,
     pub(crate) bridge_range: Option<String>,
     pub(crate) mount_allow: Vec<PathBuf>,
+    pub(crate) import_allow: Vec<PathBuf>,
     pub(crate) firecracker: FirecrackerSettings,
 }
 
@@ -47,6 +48,7 @@ impl MachineSettings {
             config.bridge_range = range.parse().doing(|| "--bridge-range is wrong")?;
         }
         config.mount_allow.clone_from(&self.mount_allow);
+        config.import_allow.clone_from(&self.import_allow);
         self.firecracker.apply(&mut config)?;
         Ok(config)
     }
@@ -91,6 +93,6 @@ mod tests {
         let config = MachineSettings::default().config(Path::new("/x"));
         let config = config.expect("a configuration");
         assert_eq!(config.network, NetworkChoice::User);
-        assert!(config.mount_allow.is_empty());
+        assert!(config.mount_allow.is_empty() && config.import_allow.is_empty());
     }
 }

@@ -85,6 +85,16 @@ pub(crate) struct UpOptions {
         value_delimiter = ':'
     )]
     mount_allow: Option<Vec<PathBuf>>,
+    /// A directory of which images and kernels may be imported. May be given again; in the
+    /// variable, separate by colons [default: the home
+    /// of whoever runs this]
+    #[arg(
+        long,
+        env = "HOSTLER_IMPORT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    import_allow: Option<Vec<PathBuf>>,
     /// Leave running VMs running when this command ends
     #[arg(long, env = "HOSTLER_KEEP_VMS", num_args = 0..=1, default_missing_value = "true")]
     keep_vms: Option<bool>,
@@ -122,6 +132,7 @@ impl UpOptions {
             network,
             bridge_range,
             mount_allow,
+            import_allow,
             keep_vms,
             config,
         );
@@ -142,10 +153,18 @@ impl UpOptions {
                 network: all.network,
                 bridge_range: all.bridge_range,
                 mount_allow: all.mount_allow.unwrap_or_default(),
+                import_allow: all.import_allow.unwrap_or_else(home),
             },
             keep_vms: all.keep_vms.unwrap_or(false),
         })
     }
+}
+
+/// The home of whoever runs this, if it is a place of their own. All that `up` serves is theirs.
+fn home() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let is_own = |home: &PathBuf| home.is_absolute() && home.parent().is_some() && home.is_dir();
+    home.into_iter().filter(is_own).collect()
 }
 
 fn socket_place(wanted: Option<PathBuf>, data_dir: &Path) -> SocketPlace {
@@ -165,4 +184,25 @@ fn default_data_dir(room: &str) -> Result<PathBuf, Failure> {
         .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
     let base = base.ok_or_else(|| Failure::new("there is no HOME; give --data-dir DIR"))?;
     Ok(base.join("hostler").join(room))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn up_allows_imports_from_the_home_of_whoever_runs_it_unless_it_is_told_otherwise() {
+        let allowed = |import_allow| {
+            let options = UpOptions {
+                data_dir: Some("/x".into()),
+                import_allow,
+                ..UpOptions::default()
+            };
+            options.resolve().expect("complete").machines.import_allow
+        };
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        assert_eq!(allowed(None), Vec::from_iter(home));
+        let other = vec![PathBuf::from("/srv/images")];
+        assert_eq!(allowed(Some(other.clone())), other);
+    }
 }

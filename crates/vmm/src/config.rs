@@ -36,6 +36,9 @@ pub struct Config {
     pub bridge_range: Subnet,
     /// Directories of which VMs may mount what is in them; none unless said.
     pub mount_allow: Vec<PathBuf>,
+    /// Directories of which images and kernels may be imported; none unless said, and then they
+    /// come from registries only.
+    pub import_allow: Vec<PathBuf>,
 }
 
 /// How Firecracker is confined by its jailer.
@@ -113,6 +116,7 @@ impl Config {
             network: NetworkChoice::User,
             bridge_range: Subnet::around(Ipv4Addr::new(10, 77, 0, 0), 16),
             mount_allow: Vec::new(),
+            import_allow: Vec::new(),
         }
     }
 }

@@ -47,6 +47,7 @@ use crate::kernels::{Kernel, Kernels};
 use crate::name::ItemName;
 use crate::registry::{Registry, Share};
 use crate::shelf::{Item, RemoveError, Shelf};
+use crate::sources::Sources;
 
 use self::blobs::Blobs;
 use self::progress::Book;
@@ -181,6 +182,7 @@ pub struct Images {
     shelf: Arc<Shelf<Image>>,
     kernels: Kernels,
     cache: PathBuf,
+    sources: Sources,
     blobs: Arc<Blobs>,
     book: Arc<Book>,
     /// How many layers are read or written at one time, over all imports: enough for the
@@ -195,6 +197,7 @@ impl Images {
         root: PathBuf,
         blobs: PathBuf,
         cache: PathBuf,
+        sources: Sources,
         kernels: Kernels,
         registry: Arc<Registry>,
     ) -> Result<Self, StorageError> {
@@ -203,6 +206,7 @@ impl Images {
             shelf,
             kernels,
             cache,
+            sources,
             blobs: Arc::new(Blobs::open(blobs)?),
             book: Arc::default(),
             workers: Arc::new(tokio::sync::Semaphore::new(WORKERS)),

@@ -4,8 +4,7 @@
 //! before it can reach its root disk.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +21,7 @@ use crate::kernel_file::{self, KernelFormat, NotBootable};
 use crate::name::ItemName;
 use crate::registry::{Registry, Share};
 use crate::shelf::{self, Item, RemoveError, Shelf};
+use crate::sources::Sources;
 
 pub(crate) const KERNEL_FILE: &str = "kernel";
 pub(crate) const MODULES_FILE: &str = "modules.cpio";
@@ -68,7 +68,7 @@ impl Item for Kernel {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportKernel {
-    /// A file on the host, absolute: an ELF `vmlinux` or a bzImage for x86-64, an `Image` for
+    /// A file on the host, absolute, in a directory that it allows imports from: an ELF `vmlinux` or a bzImage for x86-64, an `Image` for
     /// arm64; for the host's own processor. It has to have the
     /// drivers for virtio devices and ext4 built in.
     pub source: PathBuf,
@@ -82,7 +82,7 @@ pub struct ImportKernel {
 pub enum ImportKernelError {
     /// The source is not a file that can be read.
     #[error(
-        "{} cannot be read: {problem}; give the absolute path of a kernel file on the host",
+        "{}: {problem}; give the absolute path of a kernel file on the host",
         path.display()
     )]
     Source { path: PathBuf, problem: String },
@@ -100,6 +100,7 @@ pub enum ImportKernelError {
 #[derive(Clone)]
 pub struct Kernels {
     shelf: Arc<Shelf<Kernel>>,
+    sources: Sources,
 }
 
 /// The files of a kernel that a start needs.
@@ -126,9 +127,14 @@ impl KernelFiles {
 }
 
 impl Kernels {
-    pub(crate) fn open(root: PathBuf, registry: Arc<Registry>) -> Result<Self, StorageError> {
+    pub(crate) fn open(
+        root: PathBuf,
+        sources: Sources,
+        registry: Arc<Registry>,
+    ) -> Result<Self, StorageError> {
         Ok(Self {
             shelf: Arc::new(Shelf::open(root, registry)?),
+            sources,
         })
     }
 
@@ -148,8 +154,8 @@ impl Kernels {
     /// When the file is not a kernel for this host, the name is taken, or the disk refuses;
     /// nothing is left behind.
     pub async fn import(&self, request: ImportKernel) -> Result<Kernel, ImportKernelError> {
-        let shelf = self.shelf.clone();
-        blocking::run(move || import(&shelf, request)).await
+        let (shelf, sources) = (self.shelf.clone(), self.sources.clone());
+        blocking::run(move || import(&shelf, &sources, request)).await
     }
 
     /// Deletes a kernel that no VM uses.
@@ -197,12 +203,16 @@ impl Kernels {
     }
 }
 
-fn import(shelf: &Shelf<Kernel>, request: ImportKernel) -> Result<Kernel, ImportKernelError> {
+fn import(
+    shelf: &Shelf<Kernel>,
+    sources: &Sources,
+    request: ImportKernel,
+) -> Result<Kernel, ImportKernelError> {
     let ImportKernel { source, name } = request;
     if shelf.get(&name).is_some() {
         return Err(ImportKernelError::Exists { name });
     }
-    let bytes = read_source(&source)?;
+    let bytes = read_source(sources, &source)?;
     let bootable =
         kernel_file::prepare(&bytes).map_err(|problem| ImportKernelError::NotBootable {
             path: source.clone(),
@@ -235,7 +245,7 @@ fn import(shelf: &Shelf<Kernel>, request: ImportKernel) -> Result<Kernel, Import
     }
 }
 
-fn read_source(source: &Path) -> Result<Vec<u8>, ImportKernelError> {
+fn read_source(sources: &Sources, source: &Path) -> Result<Vec<u8>, ImportKernelError> {
     let unreadable = |problem: String| ImportKernelError::Source {
         path: source.to_owned(),
         problem,
@@ -243,7 +253,9 @@ fn read_source(source: &Path) -> Result<Vec<u8>, ImportKernelError> {
     if !source.is_absolute() {
         return Err(unreadable("the path is not absolute".to_owned()));
     }
-    let metadata = source
+    let file = sources.open(source);
+    let file = file.map_err(|error| unreadable(error.to_string()))?;
+    let metadata = file
         .metadata()
         .map_err(|error| unreadable(error.to_string()))?;
     // Not a device or a pipe, which may never end.
@@ -251,11 +263,15 @@ fn read_source(source: &Path) -> Result<Vec<u8>, ImportKernelError> {
         return Err(unreadable("it is not a regular file".to_owned()));
     }
     // Nor a disk's image, given by mistake: it is read into memory as a whole.
-    if metadata.len() > kernel_file::MAX_SIZE as u64 {
+    let most = kernel_file::MAX_SIZE as u64;
+    if metadata.len() > most {
         let most = kernel_file::MAX_SIZE >> 20;
         return Err(unreadable(format!("it has more than {most} MiB")));
     }
-    fs::read(source).map_err(|error| unreadable(error.to_string()))
+    let mut bytes = Vec::new();
+    let read = file.take(most).read_to_end(&mut bytes);
+    read.map_err(|error| unreadable(error.to_string()))?;
+    Ok(bytes)
 }
 
 /// Writes a new file and flushes it to the disk.
@@ -268,12 +284,19 @@ pub(crate) fn write_flushed(path: &Path, bytes: &[u8]) -> Result<(), StorageErro
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::kernel_file::tests::elf;
 
     fn kernels() -> (tempfile::TempDir, Kernels) {
         let dir = tempfile::tempdir().unwrap();
-        let kernels = Kernels::open(dir.path().join("kernels"), Arc::default()).unwrap();
+        let (root, allowed) = (
+            dir.path().join("kernels"),
+            dir.path().canonicalize().unwrap(),
+        );
+        let sources = Sources::new(vec![allowed], &root);
+        let kernels = Kernels::open(root, sources, Arc::default()).unwrap();
         (dir, kernels)
     }
 
@@ -315,6 +338,23 @@ mod tests {
             assert!(!matches!(error, ImportKernelError::Storage(_)), "{error}");
         }
         assert_eq!(fs::read_dir(dir.path().join("kernels")).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_outside_of_what_the_host_allows_is_refused_whether_it_is_there_or_not() {
+        let (_dir, kernels) = kernels();
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("vmlinux"), elf(62, 18)).unwrap();
+        let refused = async |name: &str| {
+            let request = ImportKernel {
+                source: elsewhere.path().join(name),
+                name: "mine".parse().unwrap(),
+            };
+            let error = kernels.import(request).await.unwrap_err().to_string();
+            assert!(error.contains("--import-allow DIR"), "{error}");
+            error.replace(name, "NAME")
+        };
+        assert_eq!(refused("vmlinux").await, refused("nothing").await);
     }
 
     #[tokio::test]

@@ -315,7 +315,8 @@ struct PullImages {
 struct ImportImage {
     /// The host's id.
     host: HostId,
-    /// An image in a registry (`HOST[:PORT]/NAME[:TAG]`), or an absolute path on the host.
+    /// An image in a registry (`HOST[:PORT]/NAME[:TAG]`), or an absolute path on the host, in a
+    /// directory that it allows imports from.
     #[schemars(length(min = 1, max = 4096))]
     source: String,
     /// What the image is to be called.
@@ -393,7 +394,7 @@ async fn list_kernels(
 struct ImportKernel {
     /// The host's id.
     host: HostId,
-    /// A path on the host.
+    /// A path on the host, in a directory that it allows imports from.
     #[schemars(length(min = 1, max = 4096))]
     source: String,
     /// What the kernel is to be called.

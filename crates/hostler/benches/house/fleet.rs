@@ -23,6 +23,8 @@ impl Fleet {
             .arg(server.ca())
             .arg("--data-dir")
             .arg(server.directory().join("agent"))
+            .arg("--import-allow")
+            .arg(std::env::temp_dir())
             .env(
                 "HOSTLER_REGISTER",
                 created["registration_token"].as_str().expect("a token"),

@@ -46,6 +46,8 @@ impl Host {
             .arg(tls.join("ca.crt"))
             .arg("--data-dir")
             .arg(directory.path().join("data"))
+            .arg("--import-allow")
+            .arg(directory.path())
             .env("HOSTLER_LOG_FORMAT", "json")
             .stdout(Stdio::piped())
             .stderr(log)

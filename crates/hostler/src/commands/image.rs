@@ -29,7 +29,9 @@ pub(crate) enum Image {
         Plain HTTP is spoken to the host itself, and elsewhere after http:// only. An image without\n\
         an /sbin/init runs its Entrypoint and Cmd, and stays up when they end.")]
     Import {
-        #[arg(help = "HOST[:PORT]/NAME[:TAG], or an absolute path on the host")]
+        #[arg(
+            help = "HOST[:PORT]/NAME[:TAG], or an absolute path on the host, which its agent has to allow (--import-allow)"
+        )]
         source: String,
         /// What the image is to be called
         #[arg(long)]

@@ -16,7 +16,7 @@ pub(crate) enum Kernel {
     /// Take over a kernel from a file on a host: an ELF vmlinux or a bzImage
     #[command(after_help = "Example:\n  hostler kernel import /boot/vmlinuz-6.1 --name debian-6.1")]
     Import {
-        /// A path on the host
+        /// A path on the host, which its agent has to allow (--import-allow)
         source: String,
         /// What the kernel is to be called
         #[arg(long)]

@@ -86,6 +86,16 @@ pub(crate) struct AgentOptions {
         value_delimiter = ':'
     )]
     pub(super) mount_allow: Option<Vec<PathBuf>>,
+    /// A directory of which images and kernels may be imported. May be given again; in the
+    /// variable, separate by colons [default: none, they come
+    /// from registries only]
+    #[arg(
+        long,
+        env = "HOSTLER_IMPORT_ALLOW",
+        value_name = "DIR",
+        value_delimiter = ':'
+    )]
+    pub(super) import_allow: Option<Vec<PathBuf>>,
     /// How many virtual CPUs VMs may reserve for each CPU of this host [default: 4]
     #[arg(long, env = "HOSTLER_CPU_OVERCOMMIT", value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -170,6 +180,7 @@ impl AgentOptions {
                 network: all.network.clone(),
                 bridge_range: all.bridge_range.clone(),
                 mount_allow: all.mount_allow.clone().unwrap_or_default(),
+                import_allow: all.import_allow.clone().unwrap_or_default(),
                 cpu_overcommit: all.cpu_overcommit.filter(|n| *n > 0),
                 firecracker: FirecrackerSettings {
                     program: all.firecracker_bin.clone(),
@@ -210,6 +221,7 @@ impl AgentOptions {
             network,
             bridge_range,
             mount_allow,
+            import_allow,
             cpu_overcommit,
             firecracker_bin,
             jailer,
@@ -233,8 +245,9 @@ impl AgentOptions {
             &mut self.workload_socket,
             &mut self.config,
         ];
-        let mounts = self.mount_allow.iter_mut().flatten();
-        for path in paths.into_iter().flatten().chain(mounts) {
+        let lists = [&mut self.mount_allow, &mut self.import_allow];
+        let directories = lists.into_iter().flatten().flatten();
+        for path in paths.into_iter().flatten().chain(directories) {
             let absolute = std::path::absolute(&*path);
             *path = absolute.doing(|| format!("cannot tell where {} is", path.display()))?;
         }
@@ -246,10 +259,11 @@ impl AgentOptions {
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| p.display().to_string());
         let address = |address: &Option<SocketAddr>| address.map(|a| a.to_string());
         let register = self.register.as_ref();
-        let mounts = self.mount_allow.as_ref().map(|directories| {
-            let directories = directories.iter().map(|path| path.display().to_string());
-            directories.collect::<Vec<_>>().join(":")
-        });
+        let list = |directories: &Option<Vec<PathBuf>>| {
+            let directories = directories.as_ref()?.iter();
+            let directories = directories.map(|path| path.display().to_string());
+            Some(directories.collect::<Vec<_>>().join(":"))
+        };
         let all = [
             (
                 "HOSTLER_STANDALONE",
@@ -278,7 +292,8 @@ impl AgentOptions {
             ("HOSTLER_JAIL_NETNS", path(&self.jail_netns)),
             ("HOSTLER_NETWORK", self.network.clone()),
             ("HOSTLER_BRIDGE_RANGE", self.bridge_range.clone()),
-            ("HOSTLER_MOUNT_ALLOW", mounts),
+            ("HOSTLER_MOUNT_ALLOW", list(&self.mount_allow)),
+            ("HOSTLER_IMPORT_ALLOW", list(&self.import_allow)),
             (
                 "HOSTLER_CPU_OVERCOMMIT",
                 self.cpu_overcommit.map(|n| n.to_string()),
@@ -408,6 +423,7 @@ mod tests {
             network: Some("x".to_owned()),
             bridge_range: Some("x".to_owned()),
             mount_allow: Some(vec!["x".into()]),
+            import_allow: Some(vec!["x".into()]),
             cpu_overcommit: Some(1),
             config: Some("x".into()),
             ..standalone()

@@ -35,7 +35,7 @@ pub struct ImportImage {
     /// An image in a registry (`HOST[:PORT]/NAME[:TAG]`, plain HTTP only to the host itself or
     /// after `http://`), or the absolute path, on the host, of an OCI layout, an OCI archive, a
     /// `docker save` archive (each with `:NAME` when it holds several images), or a tar archive of
-    /// a root file system.
+    /// a root file system. A path has to lie in a directory that the host allows imports from.
     pub source: String,
     /// What to call the image.
     pub name: ItemName,
@@ -70,7 +70,7 @@ impl Images {
         }
         let work = Work::begin(self, &text, size_mb, progress)?;
         work.say(1, format!("looking at {text}"));
-        let found = source.find(credentials).await;
+        let found = source.find(&self.sources, credentials).await;
         let mut found = found.map_err(|error| error.of(&text))?;
         let mut read = work.read(&found).await?;
         if found.config.is_none() && read.is_layered() {

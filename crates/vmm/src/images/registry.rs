@@ -8,6 +8,9 @@ mod auth;
 mod blob;
 mod error;
 mod http;
+mod reach;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::header::{ACCEPT, HeaderValue};
 use ::http::{HeaderMap, Response, StatusCode};
@@ -16,6 +19,7 @@ use tokio::sync::RwLock;
 use url::Url;
 
 use self::http::{Http, Patience};
+use self::reach::Reach;
 use super::digest::Digest;
 use super::manifest::{self, MAX_DOCUMENT};
 use super::reference::Reference;
@@ -34,6 +38,8 @@ pub(crate) struct Repository {
     credentials: Option<Credentials>,
     /// What the registry wanted to see last.
     authorization: RwLock<Option<HeaderValue>>,
+    /// Whether it has answered from this host's own network.
+    is_near: AtomicBool,
 }
 
 impl Repository {
@@ -55,6 +61,7 @@ impl Repository {
             reference,
             credentials,
             authorization: RwLock::new(None),
+            is_near: AtomicBool::new(false),
         })
     }
 
@@ -165,7 +172,15 @@ impl Repository {
             let shown = authorization
                 .as_ref()
                 .filter(|_| url.origin() == self.base.origin());
-            let response = self.http.get(&url, headers, shown).await?;
+            let response = self
+                .http
+                .get(&url, self.reach(&url), headers, shown)
+                .await?;
+            if url.origin() == self.base.origin()
+                && http::sender(&response).is_some_and(reach::is_near)
+            {
+                self.is_near.store(true, Ordering::Relaxed);
+            }
             let Some(next) = http::redirection(&url, &response)? else {
                 return Ok(response);
             };
@@ -177,6 +192,14 @@ impl Repository {
         ))
     }
 
+    /// How far a request may go: a registry may lead to where it is itself.
+    fn reach(&self, url: &Url) -> Reach {
+        match url.origin() == self.base.origin() || self.is_near.load(Ordering::Relaxed) {
+            true => Reach::Named,
+            false => Reach::Public,
+        }
+    }
+
     /// Plain HTTP is spoken where the registry itself is asked over it, and nowhere else.
     fn allow(&self, url: &Url) -> Result<(), RegistryError> {
         if url.scheme() == "https" || url.scheme() == "http" && self.reference.plain_http {
@@ -186,5 +209,31 @@ impl Repository {
             "it leads from https to {}:, where nobody could be recognised",
             url.scheme()
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_registry_elsewhere_leads_nowhere_into_this_hosts_network() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        listener.set_nonblocking(true).unwrap();
+        let reference = "http://registry.example/a:1".parse().unwrap();
+        let repository = Repository::open(reference, None).unwrap();
+        let ask = async |host: &str| {
+            let url = format!("http://{host}:{port}/").parse().unwrap();
+            let (reach, headers) = (repository.reach(&url), HeaderMap::new());
+            let asked = repository.http.get(&url, reach, &headers, None).await;
+            let error = asked.unwrap_err();
+            assert!(matches!(error, RegistryError::OutOfReach(_)), "{error}");
+            assert!(!error.is_passing());
+        };
+        for host in ["127.0.0.1", "localhost", "[::1]", "169.254.169.254"] {
+            ask(host).await;
+        }
+        assert!(listener.accept().is_err(), "somebody was asked");
     }
 }

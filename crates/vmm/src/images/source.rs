@@ -12,7 +12,6 @@ mod archive;
 mod layout;
 
 use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::digest::Digest;
@@ -21,6 +20,7 @@ use super::layer::Layer;
 use super::manifest::{Config, Descriptor, Document, Index, InvalidManifest, Manifest};
 use super::reference::Reference;
 use super::registry::{Credentials, RegistryError, Repository};
+use crate::sources::{SourceRefused, Sources};
 
 pub(super) use self::archive::looks_layered;
 
@@ -31,8 +31,8 @@ const MAX_INDEXES: usize = 3;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Registry(Reference),
-    /// A path, and the image that is meant there.
-    Local(PathBuf, Option<String>),
+    /// A path, and perhaps the image that is meant there.
+    Local(String),
 }
 
 /// Where a layer is.
@@ -63,6 +63,8 @@ pub(crate) enum SourceError {
     Manifest(#[from] InvalidManifest),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Refused(#[from] SourceRefused),
 }
 
 impl SourceError {
@@ -81,6 +83,10 @@ impl SourceError {
             Self::Unreadable(problem) => ImportImageError::Source {
                 source_text: source,
                 problem,
+            },
+            Self::Refused(problem) => ImportImageError::Source {
+                source_text: source,
+                problem: problem.to_string(),
             },
             Self::Manifest(problem) => ImportImageError::Image {
                 source_text: source,
@@ -112,28 +118,20 @@ impl Source {
             })?;
             return Ok(Self::Registry(reference));
         }
-        let path = PathBuf::from(local);
-        match local.rsplit_once(':') {
-            // The name of an image may have slashes and colons: `registry.example:5000/a:1`.
-            Some(_) if !path.exists() => {
-                let colons = local.match_indices(':').map(|(at, _)| at);
-                let split = colons.map(|at| (&local[..at], &local[at + 1..]));
-                let mut split = split.filter(|(path, _)| PathBuf::from(path).exists());
-                match split.next() {
-                    Some((path, name)) => Ok(Self::Local(path.into(), Some(name.to_owned()))),
-                    None => Ok(Self::Local(path, None)),
-                }
-            }
-            _ => Ok(Self::Local(path, None)),
-        }
+        Ok(Self::Local(local.to_owned()))
     }
 
     /// Looks at what the source is. Reads on the host block, so they are done elsewhere.
-    pub(super) async fn find(self, credentials: Option<Credentials>) -> Result<Found, SourceError> {
+    pub(super) async fn find(
+        self,
+        sources: &Sources,
+        credentials: Option<Credentials>,
+    ) -> Result<Found, SourceError> {
         match self {
             Self::Registry(reference) => find_in_registry(reference, credentials).await,
-            Self::Local(path, name) => {
-                crate::blocking::run(move || find_here(path, name.as_deref())).await
+            Self::Local(text) => {
+                let sources = sources.clone();
+                crate::blocking::run(move || find_here(&sources, &text)).await
             }
         }
     }
@@ -180,8 +178,8 @@ fn too_many_indexes() -> SourceError {
     SourceError::Unreadable("its index leads to an index, and that to another".to_owned())
 }
 
-fn find_here(path: PathBuf, name: Option<&str>) -> Result<Found, SourceError> {
-    let file = open(&path)?;
+fn find_here(sources: &Sources, text: &str) -> Result<Found, SourceError> {
+    let (file, name) = sources.open_named(text)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
         return find_in_layout(&layout::Directory::new(file), name);
@@ -222,17 +220,8 @@ pub(crate) fn find_in_file(
     })
 }
 
-/// Opens without waiting, as for a pipe that nobody writes to.
-fn open(path: &PathBuf) -> Result<File, SourceError> {
-    use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = rustix::fs::open(path, flags, Mode::empty());
-    file.map(File::from)
-        .map_err(|error| unreadable(error.into()))
-}
-
 fn unreadable(error: std::io::Error) -> SourceError {
-    SourceError::Unreadable(format!("it cannot be read on the host: {error}"))
+    SourceRefused::Unreadable(error).into()
 }
 
 /// The files of a layout, wherever they lie.
@@ -315,15 +304,13 @@ mod tests {
 
     #[test]
     fn a_source_is_told_by_its_form() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().to_str().unwrap();
         let local = |text: &str| Source::parse(text).unwrap();
-        let here = |name: Option<&str>| Source::Local(path.into(), name.map(str::to_owned));
-        assert_eq!(local(path), here(None));
-        assert_eq!(local(&format!("oci:{path}")), here(None));
+        let here = |text: &str| Source::Local(text.to_owned());
+        assert_eq!(local("/srv/layout"), here("/srv/layout"));
+        assert_eq!(local("oci:/srv/layout"), here("/srv/layout"));
         assert_eq!(
-            local(&format!("{path}:r.example:5000/a:1")),
-            here(Some("r.example:5000/a:1"))
+            local("/srv/a:r.example:5000/a:1"),
+            here("/srv/a:r.example:5000/a:1")
         );
         assert!(matches!(local("127.0.0.1:5000/a:1"), Source::Registry(_)));
         for text in ["", "./a", "../a", "oci:a", "a b", "/a\0b"] {

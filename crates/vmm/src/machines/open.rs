@@ -32,6 +32,7 @@ use crate::processes::{self, VmProcess};
 use crate::record::Record;
 use crate::slot::Slot;
 use crate::snapshots::Snapshots;
+use crate::sources::{self, Sources, UnusableDirectory};
 use crate::{DEFAULT_KERNEL, ItemName};
 
 /// A data directory could not be opened.
@@ -50,6 +51,9 @@ pub enum OpenError {
     /// A directory that VMs may share cannot be used.
     #[error("--mount-allow is wrong: {0}")]
     MountAllow(#[from] MountError),
+    /// A directory that imports may read cannot be used.
+    #[error("--import-allow is wrong: {0}")]
+    ImportAllow(#[from] UnusableDirectory),
     /// The chosen network is not possible here.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -64,6 +68,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     config.data_dir = fs::canonicalize(&data_dir).context("find", &data_dir)?;
     config.cache_dir = std::path::absolute(&config.cache_dir).context("find", &config.cache_dir)?;
     config.mount_allow = mounts::real_directories(&config.mount_allow)?;
+    config.import_allow = sources::real_directories(&config.import_allow)?;
     let layout = Layout::new(config.data_dir.clone());
     let lock = take_lock(&layout)?;
 
@@ -72,12 +77,14 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     files::sweep_drafts(&layout.vms())?;
     sweep_vms(&layout);
     let registry = Arc::default();
-    let kernels = Kernels::open(layout.kernels(), Arc::clone(&registry))?;
+    let sources = Sources::new(config.import_allow.clone(), layout.root());
+    let kernels = Kernels::open(layout.kernels(), sources.clone(), Arc::clone(&registry))?;
     let cache = config.cache_dir.clone();
     let images = Images::open(
         layout.images(),
         layout.blobs(),
         cache,
+        sources,
         kernels.clone(),
         Arc::clone(&registry),
     )?;

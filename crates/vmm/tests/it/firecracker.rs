@@ -47,6 +47,7 @@ impl Site {
         let link = dir.path().join("firecracker");
         symlink(program().0, &link).unwrap();
         let mut config = Config::new(dir.path().join("data"));
+        config.import_allow = vec![std::env::temp_dir()];
         config.driver = DriverChoice::Firecracker;
         config.firecracker_binary = link;
         change(&mut config);
@@ -240,7 +241,8 @@ async fn what_firecracker_cannot_do_is_declared_and_refused() {
         assert!(matches!(error, CreateError::Unsupported(_)), "{error}");
     }
     // A kernel that unpacks itself is none for Firecracker.
-    let kernel = site.host.data_dir().join("bzimage");
+    let outside = tempfile::tempdir().unwrap();
+    let kernel = outside.path().join("bzimage");
     fs::write(&kernel, packed_kernel()).unwrap();
     let import = ImportKernel {
         source: kernel,

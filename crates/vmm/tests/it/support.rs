@@ -19,6 +19,13 @@ pub(crate) struct Host {
     site: Site,
 }
 
+/// The configuration of a host to which tests import what they made.
+fn usual(data_dir: PathBuf) -> Config {
+    let mut config = Config::new(data_dir);
+    config.import_allow = vec![std::env::temp_dir()];
+    config
+}
+
 /// Opens a data directory, perhaps again. A program that another test is about to start has a copy
 /// of our lock for a moment, which a daemon of its own process never meets.
 async fn open(config: Config) -> Machines {
@@ -57,7 +64,7 @@ impl Host {
     /// The same, with its data in this place of a temporary directory.
     pub(crate) async fn in_directory(place: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::new(dir.path().join(place));
+        let config = usual(dir.path().join(place));
         Self::with(dir, config).await
     }
 
@@ -77,7 +84,7 @@ impl Host {
     /// A host that is configured in another way than usual.
     pub(crate) async fn configured(configure: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config::new(dir.path().join("data"));
+        let mut config = usual(dir.path().join("data"));
         configure(&mut config);
         Self::with(dir, config).await
     }

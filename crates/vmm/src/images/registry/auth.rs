@@ -157,7 +157,8 @@ impl Repository {
     }
 
     async fn token(&self, url: &Url, shown: Option<&HeaderValue>) -> Result<String, RegistryError> {
-        let response = self.http.get(url, &HeaderMap::new(), shown).await?;
+        let (reach, headers) = (self.reach(url), HeaderMap::new());
+        let response = self.http.get(url, reach, &headers, shown).await?;
         if response.status() != StatusCode::OK {
             return Err(RegistryError::of_status("a token", response.status()));
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ::http::StatusCode;
 
+use super::reach::OutOfReach;
 use crate::files::StorageError;
 use crate::images::digest::Digest;
 
@@ -37,6 +38,8 @@ pub(crate) enum RegistryError {
     Size { said: u64, sent: u64 },
     #[error("it sent {found} for {wanted}; it is damaged or lies, and nothing of it is kept")]
     Digest { wanted: Digest, found: Digest },
+    #[error(transparent)]
+    OutOfReach(#[from] OutOfReach),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

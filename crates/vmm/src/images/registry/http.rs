@@ -1,5 +1,6 @@
 //! HTTP to registries: one request at a time, with limits on every wait.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -10,12 +11,13 @@ use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{HttpConnector, HttpInfo};
 use hyper_util::rt::TokioExecutor;
 use rand::Rng as _;
 use url::Url;
 
 use super::RegistryError;
+use super::reach::{OutOfReach, Reach, Resolver};
 
 /// How long an answer, or the next piece of one, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,8 +29,14 @@ const KNOCKS: u32 = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
+type Connector = HttpsConnector<HttpConnector<Resolver>>;
+
+/// A client for each reach: a connection that one has made is none of the other's.
 #[derive(Clone)]
-pub(super) struct Http(Client<HttpsConnector<HttpConnector>, Empty<Bytes>>);
+pub(super) struct Http {
+    named: Client<Connector, Empty<Bytes>>,
+    public: Client<Connector, Empty<Bytes>>,
+}
 
 /// The authorities that this host trusts, read once.
 fn tls() -> Result<rustls::ClientConfig, RegistryError> {
@@ -50,7 +58,14 @@ fn tls() -> Result<rustls::ClientConfig, RegistryError> {
 
 impl Http {
     pub(super) fn new() -> Result<Self, RegistryError> {
-        let mut tcp = HttpConnector::new();
+        Ok(Self {
+            named: Self::client(Reach::Named)?,
+            public: Self::client(Reach::Public)?,
+        })
+    }
+
+    fn client(reach: Reach) -> Result<Client<Connector, Empty<Bytes>>, RegistryError> {
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::new(reach));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
         tcp.set_keepalive(Some(PATIENCE));
@@ -62,15 +77,17 @@ impl Http {
         let mut client = Client::builder(TokioExecutor::new());
         // What is answered is read piece by piece: a small buffer keeps memory small.
         client.http1_max_buf_size(64 * 1024);
-        Ok(Self(client.build(connector)))
+        Ok(client.build(connector))
     }
 
     pub(super) async fn get(
         &self,
         url: &Url,
+        reach: Reach,
         headers: &HeaderMap,
         authorization: Option<&HeaderValue>,
     ) -> Result<Response<Incoming>, RegistryError> {
+        reach.check(url)?;
         let mut request = Request::builder()
             .method(Method::GET)
             .uri(url.as_str())
@@ -83,12 +100,33 @@ impl Http {
         if let Some(authorization) = authorization {
             all.insert(AUTHORIZATION, authorization.clone());
         }
-        match tokio::time::timeout(PATIENCE, self.0.request(request)).await {
+        let client = match reach {
+            Reach::Named => &self.named,
+            Reach::Public => &self.public,
+        };
+        match tokio::time::timeout(PATIENCE, client.request(request)).await {
             Err(_) => Err(RegistryError::Slow),
-            Ok(Err(error)) => Err(RegistryError::Unreachable(causes(&error))),
+            Ok(Err(error)) => Err(not_reached(&error)),
             Ok(Ok(response)) => busy(response),
         }
     }
+}
+
+fn not_reached(error: &(dyn std::error::Error + 'static)) -> RegistryError {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(beyond) = error.downcast_ref::<OutOfReach>() {
+            return beyond.clone().into();
+        }
+        cause = error.source();
+    }
+    RegistryError::Unreachable(causes(error))
+}
+
+/// Where an answer came from.
+pub(super) fn sender(response: &Response<Incoming>) -> Option<IpAddr> {
+    let info = response.extensions().get::<HttpInfo>()?;
+    Some(info.remote_addr().ip())
 }
 
 /// An error with what it came from; the outermost one says very little.

@@ -157,6 +157,13 @@ async fn what_is_no_image_is_refused_and_says_why() {
         let error = import(&host.machines, &source, "a").await.unwrap_err();
         assert!(error.to_string().contains(said), "{source}: {error}");
     }
+    let metadata = import(&host.machines, "http://169.254.169.254/latest:1", "a").await;
+    let metadata = metadata.unwrap_err();
+    assert!(
+        matches!(metadata, ImportImageError::Registry { .. }),
+        "{metadata}"
+    );
+    assert!(metadata.to_string().contains("link-local"), "{metadata}");
     let nobody = import(&host.machines, "127.0.0.1:1/nobody:1", "a").await;
     let away = nobody.unwrap_err();
     assert!(
@@ -180,4 +187,53 @@ async fn what_is_no_image_is_refused_and_says_why() {
     }
     assert_eq!(left_in(&host, "images").len(), 0);
     assert_nothing_left(&host).await;
+}
+
+#[tokio::test]
+async fn a_path_outside_of_what_the_host_allows_is_refused_whether_it_is_there_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| dir.path().join(name).display().to_string();
+    for name in ["allowed", "elsewhere"] {
+        fs::create_dir(place(name)).unwrap();
+        Tarball::bootable().plain(&dir.path().join(name).join("root.tar"));
+    }
+    std::os::unix::fs::symlink("../elsewhere/root.tar", place("allowed/link")).unwrap();
+    let allowed = place("allowed");
+    let host = Host::configured(|config| config.import_allow = vec![allowed.clone().into()]).await;
+    let refused = async |source: &str| {
+        let error = import(&host.machines, source, "a").await.unwrap_err();
+        error.to_string().replace(source, "SOURCE")
+    };
+    let told = refused(&place("elsewhere/root.tar")).await;
+    assert!(
+        told.contains("--import-allow DIR") && told.contains(&allowed),
+        "{told}"
+    );
+    for source in [
+        place("elsewhere/nothing.tar"),
+        place("elsewhere/nothing:1"),
+        place("elsewhere"),
+        place("allowed/../elsewhere/root.tar"),
+        "oci:/etc".to_owned(),
+        "/etc/hostname".to_owned(),
+    ] {
+        assert_eq!(refused(&source).await, told, "{source}");
+    }
+    assert!(
+        refused(&place("allowed/link"))
+            .await
+            .contains("symbolic link")
+    );
+    assert_nothing_left(&host).await;
+    import(&host.machines, place("allowed/root.tar"), "a")
+        .await
+        .unwrap();
+    // Nothing is allowed by default.
+    let none = Host::configured(|config| config.import_allow = Vec::new()).await;
+    let error = import(&none.machines, place("allowed/root.tar"), "a").await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("start the agent with --import-allow DIR"),
+        "{error}"
+    );
 }

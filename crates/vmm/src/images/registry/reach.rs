@@ -1,0 +1,211 @@
+//! How far a request may go: which addresses a registry may be at, and where it may send us.
+//!
+//! The host reaches what whoever names a registry does not: the cloud's metadata, its own services,
+//! its own network. Addresses count, not names, and at the moment of the connection: what a name
+//! means may change between two looks at it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
+use tower_service::Service;
+use url::{Host, Url};
+
+/// Nothing is asked for at this address.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(
+    "no image is fetched from {host} at {address}: a registry may not be at a link-local address, \
+     nor lead into this host's own network unless it is there itself"
+)]
+pub(crate) struct OutOfReach {
+    host: String,
+    address: IpAddr,
+}
+
+/// How far a request may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Somebody named it: anywhere but to what is link-local, where the cloud's metadata is and no
+    /// registry ever was.
+    Named,
+    /// A registry of the public network led there: only to what is public too.
+    Public,
+}
+
+impl Reach {
+    fn admits(self, address: IpAddr) -> bool {
+        let address = plain(address);
+        !is_link_local(address) && (self == Self::Named || !is_near(address))
+    }
+
+    /// Checks a URL that has an address for a host, of which no resolver is asked.
+    pub(super) fn check(self, url: &Url) -> Result<(), OutOfReach> {
+        let address: IpAddr = match url.host() {
+            Some(Host::Ipv4(address)) => address.into(),
+            Some(Host::Ipv6(address)) => address.into(),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        match self.admits(address) {
+            true => Ok(()),
+            false => Err(OutOfReach {
+                host: url.host_str().unwrap_or_default().to_owned(),
+                address,
+            }),
+        }
+    }
+}
+
+/// The address that is meant by one that only wraps it: mapped (RFC 4291, section 2.5.5.2), or
+/// behind a translator (RFC 6052, section 2.1).
+fn plain(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            Ipv4Addr::from_bits(address.to_bits() as u32).into()
+        }
+        address => address,
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598).
+pub(super) fn is_near(address: IpAddr) -> bool {
+    let address = plain(address);
+    is_link_local(address)
+        || match address {
+            IpAddr::V4(address) => {
+                let [first, second, ..] = address.octets();
+                let is_shared = first == 100 && second & 0xc0 == 64;
+                address.is_loopback() || address.is_private() || is_shared || first == 0
+            }
+            IpAddr::V6(address) => {
+                let nowhere = address == Ipv6Addr::UNSPECIFIED;
+                address.is_loopback() || address.is_unique_local() || nowhere
+            }
+        }
+}
+
+/// Resolves names to those of their addresses that are within reach.
+#[derive(Clone)]
+pub(super) struct Resolver {
+    system: GaiResolver,
+    reach: Reach,
+}
+
+impl Resolver {
+    pub(super) fn new(reach: Reach) -> Self {
+        Self {
+            system: GaiResolver::new(),
+            reach,
+        }
+    }
+}
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Addresses = std::vec::IntoIter<SocketAddr>;
+
+impl Service<Name> for Resolver {
+    type Response = Addresses;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Addresses, Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.system.poll_ready(context).map_err(Into::into)
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (reach, host) = (self.reach, name.to_string());
+        let found = self.system.call(name);
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = found.await?.collect();
+            let (within, beyond): (Vec<_>, Vec<_>) = found
+                .into_iter()
+                .partition(|found| reach.admits(found.ip()));
+            match beyond.first() {
+                Some(address) if within.is_empty() => Err(OutOfReach {
+                    host,
+                    address: address.ip(),
+                }
+                .into()),
+                _ => Ok(within.into_iter()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_judged_by_where_it_is_however_it_is_written() {
+        let admits = |reach: Reach, text: &str| reach.admits(text.parse().unwrap());
+        for text in ["203.0.113.7", "2001:db8::1", "100.128.0.1", "172.32.0.1"] {
+            assert!(
+                admits(Reach::Named, text) && admits(Reach::Public, text),
+                "{text}"
+            );
+        }
+        for text in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::1",
+            "::",
+            "fd00::1",
+            "::ffff:127.0.0.1",
+            "64:ff9b::10.0.0.1",
+        ] {
+            assert!(admits(Reach::Named, text), "{text}");
+            assert!(!admits(Reach::Public, text), "{text}");
+        }
+        for text in [
+            "169.254.169.254",
+            "fe80::1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+        ] {
+            assert!(
+                !admits(Reach::Named, text) && !admits(Reach::Public, text),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_in_a_url_is_judged_in_every_spelling() {
+        let check = |url: &str| Reach::Named.check(&Url::parse(url).unwrap());
+        for url in [
+            "http://169.254.169.254/v2/",
+            "http://2852039166/v2/",
+            "http://0xa9.0xfe.0xa9.0xfe/v2/",
+            "http://[fe80::1]/v2/",
+            "http://[::ffff:a9fe:a9fe]/v2/",
+        ] {
+            assert!(check(url).is_err(), "{url}");
+        }
+        assert!(check("http://127.0.0.1:5000/v2/").is_ok());
+        assert!(check("https://registry.example/v2/").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_name_leads_no_further_than_its_addresses() {
+        let ask = async |reach| {
+            let name = "localhost".parse().unwrap();
+            Resolver::new(reach).call(name).await.map(Iterator::count)
+        };
+        assert!(ask(Reach::Named).await.unwrap() > 0);
+        let error = ask(Reach::Public).await.unwrap_err();
+        assert!(error.is::<OutOfReach>(), "{error}");
+    }
+}

@@ -56,7 +56,12 @@ pub(crate) struct Blueprint {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Network {
     /// A network of its own inside its process, which lets these ports of the host lead in.
-    User { port_forwards: Vec<PortForward> },
+    User {
+        port_forwards: Vec<PortForward>,
+        /// The user (and group) that the process has to become before its guest runs, by which the
+        /// host's rules know what it sends; `None`: there are none.
+        run_as: Option<u32>,
+    },
     /// A device of the host, which is there and up before the launch, and is not the driver's to
     /// remove. Ports lead in through rules of the host.
     Tap(Tap),
@@ -66,7 +71,7 @@ impl Network {
     /// The ports that the VM's own process has to listen on.
     pub(crate) fn listens_on(&self) -> &[PortForward] {
         match self {
-            Self::User { port_forwards } => port_forwards,
+            Self::User { port_forwards, .. } => port_forwards,
             Self::Tap(_) => &[],
         }
     }

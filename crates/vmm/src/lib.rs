@@ -111,7 +111,9 @@ pub use metrics::{HostMetrics, VmMetrics};
 pub use model::{CreateVm, DriverKind, Mount, PortForward, Protocol, Vm, VmId, VmState};
 pub use mounts::MountError;
 pub use name::{InvalidName, ItemName, SnapshotName, VmName};
-pub use network::{BridgeStatus, InvalidSubnet, NetworkError, NetworkStatus, Subnet};
+pub use network::{
+    BridgeStatus, InvalidSubnet, NetworkError, NetworkStatus, Subnet, UserModeStatus,
+};
 pub use ports::PortError;
 pub use restart::RestartPolicy;
 pub use shelf::RemoveError;

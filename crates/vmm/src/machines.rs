@@ -482,6 +482,7 @@ impl Machines {
         let driver = inner.driver_of(slot.record().spec.driver)?;
         let network = Network::User {
             port_forwards: slot.record().port_forwards,
+            run_as: None,
         };
         let blueprint = power::blueprint(inner, &*driver, &slot, network).await?;
         Ok(driver.bare_command(&blueprint))

@@ -1,7 +1,8 @@
 //! How VMs reach others and are reached.
 //!
-//! In **user mode** a VM has a network of its own inside its process, and nothing here has work
-//! to do. In **bridge mode** VMs share a bridge of the host with a subnet of its own:
+//! In **user mode** a VM has a network of its own inside its process, and is kept from its host
+//! where that is possible ([`user`]). In **bridge mode** VMs share a bridge of the host with a
+//! subnet of its own:
 //!
 //! ```text
 //! Networks ── leases   who has which address, kept in network.json
@@ -26,6 +27,7 @@ mod rules;
 mod status;
 mod store;
 mod subnet;
+mod user;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,24 +36,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::bridge::{Bridge, Resident};
 use self::leases::{Lease, Leases};
 use self::store::Store;
+use self::user::UserMode;
 use crate::capacity::InsufficientCapacity;
 use crate::config::{Config, NetworkChoice};
 use crate::driver::Network;
 use crate::files::StorageError;
 use crate::leaks::Leak;
-use crate::model::{PortForward, VmId};
+use crate::model::{DriverKind, PortForward, VmId};
 use crate::name::VmName;
 use crate::record::Record;
 use crate::spec::{MacAddress, Spec};
 
 pub use self::error::NetworkError;
 pub(crate) use self::home::{Claim, Home};
-pub use self::status::{BridgeStatus, NetworkStatus};
+pub use self::status::{BridgeStatus, NetworkStatus, UserModeStatus};
 pub use self::subnet::{InvalidSubnet, Subnet};
 
 /// The network of a host's VMs.
 pub(crate) struct Networks {
     choice: NetworkChoice,
+    /// What keeps VMs in user mode from the host, or why nothing does. In bridge mode some may
+    /// still run that were started before.
+    user: Result<Arc<UserMode>, String>,
     /// There when bridge mode is chosen, or was once and VMs may still be on it.
     bridged: Option<Bridged>,
 }
@@ -82,9 +88,18 @@ impl Networks {
                 Some(store::page_for_bridge(file, found, range, records, damaged).await?)
             }
         };
+        let bridge = page.as_ref().map(|page| page.instance().bridge());
+        let user = UserMode::open(&config.data_dir, bridge).await;
+        if let (NetworkChoice::User, Err(reason)) = (choice, &user) {
+            tracing::warn!(reason, "guests are not kept from this host");
+        }
         let Some(page) = page else {
             let bridged = None;
-            return Ok(Self { choice, bridged });
+            return Ok(Self {
+                choice,
+                user,
+                bridged,
+            });
         };
         let (store, mut leases) = Store::new(file, page);
         sort_out(&mut leases, records, damaged);
@@ -101,6 +116,7 @@ impl Networks {
         bridged.save().await?;
         Ok(Self {
             choice,
+            user,
             bridged: Some(bridged),
         })
     }
@@ -110,6 +126,7 @@ impl Networks {
     pub(crate) fn user_mode() -> Self {
         Self {
             choice: NetworkChoice::User,
+            user: Err("this is a test".to_owned()),
             bridged: None,
         }
     }
@@ -162,7 +179,15 @@ impl Networks {
         owner: Option<u32>,
     ) -> Result<Network, NetworkError> {
         let Some((bridged, lease)) = self.lease(spec.id) else {
-            return Ok(Network::User { port_forwards });
+            let user = self.user_mode_of(spec);
+            if let Some(user) = user {
+                user.admit(spec.id, &port_forwards).await?;
+            }
+            let run_as = user.map(|user| user.user());
+            return Ok(Network::User {
+                port_forwards,
+                run_as,
+            });
         };
         let owner = owner.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         let tap = bridged.bridge.plug(lease, &port_forwards, owner).await?;
@@ -173,8 +198,18 @@ impl Networks {
     pub(crate) fn outlook(&self, spec: &Spec, port_forwards: Vec<PortForward>) -> Network {
         match self.lease(spec.id) {
             Some((bridged, lease)) => Network::Tap(bridged.bridge.outlook(&lease)),
-            None => Network::User { port_forwards },
+            None => Network::User {
+                port_forwards,
+                run_as: self.user_mode_of(spec).map(|user| user.user()),
+            },
         }
+    }
+
+    /// What keeps this VM from the host while it is in user mode. On Firecracker it has no network
+    /// then.
+    fn user_mode_of(&self, spec: &Spec) -> Option<&UserMode> {
+        let user = self.user.as_deref().ok();
+        user.filter(|_| spec.driver == DriverKind::Qemu)
     }
 
     /// A VM's place on the chosen bridge, if there is one.
@@ -186,6 +221,9 @@ impl Networks {
 
     /// Takes away what [`Networks::plug`] has made; nothing happens when nothing is there.
     pub(crate) async fn unplug(&self, vm: VmId) {
+        if let Ok(user) = &self.user {
+            user.dismiss(vm).await;
+        }
         if let Some(bridged) = &self.bridged {
             bridged.bridge.unplug(vm).await;
         }
@@ -225,11 +263,43 @@ impl Networks {
         }
     }
 
-    /// Takes over the VMs that still run on the bridge, and sweeps away what belongs to none.
-    /// `running` tells of those that run, and is asked at a moment when none can come or go.
+    /// Takes over the VMs that still run, and sweeps away what belongs to none. `running` tells of
+    /// those that run, and is asked at moments when none can come or go.
     pub(crate) async fn adopt(
         &self,
-        running: impl FnOnce() -> Vec<Record>,
+        running: impl Fn() -> Vec<Record>,
+        damaged: &BTreeSet<VmName>,
+    ) -> Result<(), NetworkError> {
+        // Neither is a reason to leave the other alone.
+        let user = self.adopt_in_user_mode(&running, damaged).await;
+        self.adopt_on_bridge(running, damaged).await.and(user)
+    }
+
+    async fn adopt_in_user_mode(
+        &self,
+        running: impl Fn() -> Vec<Record>,
+        damaged: &BTreeSet<VmName>,
+    ) -> Result<(), NetworkError> {
+        let Ok(user) = &self.user else {
+            return Ok(());
+        };
+        let residents = || {
+            let running = running().into_iter();
+            let inside = running.filter(|record| {
+                let Spec {
+                    network, driver, ..
+                } = &record.spec;
+                (*network, *driver) == (NetworkChoice::User, DriverKind::Qemu)
+            });
+            let residents = inside.map(|record| (record.spec.id, record.port_forwards));
+            residents.collect()
+        };
+        user.adopt(residents, !damaged.is_empty()).await
+    }
+
+    async fn adopt_on_bridge(
+        &self,
+        running: impl Fn() -> Vec<Record>,
         damaged: &BTreeSet<VmName>,
     ) -> Result<(), NetworkError> {
         let Some(bridged) = &self.bridged else {
@@ -265,18 +335,22 @@ impl Networks {
         bridged.bridge.adopt(residents).await
     }
 
-    /// What is on the host of the bridge and belongs to no VM.
+    /// What is on the host of the network and belongs to no VM.
     pub(crate) async fn leaks(&self) -> Vec<Leak> {
-        let Some(bridged) = &self.bridged else {
-            return Vec::new();
-        };
-        match bridged.bridge.strays().await {
-            Ok(strays) => strays,
-            Err(error) => {
+        let mut looks = Vec::new();
+        if let Ok(user) = &self.user {
+            looks.push(user.strays().await);
+        }
+        if let Some(bridged) = &self.bridged {
+            looks.push(bridged.bridge.strays().await);
+        }
+        let found = looks.into_iter().flat_map(|look| {
+            look.unwrap_or_else(|error| {
                 tracing::warn!(%error, "it cannot be told what is left of the VMs' network");
                 Vec::new()
-            }
-        }
+            })
+        });
+        found.collect()
     }
 
     pub(crate) fn status(&self) -> NetworkStatus {
@@ -292,6 +366,10 @@ impl Networks {
         });
         NetworkStatus {
             mode: self.choice,
+            user_mode: match self.choice {
+                NetworkChoice::User => Some(UserModeStatus::of(&self.user)),
+                NetworkChoice::Bridge => None,
+            },
             bridge,
         }
     }

@@ -93,7 +93,7 @@ impl Qemu {
         tool::secluded("setsid")
             .arg(&self.found.program)
             .args(command::machine_arguments(self.found.machine, vm))
-            .args(command::control_arguments(self.found.machine, vm))
+            .args(command::control_arguments(&self.found, vm))
             .args(begin)
             .current_dir("/")
             .stdout(Stdio::null())
@@ -273,7 +273,7 @@ impl Driver for Qemu {
 
     fn memory_form(&self, vm: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError> {
         let mut line = command::machine_arguments(self.found.machine, vm);
-        line.extend(command::control_arguments(self.found.machine, vm));
+        line.extend(command::control_arguments(&self.found, vm));
         let line = line.iter().map(|argument| argument.to_str().unwrap_or("?"));
         Ok(memory::form(&self.found.version, line, &cpuinfo()))
     }

@@ -32,6 +32,12 @@ pub(crate) struct Page {
     leases: Leases,
 }
 
+impl Page {
+    pub(crate) fn instance(&self) -> &Instance {
+        &self.instance
+    }
+}
+
 /// Where it is written down.
 pub(crate) struct Store {
     instance: Instance,

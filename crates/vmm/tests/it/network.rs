@@ -1,6 +1,7 @@
-//! VMs on a bridge, on two hosts that are network namespaces.
+//! VMs on a bridge, and in user mode, on two hosts that are network namespaces.
 
 pub(crate) mod shell;
+mod user;
 pub(crate) mod world;
 
 use std::net::{Ipv4Addr, TcpListener};

@@ -146,6 +146,7 @@ fn blueprint(place: &VmDir) -> Result<Blueprint, StorageError> {
         shares: Vec::new(),
         network: Network::User {
             port_forwards: Vec::new(),
+            run_as: None,
         },
     })
 }

@@ -6,8 +6,13 @@ use std::path::Path;
 
 use super::hostfwd::{self, NETDEV};
 use super::machine::Machine;
+use super::probe::Found;
 use crate::driver::{Blueprint, Network};
 use crate::guest::protocol::PORT_NAME;
+
+/// The disk's properties. It is opened once, to read and write: by itself QEMU opens it again, by its
+/// name, whenever it begins or ends to write, which a process that gave up root may not.
+const DISK: &str = "if=none,id=d0,format=raw,discard=unmap,auto-read-only=off,file=";
 
 /// Everything that makes the VM what it is: its machine, its devices, what it boots.
 pub(super) fn machine_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsString> {
@@ -23,10 +28,7 @@ pub(super) fn machine_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsStrin
     line.option("-kernel", &vm.kernel);
     line.option("-initrd", &vm.initrd);
     line.option("-append", machine.kernel_command_line());
-    line.option(
-        "-drive",
-        with_path("if=none,id=d0,format=raw,discard=unmap,file=", &vm.disk),
-    );
+    line.option("-drive", with_path(DISK, &vm.disk));
     line.option("-device", format!("{},drive=d0", machine.device("blk")));
     line.option("-netdev", network(vm));
     let mac = &vm.mac_address;
@@ -43,7 +45,8 @@ pub(super) fn machine_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsStrin
 }
 
 /// How the host talks to the VM and finds it again.
-pub(super) fn control_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsString> {
+pub(super) fn control_arguments(found: &Found, vm: &Blueprint) -> Vec<OsString> {
+    let machine = found.machine;
     let mut line = Line(Vec::new());
     line.option("-pidfile", &vm.pid_file);
     line.option(
@@ -56,12 +59,38 @@ pub(super) fn control_arguments(machine: Machine, vm: &Blueprint) -> Vec<OsStrin
     line.option("-chardev", channel);
     line.option("-device", port);
     share_directories(&mut line, machine, vm);
-    // What a guest that broke out of its VM would reach for first.
+    give_up(&mut line, found, vm);
+    line.0
+}
+
+/// Gives up what a guest that broke out of its VM would reach for first, and root where the host
+/// has a user for the process. To become that, it has to be let change users; the kernel allows no
+/// other change to one that is not root and may gain nothing (`no_new_privs`).
+fn give_up(line: &mut Line, found: &Found, vm: &Blueprint) {
+    let changing = match vm.network {
+        Network::User {
+            run_as: Some(id), ..
+        } => {
+            let user = format!("{id}:{id}");
+            match has_run_with(&found.version) {
+                true => line.option("-run-with", format!("user={user}")),
+                false => line.option("-runas", user),
+            };
+            "allow"
+        }
+        _ => "deny",
+    };
     line.option(
         "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        format!("on,obsolete=deny,elevateprivileges={changing},spawn=deny,resourcecontrol=deny"),
     );
-    line.0
+}
+
+/// Whether this release knows `-run-with user=`, which has taken the place of `-runas` since 9.1.
+fn has_run_with(version: &str) -> bool {
+    let mut numbers = version.split('.').map(|part| part.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next()) >= (9, 1)
 }
 
 /// Lets programs of the host serve directories to the guest (vhost-user). They read the guest's
@@ -92,7 +121,7 @@ fn share_directories(line: &mut Line, machine: Machine, vm: &Blueprint) {
 
 fn network(vm: &Blueprint) -> String {
     match &vm.network {
-        Network::User { port_forwards } => {
+        Network::User { port_forwards, .. } => {
             let mut network = format!("user,id={NETDEV}");
             for forward in port_forwards {
                 network.push_str(",hostfwd=");
@@ -151,5 +180,15 @@ mod tests {
     fn a_comma_in_a_path_cannot_add_a_property() {
         let value = with_path("if=none,file=", Path::new("/data,readonly=on/disk"));
         assert_eq!(value, "if=none,file=/data,,readonly=on/disk");
+    }
+
+    #[test]
+    fn root_is_given_up_in_the_words_that_a_release_knows() {
+        for old in ["7.2.22", "8.2.2", "9.0.4", "?"] {
+            assert!(!has_run_with(old), "{old}");
+        }
+        for new in ["9.1.0", "9.2", "10.0.2", "11"] {
+            assert!(has_run_with(new), "{new}");
+        }
     }
 }

@@ -38,15 +38,22 @@ pub(crate) fn add_command(forward: &PortForward) -> String {
     format!("{ADD} {NETDEV} {}", rule(forward))
 }
 
-/// Understands the answer to [`add_command`].
-pub(crate) fn added(answer: &str) -> Result<(), LinkError> {
-    match answer.trim() {
-        "" => Ok(()),
-        message => Err(LinkError::Refused {
-            command: ADD,
-            message: message.to_owned(),
-        }),
-    }
+/// Understands the answer to [`add_command`]. `first_port` is the first that QEMU may open.
+pub(crate) fn added(forward: &PortForward, answer: &str, first_port: u16) -> Result<(), LinkError> {
+    let port = forward.host_port.get();
+    let message = match answer.trim() {
+        "" => return Ok(()),
+        // QEMU says in the same words whatever kept it from opening a port.
+        message if port < first_port => format!(
+            "{message}: a VM that runs opens no port below {first_port}, because its process is \
+             not root; stop the VM, add the port and start it, or take a higher port"
+        ),
+        message => message.to_owned(),
+    };
+    Err(LinkError::Refused {
+        command: ADD,
+        message,
+    })
 }
 
 pub(crate) fn remove_command(forward: &PortForward) -> String {
@@ -147,16 +154,34 @@ mod tests {
             add_command(&forward()),
             "hostfwd_add n0 tcp:127.0.0.1:8080-:80"
         );
-        assert!(added("").is_ok());
-        assert!(added("\r\n").is_ok());
+        assert!(added(&forward(), "", 0).is_ok());
+        assert!(added(&forward(), "\r\n", 0).is_ok());
         for failure in [
             "Could not set up host forwarding rule 'tcp:127.0.0.1:8080-:80'\r\n",
             "Invalid host forwarding rule 'tcp:127.0.0.1:8080-:x' (Bad host port)\r\n",
             "unrecognized netdev id 'n0'\r\n",
         ] {
-            let error = added(failure).unwrap_err().to_string();
+            let error = added(&forward(), failure, 0).unwrap_err().to_string();
             assert!(error.contains(failure.trim()), "{error}");
+            assert!(!error.contains("below"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_port_that_only_root_may_open_is_refused_with_what_to_do() {
+        let low = PortForward {
+            host_port: 80.try_into().unwrap(),
+            ..forward()
+        };
+        let failure = "Could not set up host forwarding rule 'tcp:127.0.0.1:80-:80'\r\n";
+        let error = added(&low, failure, 1024).unwrap_err().to_string();
+        assert!(
+            error.contains("no port below 1024") && error.contains("stop the VM"),
+            "{error}"
+        );
+        assert!(added(&low, "", 1024).is_ok());
+        let error = added(&forward(), failure, 1024).unwrap_err().to_string();
+        assert!(!error.contains("below"), "{error}");
     }
 
     #[test]
@@ -228,7 +253,8 @@ mod tests {
         #[test]
         fn no_answer_is_too_strange_to_be_refused(answer in "\\PC*") {
             let _ = listed(&answer);
-            prop_assert_eq!(added(&answer).is_ok(), answer.trim().is_empty());
+            let added = added(&forward(), &answer, 1024);
+            prop_assert_eq!(added.is_ok(), answer.trim().is_empty());
             prop_assert!(removed(&forward(), &answer).is_err());
         }
     }

@@ -25,6 +25,25 @@ impl QemuLink {
         let pid = process.birth.pid();
         Self { qmp, pid }
     }
+
+    /// The first port of the host that this process may open (ip(7)).
+    fn first_port(&self) -> u16 {
+        const SETTING: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        if is_root(&status) {
+            return 0;
+        }
+        let first = fs::read_to_string(SETTING).ok();
+        first
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(1024)
+    }
+}
+
+/// Reads `/proc/PID/status` (proc(5)): real and effective user, and others.
+fn is_root(status: &str) -> bool {
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    users.is_some_and(|users| users.split_ascii_whitespace().nth(1) == Some("0"))
 }
 
 /// The release in the answer to `query-version`, as `--version` says it.
@@ -41,7 +60,8 @@ fn release(answer: &Value) -> Option<String> {
 #[async_trait]
 impl Link for QemuLink {
     async fn add_forward(&self, forward: &PortForward) -> Result<(), LinkError> {
-        hostfwd::added(&self.qmp.human(&hostfwd::add_command(forward)).await?)
+        let answer = self.qmp.human(&hostfwd::add_command(forward)).await?;
+        hostfwd::added(forward, &answer, self.first_port())
     }
 
     async fn remove_forward(&self, forward: &PortForward) -> Result<(), LinkError> {
@@ -172,6 +192,13 @@ mod tests {
             unexpected,
             Some(Event::Ending(Ending::Unexpected { .. }))
         ));
+    }
+
+    #[test]
+    fn a_process_that_gave_up_root_is_not_taken_for_root() {
+        assert!(is_root("Name:\tx\nUid:\t0\t0\t0\t0\n"));
+        assert!(!is_root("Uid:\t966001\t966001\t966001\t966001\n"));
+        assert!(!is_root(""));
     }
 
     #[test]

@@ -1,0 +1,159 @@
+//! Guests in user mode, and what of the host they are kept from.
+//!
+//! QEMU dials for such a guest as any program of the host would: to the host's own loopback
+//! address, to other VMs' ports, to the metadata of its cloud. So where we may, QEMU becomes a user
+//! of its own before its guest runs, and a table of ours holds back what that user sends there
+//! ([`rules`]). The table is there while such a VM runs and gone with the last one; it depends on
+//! the ports that lead in over UDP and on nothing else of a VM, so mostly one VM's start makes it
+//! and the others find it.
+
+mod care;
+mod means;
+mod rules;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+
+use self::rules::Plan;
+use super::error::NetworkError;
+use crate::model::{PortForward, Protocol, VmId};
+use crate::tool::Tool;
+
+/// The first of the users (and groups) that guests' processes can be: above those of jailed VMs.
+/// Which one it is depends on the data directory, so two daemons on one machine rarely share one;
+/// it does no harm when they do.
+const FIRST_USER: u32 = 966_000;
+const USERS: u32 = 1000;
+
+/// What keeps guests in user mode from their host.
+pub(crate) struct UserMode {
+    table: String,
+    user: u32,
+    bridge: Option<String>,
+    wall: Mutex<Wall>,
+}
+
+/// What is on the host now.
+#[derive(Debug, Default)]
+struct Wall {
+    up: bool,
+    /// VMs that run, with their ports over UDP.
+    guests: BTreeMap<VmId, Vec<PortForward>>,
+    /// Whether VMs may run of which nobody knows.
+    unknown: bool,
+    name_servers: Vec<IpAddr>,
+}
+
+impl Wall {
+    fn is_needed(&self) -> bool {
+        self.unknown || !self.guests.is_empty()
+    }
+
+    fn forwards(&self) -> Vec<PortForward> {
+        self.guests.values().flatten().copied().collect()
+    }
+}
+
+impl UserMode {
+    /// Finds out whether guests can be kept from this host; the reason for people if they cannot.
+    /// `data_dir` tells it from that of other daemons, and changes only when no VM runs.
+    pub(crate) async fn open(data_dir: &Path, bridge: Option<String>) -> Result<Arc<Self>, String> {
+        let digest = Sha256::digest(data_dir.as_os_str().as_bytes());
+        let [a, b, c, d] = [digest[0], digest[1], digest[2], digest[3]];
+        let mark = u32::from_be_bytes([a, b, c, d]);
+        let mode = Arc::new(Self {
+            table: format!("hostler_user_{mark:08x}"),
+            user: FIRST_USER + mark % USERS,
+            bridge,
+            wall: Mutex::default(),
+        });
+        means::check(mode.user)?;
+        mode.try_rules().await.map_err(|error| error.to_string())?;
+        tokio::spawn(care::look_after(Arc::downgrade(&mode)));
+        Ok(mode)
+    }
+
+    /// The user that a guest's process has to become.
+    pub(crate) fn user(&self) -> u32 {
+        self.user
+    }
+
+    /// Sees to it that the rules are there before a VM runs.
+    pub(crate) async fn admit(
+        &self,
+        vm: VmId,
+        forwards: &[PortForward],
+    ) -> Result<(), NetworkError> {
+        let mut wall = self.wall.lock().await;
+        let before = wall.forwards();
+        wall.guests.insert(vm, over_udp(forwards));
+        if wall.up && wall.forwards() == before {
+            return Ok(());
+        }
+        let built = self.build(&mut wall).await;
+        if built.is_err() {
+            wall.guests.remove(&vm);
+        }
+        built
+    }
+
+    /// Forgets a VM that has ended, and with the last one the rules.
+    pub(crate) async fn dismiss(&self, vm: VmId) {
+        let mut wall = self.wall.lock().await;
+        let known = wall.guests.remove(&vm).is_some();
+        if !known || wall.is_needed() {
+            // A port too many in the rules is nobody's, and goes when they are made next.
+            return;
+        }
+        wall.up = false;
+        if let Err(error) = nft(&rules::removal(&self.table)).await {
+            tracing::warn!(%error, "rules without VMs were not removed");
+        }
+    }
+
+    /// Makes the rules what they should be.
+    async fn build(&self, wall: &mut Wall) -> Result<(), NetworkError> {
+        wall.name_servers = means::name_servers();
+        nft(&self.text(&wall.name_servers, wall.forwards())).await?;
+        wall.up = true;
+        Ok(())
+    }
+
+    /// Whether the kernel would take our rules.
+    async fn try_rules(&self) -> Result<(), NetworkError> {
+        let text = self.text(&means::name_servers(), Vec::new());
+        let check = Tool::new("nft").args(["-c", "-f", "-"]).input(text);
+        check.run().await?;
+        Ok(())
+    }
+
+    fn text(&self, name_servers: &[IpAddr], forwards: Vec<PortForward>) -> String {
+        rules::replacement(&Plan {
+            table: &self.table,
+            user: self.user,
+            name_servers,
+            bridge: self.bridge.as_deref(),
+            forwards,
+        })
+    }
+}
+
+fn over_udp(forwards: &[PortForward]) -> Vec<PortForward> {
+    let forwards = forwards.iter().copied();
+    forwards
+        .filter(|forward| forward.protocol == Protocol::Udp)
+        .collect()
+}
+
+/// Carries out a transaction of nft(8).
+async fn nft(transaction: &str) -> Result<(), NetworkError> {
+    let nft = Tool::new("nft").args(["-f", "-"]).input(transaction);
+    nft.run().await?;
+    Ok(())
+}

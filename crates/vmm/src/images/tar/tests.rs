@@ -170,16 +170,15 @@ fn no_size_is_too_large_to_be_refused() {
 fn extended_headers_of_one_entry_are_bounded_together() {
     let mut bytes = Vec::new();
     for number in 0..40 {
-        let records: String = (0..1000)
-            .map(|n| format!("32 SCHILY.xattr.user.{:09}=\n", number * 1000 + n))
-            .collect();
-        assert_eq!(records.len(), 32_000);
-        bytes.extend(header("pax", b'x', records.len() as u64, ""));
-        bytes.extend(padded(records.as_bytes()));
+        let value = "x".repeat(31_972);
+        let record = format!("32000 SCHILY.xattr.user.{number:02}={value}\n");
+        assert_eq!(record.len(), 32_000);
+        bytes.extend(header("pax", b'x', 32_000, ""));
+        bytes.extend(padded(record.as_bytes()));
     }
     let mut some = bytes[..bytes.len() * 3 / 4].to_vec();
     some.extend(header("a", b'0', 0, ""));
-    assert_eq!(entries(&some).unwrap()[0].xattrs.len(), 30_000);
+    assert_eq!(entries(&some).unwrap()[0].xattrs.len(), 30);
     assert!(matches!(entries(&bytes), Err(TarError::Broken(_))));
 }
 

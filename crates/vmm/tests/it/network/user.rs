@@ -60,7 +60,7 @@ fn a_guest_in_user_mode_reaches_the_world_and_nothing_of_its_host() {
         let shell = Shell::new();
         let over_udp = PortForward {
             protocol: Protocol::Udp,
-            ..forward(5353, 5353)
+            ..everywhere(5353, 5353)
         };
         let forwards = vec![forward(7022, 22), forward(7080, 80), over_udp];
         let (_one, _two) = tokio::join!(

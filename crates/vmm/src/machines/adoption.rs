@@ -79,6 +79,7 @@ impl Heir {
         self.slot
             .note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
             .await;
+        self.networks.unplug(self.slot.record().spec.id).await;
         remove_traces(&self.slot.dir);
     }
 

@@ -22,6 +22,7 @@ use tokio::sync::Mutex;
 
 use self::rules::Plan;
 use super::error::NetworkError;
+use super::links::LIMIT;
 use crate::model::{PortForward, Protocol, VmId};
 use crate::tool::Tool;
 
@@ -128,8 +129,8 @@ impl UserMode {
     /// Whether the kernel would take our rules.
     async fn try_rules(&self) -> Result<(), NetworkError> {
         let text = self.text(&means::name_servers(), Vec::new());
-        let check = Tool::new("nft").args(["-c", "-f", "-"]).input(text);
-        check.run().await?;
+        let check = Tool::new("nft").within(LIMIT);
+        check.args(["-c", "-f", "-"]).input(text).run().await?;
         Ok(())
     }
 
@@ -153,7 +154,7 @@ fn over_udp(forwards: &[PortForward]) -> Vec<PortForward> {
 
 /// Carries out a transaction of nft(8).
 async fn nft(transaction: &str) -> Result<(), NetworkError> {
-    let nft = Tool::new("nft").args(["-f", "-"]).input(transaction);
-    nft.run().await?;
+    let nft = Tool::new("nft").within(LIMIT).args(["-f", "-"]);
+    nft.input(transaction).run().await?;
     Ok(())
 }

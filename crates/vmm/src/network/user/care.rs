@@ -10,6 +10,7 @@ use super::{UserMode, means, nft, over_udp};
 use crate::leaks::{Leak, LeakKind};
 use crate::model::{PortForward, VmId};
 use crate::network::error::NetworkError;
+use crate::network::links::LIMIT;
 use crate::tool::Tool;
 
 /// How often it is looked whether the rules are still there and the name servers are still the
@@ -59,7 +60,8 @@ impl UserMode {
 
     /// What is in our table now; `None` when there is none.
     async fn found(&self) -> Result<Option<String>, NetworkError> {
-        let tables = Tool::new("nft").args(["list", "tables", "inet"]).run();
+        let tables = Tool::new("nft").within(LIMIT);
+        let tables = tables.args(["list", "tables", "inet"]).run();
         let name = Some(self.table.as_str());
         let tables = tables.await?;
         if !tables
@@ -68,7 +70,8 @@ impl UserMode {
         {
             return Ok(None);
         }
-        let table = Tool::new("nft").args(["list", "table", "inet", &self.table]);
+        let table = Tool::new("nft").within(LIMIT);
+        let table = table.args(["list", "table", "inet", &self.table]);
         Ok(Some(table.run().await?))
     }
 

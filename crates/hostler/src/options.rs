@@ -200,8 +200,7 @@ mod tests {
             };
             options.resolve().expect("complete").machines.import_allow
         };
-        let home = std::env::var_os("HOME").map(PathBuf::from);
-        assert_eq!(allowed(None), Vec::from_iter(home));
+        assert_eq!(allowed(None), Vec::from_iter(home()));
         let other = vec![PathBuf::from("/srv/images")];
         assert_eq!(allowed(Some(other.clone())), other);
     }

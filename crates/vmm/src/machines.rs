@@ -12,6 +12,7 @@ mod keeper;
 mod open;
 mod pause;
 mod power;
+mod reopening;
 mod restart;
 mod restore;
 mod snapshot;
@@ -24,7 +25,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::OwnedMutexGuard;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -49,7 +49,7 @@ use crate::name::SnapshotName;
 use crate::network::Networks;
 use crate::ports::PortBook;
 use crate::registry::Registry;
-use crate::slot::{Presence, Slot};
+use crate::slot::{Presence, Slot, Turn};
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::status::{self, Health, HostStatus};
 
@@ -114,9 +114,6 @@ impl Inner {
         })
     }
 }
-
-/// The turn with a VM.
-type Turn = OwnedMutexGuard<Presence>;
 
 /// Waits for the turn with a VM that may be deleted in the meantime.
 async fn turn(slot: &Slot, name: &str) -> Result<Turn, NotFound> {

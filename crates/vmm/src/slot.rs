@@ -10,7 +10,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::console::Console;
@@ -33,6 +33,9 @@ pub(crate) struct Slot {
     /// Rung when the VM has ended, once it is registered: somebody may have to start it again.
     bell: OnceLock<Arc<Notify>>,
 }
+
+/// The turn with a VM.
+pub(crate) type Turn = OwnedMutexGuard<Presence>;
 
 /// Whether the VM is still there for those who waited for their turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,6 +60,25 @@ fn path() -> String {
     format!("{path}:/usr/sbin:/sbin")
 }
 
+/// Runs a program that takes milliseconds where nothing can be waited for: at the end of everything.
+pub(crate) fn at_once(program: &str, arguments: &[&str], input: &str) -> io::Result<()> {
+    let mut child = std::process::Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .env("PATH", path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        std::io::Write::write_all(&mut stdin, input.as_bytes())?;
+    }
+    match child.wait()? {
+        status if status.success() => Ok(()),
+        status => Err(io::Error::other(format!("{program} failed ({status})"))),
+    }
+}
+
 /// Resolves the name of a program as a shell would.
 pub(crate) fn find(program: &Path) -> Option<PathBuf> {
     if program.components().count() > 1 {

@@ -49,7 +49,14 @@ impl Redaction {
                     fields.insert(name, self.clean(field));
                 }
             }
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            Value::Number(number) => {
+                let mut text = number.to_string();
+                self.clean_text(&mut text);
+                if text.contains(GONE) {
+                    value = Value::String(text);
+                }
+            }
+            Value::Null | Value::Bool(_) => {}
         }
         value
     }

@@ -14,7 +14,9 @@ pub(crate) enum Kernel {
     #[command(after_help = "Example:\n  hostler kernel list")]
     List(OnHost),
     /// Take over a kernel from a file on a host: an ELF vmlinux or a bzImage
-    #[command(after_help = "Example:\n  hostler kernel import /boot/vmlinuz-6.1 --name debian-6.1")]
+    #[command(
+        after_help = "Example:\n  hostler kernel import /srv/kernels/vmlinuz-6.1 --name debian-6.1"
+    )]
     Import {
         /// A path on the host, which its agent has to allow (--import-allow)
         source: String,

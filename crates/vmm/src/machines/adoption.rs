@@ -5,6 +5,8 @@
 //! and one that does not answer yet (it may be writing its memory to a file) is asked again by its
 //! keeper, for as long as it lives.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::time::sleep;
 use tracing::Instrument as _;
 
 use super::{keeper, remove_traces};
+use crate::blocking;
 use crate::config::NetworkChoice;
 use crate::driver::{Driver, GuestEndpoint, Link, LinkError};
 use crate::lifecycle::{Condition, Ending, Phase};
@@ -22,7 +25,7 @@ use crate::network::Networks;
 use crate::process::{Process, Watched};
 use crate::processes::{self, VmProcess};
 use crate::record::Record;
-use crate::slot::Slot;
+use crate::slot::{Slot, Turn};
 
 /// How long to wait before something is tried again that failed: longer each time, up to a while.
 pub(super) fn pauses() -> impl Iterator<Item = Duration> {
@@ -39,59 +42,64 @@ pub(super) struct Heir {
 }
 
 impl Heir {
-    /// Finds out what became of the VM, and connects to it if it runs.
+    /// Finds out what became of the VM, and connects to it if it runs. While that cannot be found out,
+    /// it is tried again, and nobody has the VM's turn.
     pub(super) async fn take_over(self, found: &[VmProcess]) {
-        match self.slot.record().phase.live() {
-            Some(live) => self.take_over_live(live.process.clone()).await,
-            None => self.take_over_unrecorded(found).await,
-        }
+        let Err(error) = self.try_once(found).await else {
+            return;
+        };
+        tracing::error!(%error, "a VM's process cannot be looked at; it will be tried again");
+        let reason = format!("its process cannot be looked at: {error}");
+        self.slot
+            .note(|record| record.phase.unresponsive(reason))
+            .await;
+        let turn = Arc::clone(&self.slot.turn).lock_owned().await;
+        let span = self.slot.span();
+        tokio::spawn(self.look_again(turn).instrument(span));
     }
 
-    /// A VM that was running: it still does, or it ended unwatched.
-    async fn take_over_live(self, process: Process) {
-        match Watched::open(&process.birth) {
-            Ok(Some(watched)) => self.connect(&process, watched).await,
-            Ok(None) => self.note_end().await,
-            Err(error) => {
-                tracing::error!(%error, "a VM's process cannot be watched; it will be tried again");
-                let reason = format!("its process cannot be watched: {error}");
-                self.slot
-                    .note(|record| record.phase.unresponsive(reason))
-                    .await;
-                let span = self.slot.span();
-                tokio::spawn(self.look_again(process).instrument(span));
-            }
-        }
-    }
-
-    async fn look_again(self, process: Process) {
+    async fn look_again(self, _turn: Turn) {
         for pause in pauses() {
             sleep(pause).await;
-            match Watched::open(&process.birth) {
-                Ok(Some(watched)) => return self.connect(&process, watched).await,
-                Ok(None) => return self.note_end().await,
-                Err(error) => tracing::debug!(%error, "a VM's process still cannot be watched"),
+            let vms = self.slot.dir.path().parent().map(Path::to_owned);
+            let vms = vms.unwrap_or_default();
+            let found = blocking::run(move || processes::of(&vms)).await;
+            match self.try_once(&found).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, "a VM's process still cannot be looked at"),
             }
         }
+    }
+
+    /// # Errors
+    /// When it cannot be found out whether the VM has a process; nothing has changed then.
+    async fn try_once(&self, found: &[VmProcess]) -> io::Result<()> {
+        let Some(live) = self.slot.record().phase.live().cloned() else {
+            return self.take_over_unrecorded(found).await;
+        };
+        match Watched::open(&live.process.birth)? {
+            Some(watched) => self.connect(&live.process, watched).await,
+            None => self.note_end().await,
+        }
+        Ok(())
     }
 
     async fn note_end(&self) {
-        self.slot
-            .note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
+        let slot = &self.slot;
+        slot.note(|record| record.ended(Ending::Unwatched, Timestamp::now()))
             .await;
-        self.networks.unplug(self.slot.record().spec.id).await;
-        remove_traces(&self.slot.dir);
+        self.networks.unplug(slot.record().spec.id).await;
+        remove_traces(&slot.dir);
+        // It may have to be started again.
+        slot.ring();
     }
 
     /// Speaks to a process that lives.
-    async fn connect(self, process: &Process, watched: Watched) {
-        let Self {
-            slot,
-            networks,
-            driver,
-        } = self;
+    async fn connect(&self, process: &Process, watched: Watched) {
+        let Self { slot, driver, .. } = self;
+        let networks = Arc::clone(&self.networks);
         let id = slot.record().spec.id;
-        let link = match &driver {
+        let link = match driver {
             Some(driver) => driver
                 .reconnect(id, process)
                 .await
@@ -100,14 +108,15 @@ impl Heir {
         };
         match link {
             Ok(link) => {
-                reconcile(&slot, &*link).await;
-                keeper::attach(&slot, networks, watched, keeper::Line::Open(link)).await;
+                reconcile(slot, &*link).await;
+                keeper::attach(slot, networks, watched, keeper::Line::Open(link)).await;
                 tracing::info!("a VM that was left running is ours again");
             }
             Err(reason) => {
                 tracing::error!(reason, "a VM runs and does not answer");
                 slot.note(|record| record.phase.unresponsive(reason)).await;
-                keeper::attach(&slot, networks, watched, keeper::Line::Lost(driver)).await;
+                let lost = keeper::Line::Lost(driver.clone());
+                keeper::attach(slot, networks, watched, lost).await;
             }
         }
     }
@@ -115,14 +124,14 @@ impl Heir {
     /// A VM that was not running as far as anybody wrote down. If the daemon died between launching
     /// it and writing that down, its process is there, perhaps without anything yet that could be
     /// spoken to.
-    async fn take_over_unrecorded(self, found: &[VmProcess]) {
+    async fn take_over_unrecorded(&self, found: &[VmProcess]) -> io::Result<()> {
         let slot = &self.slot;
-        let Some((process, watched)) = self.find_unrecorded(found) else {
+        let Some((process, watched)) = self.find_unrecorded(found)? else {
             if matches!(slot.record().phase, Phase::Starting { .. }) {
                 slot.note(|record| record.phase.launch_failed()).await;
             }
             remove_traces(&slot.dir);
-            return;
+            return Ok(());
         };
         let id = slot.record().spec.id;
         let link = match &self.driver {
@@ -140,7 +149,7 @@ impl Heir {
             watched.ended().await;
             slot.note(|record| record.phase.launch_failed()).await;
             remove_traces(&slot.dir);
-            return;
+            return Ok(());
         };
         slot.note(|record| {
             let now = Timestamp::now();
@@ -149,18 +158,25 @@ impl Heir {
         })
         .await;
         reconcile(slot, &*link).await;
-        keeper::attach(slot, self.networks, watched, keeper::Line::Open(link)).await;
+        let networks = Arc::clone(&self.networks);
+        keeper::attach(slot, networks, watched, keeper::Line::Open(link)).await;
+        Ok(())
     }
 
     /// The VM's process that nobody wrote down.
-    fn find_unrecorded(&self, found: &[VmProcess]) -> Option<(Process, Watched)> {
+    fn find_unrecorded(&self, found: &[VmProcess]) -> io::Result<Option<(Process, Watched)>> {
         let slot = &self.slot;
         let id = slot.record().spec.id;
         let birth = match found.iter().find(|process| process.id == id) {
-            Some(process) => process.birth.clone(),
-            None => processes::named_in(&slot.dir.pid_file(), id)?,
+            Some(process) => Some(process.birth.clone()),
+            None => processes::named_in(&slot.dir.pid_file(), id),
         };
-        let watched = Watched::open(&birth).ok().flatten()?;
+        let Some(birth) = birth else {
+            return Ok(None);
+        };
+        let Some(watched) = Watched::open(&birth)? else {
+            return Ok(None);
+        };
         let guest = slot.dir.guest_socket();
         let process = Process {
             birth,
@@ -170,15 +186,17 @@ impl Heir {
                 None => GuestEndpoint::Socket(guest),
             },
         };
-        Some((process, watched))
+        Ok(Some((process, watched)))
     }
 }
 
 /// Brings the record and the process together again, where a daemon died between changing the one
-/// and the other: the record is what callers were told.
-pub(super) async fn reconcile(slot: &Slot, link: &dyn Link) {
+/// and the other: the record is what callers were told. Says whether the process told how it is.
+pub(super) async fn reconcile(slot: &Slot, link: &dyn Link) -> bool {
     let record = slot.record();
-    match link.condition().await {
+    let condition = link.condition().await;
+    let knows = condition.is_ok();
+    match condition {
         Ok(found) => {
             let set_going = slot.note(|record| record.phase.adopted(found)).await;
             if set_going && let Err(error) = link.resume().await {
@@ -191,11 +209,12 @@ pub(super) async fn reconcile(slot: &Slot, link: &dyn Link) {
     }
     if record.spec.network == NetworkChoice::Bridge {
         // Those are rules of the host, and made anew with all the others.
-        return;
+        return knows;
     }
     if let Err(error) = reconcile_forwards(&record, link).await {
         tracing::warn!(%error, "a VM's port forwards could not be checked");
     }
+    knows
 }
 
 async fn reconcile_forwards(record: &Record, link: &dyn Link) -> Result<(), LinkError> {

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::adoption::{pauses, reconcile};
+use super::reopening::{Reopening, opened};
 use crate::blocking;
 use crate::driver::{Driver, Event, GuestEndpoint, Link};
 use crate::fault;
@@ -113,7 +113,8 @@ impl Keeper {
         // One question for the whole life of the VM, whatever else happens meanwhile.
         let mut greeting = pin!(greeting(self.guest.as_deref()));
         let mut link = self.link.clone();
-        let mut reopening = pin!(self.reopen());
+        let driver = self.driver.clone();
+        let mut reopening = driver.map(|driver| Reopening::begin(self.slot.clone(), driver));
         let mut console_round = console_rounds();
         console_round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -133,47 +134,18 @@ impl Keeper {
                     greeted = true;
                     self.greeted(answer).await;
                 }
-                opened = &mut reopening, if link.is_none() => link = Some(opened),
+                opened = opened(&mut reopening), if link.is_none() => link = Some(opened),
                 () = self.watched.ended() => break,
                 _ = console_round.tick() => self.trim_console().await,
             }
+        }
+        if let Some(reopening) = reopening {
+            reopening.end().await;
         }
         if announced.is_none() {
             announced = last_words(link.as_deref()).await;
         }
         self.ended(announced).await;
-    }
-
-    /// Asks a process again that did not answer, until it does: one that writes gigabytes to a file
-    /// says nothing meanwhile.
-    async fn reopen(&self) -> Arc<dyn Link> {
-        let Some(driver) = &self.driver else {
-            return std::future::pending().await;
-        };
-        for pause in pauses() {
-            sleep(pause).await;
-            let Some(slot) = self.slot.upgrade() else {
-                break;
-            };
-            let record = slot.record();
-            let Some(live) = record.phase.live() else {
-                break;
-            };
-            match driver.reconnect(record.spec.id, &live.process).await {
-                Ok(link) => return self.reopened(&slot, link.into()).await,
-                Err(error) => tracing::debug!(%error, "a VM still does not answer"),
-            }
-        }
-        std::future::pending().await
-    }
-
-    async fn reopened(&self, slot: &Slot, link: Arc<dyn Link>) -> Arc<dyn Link> {
-        // Whoever has the turn, to stop the VM say, goes on with what was there when they began.
-        let _turn = slot.turn.lock().await;
-        slot.relink(Arc::clone(&link));
-        reconcile(slot, &*link).await;
-        tracing::info!("a VM that did not answer does so again");
-        link
     }
 
     async fn greeted(&self, answer: Result<u32, GuestProblem>) {

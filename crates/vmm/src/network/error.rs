@@ -8,6 +8,19 @@ use crate::files::StorageError;
 use crate::ports::PortError;
 use crate::tool::ToolError;
 
+impl NetworkError {
+    /// Whether it may be otherwise a moment later: nothing was found out.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Tool(ToolError::Slow { .. }) => true,
+            Self::Tool(ToolError::Missing { source, .. }) => {
+                source.kind() != std::io::ErrorKind::NotFound
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The host's network could not be used or changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -37,8 +37,10 @@ pub(crate) struct Guest<'a> {
 }
 
 /// What guests never reach: this host as itself, link-local addresses and with them a cloud's
-/// metadata, and all that are more than one (RFC 6890).
-const UNREACHABLE: &str = "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3";
+/// metadata, those where other clouds have it (Microsoft's and Alibaba's), and all that are more than
+/// one (RFC 6890).
+const UNREACHABLE: &str =
+    "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 168.63.129.16, 100.100.100.200, 224.0.0.0/3";
 
 /// The transaction that replaces both tables.
 pub(crate) fn replacement(plan: &Plan<'_>) -> String {

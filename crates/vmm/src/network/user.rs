@@ -3,7 +3,7 @@
 //! QEMU dials for such a guest as any program of the host would: to the host's own loopback
 //! address, to other VMs' ports, to the metadata of its cloud. So where we may, QEMU becomes a user
 //! of its own before its guest runs, and a table of ours holds back what that user sends there
-//! ([`rules`]). The table is there while such a VM runs and gone with the last one; it depends on
+//! ([`rules`]). The table is there while such a VM runs and gone soon after the last one; it depends on
 //! the ports that lead in over UDP and on nothing else of a VM, so mostly one VM's start makes it
 //! and the others find it.
 
@@ -24,7 +24,7 @@ use self::rules::Plan;
 use super::error::NetworkError;
 use super::links::LIMIT;
 use crate::model::{PortForward, Protocol, VmId};
-use crate::tool::Tool;
+use crate::tool::{self, Tool};
 
 /// The first of the users (and groups) that guests' processes can be: above those of jailed VMs.
 /// Which one it is depends on the data directory, so two daemons on one machine rarely share one;
@@ -75,7 +75,12 @@ impl UserMode {
             wall: Mutex::default(),
         });
         means::check(mode.user)?;
-        mode.try_rules().await.map_err(|error| error.to_string())?;
+        match mode.try_rules().await {
+            // A host that was too busy to answer is asked again before a VM starts.
+            Err(error) if !error.is_passing() => return Err(error.to_string()),
+            Err(error) => tracing::warn!(%error, "it was not seen whether guests can be kept away"),
+            Ok(()) => {}
+        }
         tokio::spawn(care::look_after(Arc::downgrade(&mode)));
         Ok(mode)
     }
@@ -104,22 +109,26 @@ impl UserMode {
         built
     }
 
-    /// Forgets a VM that has ended, and with the last one the rules.
+    /// Forgets a VM that has ended. When it was the last one the rules stay for a moment ([`care`]): who
+    /// starts another right away need not wait for them.
     pub(crate) async fn dismiss(&self, vm: VmId) {
         let mut wall = self.wall.lock().await;
-        let known = wall.guests.remove(&vm).is_some();
-        if !known || wall.is_needed() {
-            // A port too many in the rules is nobody's, and goes when they are made next.
+        let Some(forwards) = wall.guests.remove(&vm) else {
             return;
-        }
-        wall.up = false;
-        if let Err(error) = nft(&rules::removal(&self.table)).await {
-            tracing::warn!(%error, "rules without VMs were not removed");
+        };
+        if wall.is_needed() {
+            // Ports that lead to it are somebody else's from now on.
+            if !forwards.is_empty()
+                && let Err(error) = self.build(&mut wall).await
+            {
+                tracing::warn!(%error, "ports of a VM that has ended stay in the rules");
+            }
         }
     }
 
     /// Makes the rules what they should be.
     async fn build(&self, wall: &mut Wall) -> Result<(), NetworkError> {
+        wall.up = false;
         wall.name_servers = means::name_servers();
         nft(&self.text(&wall.name_servers, wall.forwards())).await?;
         wall.up = true;
@@ -150,6 +159,20 @@ fn over_udp(forwards: &[PortForward]) -> Vec<PortForward> {
     forwards
         .filter(|forward| forward.protocol == Protocol::Udp)
         .collect()
+}
+
+impl Drop for UserMode {
+    /// Leaves nothing behind that no VM needs. A daemon that is killed leaves it to the next one.
+    fn drop(&mut self) {
+        let wall = self.wall.get_mut();
+        if !wall.up || wall.is_needed() {
+            return;
+        }
+        let removed = tool::at_once("nft", &["-f", "-"], &rules::removal(&self.table));
+        if let Err(error) = removed {
+            tracing::warn!(%error, "rules without VMs were not removed");
+        }
+    }
 }
 
 /// Carries out a transaction of nft(8).

@@ -13,8 +13,8 @@ use crate::network::error::NetworkError;
 use crate::network::links::LIMIT;
 use crate::tool::Tool;
 
-/// How often it is looked whether the rules are still there and the name servers are still the
-/// same.
+/// How often it is looked whether the rules are still there and needed, and the name servers are still
+/// the same.
 const ROUND: Duration = Duration::from_secs(15);
 
 impl UserMode {
@@ -44,7 +44,7 @@ impl UserMode {
     /// The rules, when they are there and no VM runs.
     pub(crate) async fn strays(&self) -> Result<Vec<Leak>, NetworkError> {
         let wall = self.wall.lock().await;
-        if wall.is_needed() || self.found().await?.is_none() {
+        if wall.is_needed() || wall.up || self.found().await?.is_none() {
             return Ok(Vec::new());
         }
         let stray = Leak {
@@ -79,6 +79,10 @@ impl UserMode {
     async fn mend(&self) -> Result<(), NetworkError> {
         let mut wall = self.wall.lock().await;
         if !wall.is_needed() {
+            if wall.up {
+                nft(&rules::removal(&self.table)).await?;
+                wall.up = false;
+            }
             return Ok(());
         }
         let begun = format!("meta skuid {} goto guest", self.user);

@@ -24,9 +24,11 @@ pub(super) struct Plan<'a> {
     pub(super) forwards: Vec<PortForward>,
 }
 
-/// Link-local addresses, where clouds keep their metadata, and all that are more than one or none
-/// (RFC 6890). They go nowhere, not even as answers.
-const UNREACHABLE_4: &str = "0.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3";
+/// Link-local addresses, where clouds keep their metadata, those where other clouds have it
+/// (Microsoft's and Alibaba's), and all that are more than one or none (RFC 6890). They go nowhere, not
+/// even as answers.
+const UNREACHABLE_4: &str =
+    "0.0.0.0/8, 169.254.0.0/16, 168.63.129.16, 100.100.100.200, 224.0.0.0/3";
 /// The same (RFC 4291), and the one unique local address at which a cloud keeps metadata (that of
 /// Amazon).
 const UNREACHABLE_6: &str = "fe80::/10, ff00::/8, fd00:ec2::254";

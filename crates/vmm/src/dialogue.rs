@@ -308,6 +308,24 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn one_link_leads_to_a_socket_and_no_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        let _listener = UnixListener::bind(place("socket")).unwrap();
+        std::os::unix::fs::symlink(place("socket"), place("ours")).unwrap();
+        std::os::unix::fs::symlink(place("ours"), place("theirs")).unwrap();
+        fs::write(place("file"), "").unwrap();
+        connect(&place("socket")).await.unwrap();
+        connect(&place("ours")).await.unwrap();
+        for other in ["theirs", "file"] {
+            let error = connect(&place(other)).await.unwrap_err();
+            assert!(error.to_string().contains("no socket"), "{other}: {error}");
+        }
+        let missing = connect(&place("missing")).await.unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+    }
+
     async fn pair() -> (tempfile::TempDir, Dialogue<Plain>, UnixStream) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");

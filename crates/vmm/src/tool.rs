@@ -11,8 +11,8 @@ use tokio::process::Command;
 
 use crate::blocking;
 
-/// How long a program may take unless it is said. The longest work, fetching packages over a slow line, takes
-/// minutes.
+/// How long a program may take unless it is said. The longest work, fetching packages over a slow
+/// line, takes minutes.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// A program of the system did not do its work.
@@ -60,7 +60,8 @@ fn path() -> String {
     format!("{path}:/usr/sbin:/sbin")
 }
 
-/// Runs a program that takes milliseconds where nothing can be waited for: at the end of everything.
+/// Runs a program that takes milliseconds where nothing can be waited for: at the end of
+/// everything.
 pub(crate) fn at_once(program: &str, arguments: &[&str], input: &str) -> io::Result<()> {
     let mut child = std::process::Command::new(program)
         .args(arguments)

@@ -159,13 +159,22 @@ impl Manifest {
 
     /// What is wrong with the files in the snapshot's directory.
     pub(super) fn problem_in(&self, directory: &Path) -> Result<Option<String>, StorageError> {
-        for file in &self.files {
-            let problem = file.problem_in(directory)?;
-            if problem.is_some() {
-                return Ok(problem);
+        // Side by side: whoever restores a VM waits for the largest of them, and not for all.
+        std::thread::scope(|scope| {
+            let looking: Vec<_> = self
+                .files
+                .iter()
+                .map(|file| scope.spawn(|| file.problem_in(directory)))
+                .collect();
+            for looking in looking {
+                let found = looking.join();
+                let found = found.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                if let Some(problem) = found? {
+                    return Ok(Some(problem));
+                }
             }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     /// Whether a VM as it is now can be what it was: the disk always, and the memory where there

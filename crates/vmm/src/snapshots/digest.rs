@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc::{self, SyncSender};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
@@ -17,6 +18,9 @@ use crate::files::{Context as _, StorageError};
 /// Bytes in a block. Part of the digest: another size is another digest.
 const BLOCK: usize = 64 * 1024;
 
+/// How many blocks are read ahead of what is summed.
+const AHEAD: usize = 16;
+
 /// The digest of a file, in hexadecimal.
 pub(super) fn of(path: &Path) -> Result<String, StorageError> {
     let digest = || -> std::io::Result<Sha256> {
@@ -24,23 +28,38 @@ pub(super) fn of(path: &Path) -> Result<String, StorageError> {
         let length = file.metadata()?.len();
         let mut digest = Sha256::new();
         digest.update(length.to_le_bytes());
-        let mut block = vec![0; BLOCK];
-        let mut place = 0;
-        while let Some(data) = data_from(&file, place)? {
-            let start = data - data % BLOCK as u64;
-            let left = usize::try_from(length.saturating_sub(start)).unwrap_or(usize::MAX);
-            let block = &mut block[..left.min(BLOCK)];
-            file.read_exact_at(block, start)?;
-            if block.iter().any(|byte| *byte != 0) {
-                digest.update(start.to_le_bytes());
-                digest.update(&*block);
+        // What is read next is read while this is summed: somebody waits for both.
+        let (sender, blocks) = mpsc::sync_channel(AHEAD);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(move || read(&file, length, &sender));
+            for (start, block) in blocks {
+                digest.update(u64::to_le_bytes(start));
+                digest.update(block);
             }
-            place = start + BLOCK as u64;
-        }
+            let read = reading.join();
+            read.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
         Ok(digest)
     };
     let digest = digest().context("read", path)?;
     Ok(hex::encode(digest.finalize()))
+}
+
+/// Reads all blocks that are not all zeros, in their order, each with its place.
+fn read(file: &File, length: u64, blocks: &SyncSender<(u64, Vec<u8>)>) -> std::io::Result<()> {
+    let mut place = 0;
+    while let Some(data) = data_from(file, place)? {
+        let start = data - data % BLOCK as u64;
+        let left = usize::try_from(length.saturating_sub(start)).unwrap_or(usize::MAX);
+        let mut block = vec![0; left.min(BLOCK)];
+        file.read_exact_at(&mut block, start)?;
+        // Whoever sums them takes them all.
+        if block.iter().any(|byte| *byte != 0) && blocks.send((start, block)).is_err() {
+            break;
+        }
+        place = start + BLOCK as u64;
+    }
+    Ok(())
 }
 
 /// Where the next data is; none when only a hole follows, or nothing.

@@ -3,8 +3,8 @@
 //! An input is checked against its schema before its handler sees it, and a field that the schema
 //! does not name is refused: a misspelt option must not be silently ignored.
 
-use jsonschema::error::ValidationErrorKind;
-use jsonschema::{ValidationError, Validator};
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{JsonType, ValidationError, Validator};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
@@ -89,7 +89,7 @@ impl InputCheck {
             !(root && unknown && self.fields.is_some())
         });
         let room = MAX_COMPLAINTS - complaints.len();
-        complaints.extend(others.map(Complaint::from).take(room));
+        complaints.extend(others.map(|error| Complaint::from(&error)).take(room));
         let texts: Vec<String> = complaints.iter().map(ToString::to_string).collect();
         Err(CallError::invalid_input(texts.join("; "))
             .with_details(json!({ "fields": complaints })))
@@ -132,12 +132,17 @@ impl std::fmt::Display for Complaint {
     }
 }
 
-impl From<ValidationError<'_>> for Complaint {
-    fn from(error: ValidationError<'_>) -> Self {
+impl From<&ValidationError<'_>> for Complaint {
+    fn from(error: &ValidationError<'_>) -> Self {
+        if choices(error).is_none()
+            && let Some(meant) = meant(error)
+        {
+            return Self::from(meant);
+        }
         let path = error.instance_path().as_str();
         // A text may be a secret in the wrong place; whoever sent it knows what it says.
         let message = match error.instance().as_ref() {
-            _ if let Some(choices) = choices(&error) => format!("this is none of {choices}"),
+            _ if let Some(choices) = choices(error) => format!("this is none of {choices}"),
             Value::Bool(_) | Value::Number(_) | Value::Null => error.to_string(),
             _ => error.masked_with("this").to_string(),
         };
@@ -145,6 +150,26 @@ impl From<ValidationError<'_>> for Complaint {
             field: shortened(path.trim_start_matches('/').replace('/', ".")),
             message: shortened(message),
         }
+    }
+}
+
+/// What is wrong with something that may also be absent: nobody meant null, so the other branch says.
+fn meant<'e, 'i>(error: &'e ValidationError<'i>) -> Option<&'e ValidationError<'i>> {
+    let ValidationErrorKind::AnyOf { context } = error.kind() else {
+        return None;
+    };
+    let wants_null = |branch: &Vec<ValidationError<'_>>| {
+        let null = |error: &ValidationError<'_>| match error.kind() {
+            ValidationErrorKind::Type { kind } => {
+                matches!(kind, TypeKind::Single(JsonType::Null))
+            }
+            _ => false,
+        };
+        branch.iter().any(null)
+    };
+    match &context[..] {
+        [value, null] | [null, value] if wants_null(null) && !wants_null(value) => value.first(),
+        _ => None,
     }
 }
 
@@ -266,6 +291,31 @@ mod tests {
             refused.expect_err("no such kind").message(),
             "kind: this is none of \"book\", \"disc\"; other: this is none of \"book\", \"disc\""
         );
+    }
+
+    #[test]
+    fn what_may_be_absent_is_told_what_is_wrong_with_it() {
+        #[derive(Deserialize)]
+        struct Short;
+        impl JsonSchema for Short {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                "Short".into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+                schemars::json_schema!({ "type": "string", "pattern": "^[a-z]{1,3}$" })
+            }
+        }
+        #[derive(Deserialize, JsonSchema)]
+        #[allow(dead_code)]
+        struct Take {
+            #[serde(default)]
+            name: Option<Short>,
+        }
+        let check = InputCheck::new(&input_schema::<Take>()).expect("a valid schema");
+        let refused = check.check(&json!({"name": "../x"})).expect_err("no name");
+        let told = refused.message();
+        assert!(told.starts_with("name: this does not match"), "{told}");
     }
 
     #[test]

@@ -31,8 +31,10 @@ pub(crate) enum Host {
     #[command(after_help = "Example:\n  hostler host show host-1a2b3c")]
     Show(One),
     /// Show what one host reports of itself: its drivers, its capacity, its load
-    #[command(after_help = "Example:\n  hostler host status host-1a2b3c --output json")]
-    Status(One),
+    #[command(
+        after_help = "Example:\n  hostler host status\n  hostler host status host-1a2b3c --output json"
+    )]
+    Status(Perhaps),
     /// List what is on a host and belongs to no VM: nothing, on a healthy one
     #[command(after_help = "Example:\n  hostler host leaks\n  hostler host leaks host-1a2b3c")]
     Leaks(Perhaps),
@@ -192,10 +194,11 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Host::Status(one) => {
-            let api = one.common.connect.open()?;
-            let path = ["v1", "hosts", &one.host, "host", "status"];
-            show_fields(one.common.printing, &api.get(&path).send().await?);
+        Host::Status(perhaps) => {
+            let api = perhaps.common.connect.open()?;
+            let host = host_or_only(&api, perhaps.host).await?;
+            let path = ["v1", "hosts", &host, "host", "status"];
+            show_fields(perhaps.common.printing, &api.get(&path).send().await?);
             Ok(())
         }
         Host::Leaks(perhaps) => leaks(perhaps).await,

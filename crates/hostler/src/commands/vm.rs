@@ -108,7 +108,7 @@ pub(crate) enum Vm {
     Shell(exec::Shell),
     /// Copy a file into a VM or out of it
     #[command(
-        after_help = "Example:\n  hostler vm cp index.html web-1:/srv/www/\n  \
+        after_help = "Example:\n  hostler vm cp index.html web-1:/run/www/\n  \
                             hostler vm cp web-1:/var/log/app.log ."
     )]
     Cp(copy::Copy),

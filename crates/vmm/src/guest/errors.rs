@@ -16,7 +16,7 @@ pub enum GuestError {
     #[error(transparent)]
     Invalid(#[from] InvalidField),
     /// The VM does not run.
-    #[error("VM {name} is {state}; start it, and it can be spoken to")]
+    #[error("VM {name} is {state}; start or resume it, and it can be spoken to")]
     NotRunning { name: VmName, state: VmState },
     /// It runs, and there is no way to speak to it.
     #[error("the guest of VM {name} cannot be spoken to; stop and start the VM to mend that")]

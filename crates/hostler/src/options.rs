@@ -86,8 +86,7 @@ pub(crate) struct UpOptions {
     )]
     mount_allow: Option<Vec<PathBuf>>,
     /// A directory of which images and kernels may be imported. May be given again; in the
-    /// variable, separate by colons [default: the home
-    /// of whoever runs this]
+    /// variable, separate by colons [default: the home of whoever runs this]
     #[arg(
         long,
         env = "HOSTLER_IMPORT_ALLOW",

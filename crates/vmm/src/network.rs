@@ -23,6 +23,7 @@ mod host;
 mod leases;
 mod links;
 mod names;
+mod nft;
 mod rules;
 mod status;
 mod store;

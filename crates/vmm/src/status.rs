@@ -191,4 +191,11 @@ mod tests {
         let json = serde_json::to_value(Health::Healthy).unwrap();
         assert_eq!(json, serde_json::json!({ "status": "healthy" }));
     }
+
+    #[test]
+    fn guests_are_never_promised_all_of_the_memory() {
+        let kept = [1024, 4096, 65_536].map(|memory_mb| memory_mb - for_guests(memory_mb));
+        assert_eq!(kept, [256, 512, 3276]);
+        assert_eq!(for_guests(0), 0);
+    }
 }

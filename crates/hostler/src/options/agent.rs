@@ -87,8 +87,7 @@ pub(crate) struct AgentOptions {
     )]
     pub(super) mount_allow: Option<Vec<PathBuf>>,
     /// A directory of which images and kernels may be imported. May be given again; in the
-    /// variable, separate by colons [default: none, they come
-    /// from registries only]
+    /// variable, separate by colons [default: none, they come from registries only]
     #[arg(
         long,
         env = "HOSTLER_IMPORT_ALLOW",

@@ -19,10 +19,9 @@ use super::leases::Lease;
 use super::names::Instance;
 use super::rules::{Guest, Plan};
 use super::subnet::Subnet;
-use super::{host, links, rules};
+use super::{host, links, nft, rules};
 use crate::driver::Tap;
 use crate::model::{PortForward, VmId};
-use crate::tool::Tool;
 
 /// A bridge, whether it is there now or not.
 pub(crate) struct Bridge {
@@ -189,7 +188,7 @@ impl Bridge {
     /// Makes the rules what they should be.
     async fn apply(&self, wire: &mut Wire) -> Result<(), NetworkError> {
         if wire.ports.is_empty() {
-            return nft(&rules::removal(&self.instance)).await;
+            return nft::carry_out(&rules::removal(&self.instance)).await;
         }
         wire.name_server = host::name_server();
         let guests = wire.ports.values().map(|port| Guest {
@@ -203,7 +202,7 @@ impl Bridge {
             name_server: wire.name_server,
             guests: guests.collect(),
         };
-        nft(&rules::replacement(&plan)).await
+        nft::carry_out(&rules::replacement(&plan)).await
     }
 
     /// Whether the kernel would take our rules.
@@ -215,14 +214,7 @@ impl Bridge {
             name_server: Some(self.gateway),
             guests: Vec::new(),
         };
-        let rules = rules::replacement(&plan);
-        Tool::new("nft")
-            .within(links::LIMIT)
-            .args(["-c", "-f", "-"])
-            .input(rules)
-            .run()
-            .await?;
-        Ok(())
+        nft::check(&rules::replacement(&plan)).await
     }
 
     fn tap(&self, lease: &Lease) -> String {
@@ -235,15 +227,4 @@ fn strike_out(wire: &mut Wire, vm: VmId, forward: PortForward) {
         port.forwards.retain(|other| *other != forward);
         port.holds.retain(|(other, _)| *other != forward);
     }
-}
-
-/// Carries out a transaction of nft(8).
-async fn nft(transaction: &str) -> Result<(), NetworkError> {
-    Tool::new("nft")
-        .within(links::LIMIT)
-        .args(["-f", "-"])
-        .input(transaction)
-        .run()
-        .await?;
-    Ok(())
 }

@@ -22,9 +22,9 @@ use tokio::sync::Mutex;
 
 use self::rules::Plan;
 use super::error::NetworkError;
-use super::links::LIMIT;
+use super::nft;
 use crate::model::{PortForward, Protocol, VmId};
-use crate::tool::{self, Tool};
+use crate::tool;
 
 /// The first of the users (and groups) that guests' processes can be: above those of jailed VMs.
 /// Which one it is depends on the data directory, so two daemons on one machine rarely share one;
@@ -130,7 +130,7 @@ impl UserMode {
     async fn build(&self, wall: &mut Wall) -> Result<(), NetworkError> {
         wall.up = false;
         wall.name_servers = means::name_servers();
-        nft(&self.text(&wall.name_servers, wall.forwards())).await?;
+        nft::carry_out(&self.text(&wall.name_servers, wall.forwards())).await?;
         wall.up = true;
         Ok(())
     }
@@ -138,9 +138,7 @@ impl UserMode {
     /// Whether the kernel would take our rules.
     async fn try_rules(&self) -> Result<(), NetworkError> {
         let text = self.text(&means::name_servers(), Vec::new());
-        let check = Tool::new("nft").within(LIMIT);
-        check.args(["-c", "-f", "-"]).input(text).run().await?;
-        Ok(())
+        nft::check(&text).await
     }
 
     fn text(&self, name_servers: &[IpAddr], forwards: Vec<PortForward>) -> String {
@@ -173,11 +171,4 @@ impl Drop for UserMode {
             tracing::warn!(%error, "rules without VMs were not removed");
         }
     }
-}
-
-/// Carries out a transaction of nft(8).
-async fn nft(transaction: &str) -> Result<(), NetworkError> {
-    let nft = Tool::new("nft").within(LIMIT).args(["-f", "-"]);
-    nft.input(transaction).run().await?;
-    Ok(())
 }

@@ -9,14 +9,20 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Host, PATIENCE, forward, free_port, processes_of, small};
 
-#[tokio::test]
-async fn a_vmm_that_hangs_keeps_nobody_waiting_and_can_be_ended() {
-    let host = Host::new().await;
+/// Starts a VM, and says which process runs it.
+async fn started(host: &Host) -> i32 {
     host.machines.create(small("web-1")).await.unwrap();
     host.machines.start("web-1").await.unwrap();
     let [pid] = processes_of(&host.data_dir())[..] else {
         panic!("one process runs a VM")
     };
+    pid
+}
+
+#[tokio::test]
+async fn a_vmm_that_hangs_keeps_nobody_waiting_and_can_be_ended() {
+    let host = Host::new().await;
+    let pid = started(&host).await;
     let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     // Before its guest can be up, so that it never gets ready either.
     signal(Signal::STOP);
@@ -56,11 +62,7 @@ async fn a_vmm_that_hangs_keeps_nobody_waiting_and_can_be_ended() {
 #[tokio::test]
 async fn a_vmm_that_was_silent_when_its_daemon_came_back_is_heard_when_it_speaks_again() {
     let host = Host::new().await;
-    host.machines.create(small("web-1")).await.unwrap();
-    host.machines.start("web-1").await.unwrap();
-    let [pid] = processes_of(&host.data_dir())[..] else {
-        panic!("one process runs a VM")
-    };
+    let pid = started(&host).await;
     let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     signal(Signal::STOP);
     let host = host.restart().await;
@@ -79,11 +81,7 @@ async fn a_vmm_that_was_silent_when_its_daemon_came_back_is_heard_when_it_speaks
 async fn whoever_leaves_before_it_is_a_vms_turn_has_changed_nothing() {
     let host = Host::new().await;
     let machines = &host.machines;
-    machines.create(small("web-1")).await.unwrap();
-    machines.start("web-1").await.unwrap();
-    let [pid] = processes_of(&host.data_dir())[..] else {
-        panic!("one process runs a VM")
-    };
+    let pid = started(&host).await;
     // A guest that hangs, so that to stop it takes as long as it may.
     kill_process(Pid::from_raw(pid).unwrap(), Signal::STOP).unwrap();
     let mut stop = Box::pin(machines.stop("web-1", Duration::from_secs(3)));

@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::{Bridge, Port, Wire, nft};
+use super::{Bridge, Port, Wire};
 use crate::leaks::{Leak, LeakKind};
 use crate::model::PortForward;
 use crate::network::error::NetworkError;
 use crate::network::holds::Hold;
 use crate::network::leases::Lease;
-use crate::network::{host, links, rules};
+use crate::network::{host, links, nft, rules};
 use crate::tool::Tool;
 
 /// How often it is looked whether the rules are still there and the name server is still the same.
@@ -64,7 +64,7 @@ impl Bridge {
                 script += &links::down(&self.name());
             }
             links::carry_out(&script).await?;
-            nft(&rules::removal(&self.instance)).await?;
+            nft::carry_out(&rules::removal(&self.instance)).await?;
             wire.up = false;
             wire.settled = true;
             return Ok(());

@@ -6,11 +6,12 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use super::rules::{self, LAST};
-use super::{UserMode, means, nft, over_udp};
+use super::{UserMode, means, over_udp};
 use crate::leaks::{Leak, LeakKind};
 use crate::model::{PortForward, VmId};
 use crate::network::error::NetworkError;
 use crate::network::links::LIMIT;
+use crate::network::nft;
 use crate::tool::Tool;
 
 /// How often it is looked whether the rules are still there and needed, and the name servers are still
@@ -36,7 +37,7 @@ impl UserMode {
             return self.build(&mut wall).await;
         }
         match self.found().await? {
-            Some(_) => nft(&rules::removal(&self.table)).await,
+            Some(_) => nft::carry_out(&rules::removal(&self.table)).await,
             None => Ok(()),
         }
     }
@@ -80,7 +81,7 @@ impl UserMode {
         let mut wall = self.wall.lock().await;
         if !wall.is_needed() {
             if wall.up {
-                nft(&rules::removal(&self.table)).await?;
+                nft::carry_out(&rules::removal(&self.table)).await?;
                 wall.up = false;
             }
             return Ok(());

@@ -50,22 +50,43 @@ fn flush(path: &Path) -> Result<(), StorageError> {
 
 /// Copies a file without its holes, and gives the copy at least this size.
 pub(crate) fn copy_sparse(from: &Path, to: &Path, size: u64) -> Result<(), StorageError> {
-    let source = File::open(from).context("read", from)?;
-    let target = files::create_private(to)?;
-    let copy = || -> io::Result<()> {
-        if ioctl_ficlone(&target, &source).is_err() {
-            copy_data(&source, &target)?;
-        }
-        let length = source.metadata()?.len().max(size);
-        target.set_len(length)
-    };
-    copy().context("write", to)
+    Copy::begin(from, to, size)?.finish()
 }
 
-/// The same, and the copy survives a loss of power.
-pub(crate) fn copy_flushed(from: &Path, to: &Path) -> Result<(), StorageError> {
-    copy_sparse(from, to, 0)?;
-    flush(to)
+/// A copy of a file in the making: as long as it will be, and empty.
+pub(crate) struct Copy {
+    source: File,
+    target: File,
+    to: PathBuf,
+}
+
+impl Copy {
+    /// Begins a copy of at least this size.
+    pub(crate) fn begin(from: &Path, to: &Path, size: u64) -> Result<Self, StorageError> {
+        let source = File::open(from).context("read", from)?;
+        let length = source.metadata().context("read", from)?.len().max(size);
+        let target = files::create_private(to)?;
+        target.set_len(length).context("write", to)?;
+        Ok(Self {
+            source,
+            target,
+            to: to.to_owned(),
+        })
+    }
+
+    /// Copies what the file holds, without its holes.
+    fn finish(&self) -> Result<(), StorageError> {
+        if ioctl_ficlone(&self.target, &self.source).is_err() {
+            copy_data(&self.source, &self.target).context("write", &self.to)?;
+        }
+        Ok(())
+    }
+
+    /// The same, and the copy survives a loss of power.
+    pub(crate) fn finish_flushed(&self) -> Result<(), StorageError> {
+        self.finish()?;
+        self.target.sync_data().context("write", &self.to)
+    }
 }
 
 /// Copies each stretch of data to its place.

@@ -14,6 +14,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -132,13 +133,14 @@ pub(crate) trait Driver: Send + Sync {
     /// When it could not be launched either.
     fn memory_form(&self, blueprint: &Blueprint) -> Result<BTreeMap<String, String>, LaunchError>;
 
-    /// Makes the VM's process, which outlives us, and loads into it what [`Link::save`] wrote to a
-    /// directory. Its processors stand still. On an error there is no process.
-    async fn launch_saved(
-        &self,
-        blueprint: &Blueprint,
-        saved: &Path,
-    ) -> Result<Launched, LaunchError>;
+    /// Makes the VM's process, which outlives us, for a memory that was saved, as far as that can be
+    /// done before the VM has its disk. That is a file at `disk` by now, as long as it will be, and
+    /// still without all that it will hold. On an error there is no process.
+    async fn prepare(
+        self: Arc<Self>,
+        blueprint: Blueprint,
+        disk: &Path,
+    ) -> Result<Box<dyn Prepared>, LaunchError>;
 
     /// Speaks again to a process that an earlier life of ours launched. What that life may have
     /// left going on in there is over when this returns.
@@ -165,6 +167,22 @@ fn cpuinfo() -> String {
 pub(crate) struct Launched {
     pub(crate) process: Process,
     pub(crate) link: Box<dyn Link>,
+}
+
+/// A process that is being made for a memory that was saved. Its processors stand still.
+#[async_trait]
+pub(crate) trait Prepared: Send {
+    /// Loads what [`Link::save`] wrote to a directory, if that can be done before the VM has its
+    /// disk. On an error it can only be given up.
+    async fn load(&mut self, saved: &Path) -> Result<(), LaunchError>;
+
+    /// The VM has its disk: what is there at the blueprint's place now is the file that was at the
+    /// other place, with all that it holds. Does what could not be done before. On an error there is
+    /// no process.
+    async fn complete(self: Box<Self>, saved: &Path) -> Result<Launched, LaunchError>;
+
+    /// Ends it.
+    async fn give_up(self: Box<Self>);
 }
 
 /// The conversation with a VM's process.

@@ -115,7 +115,7 @@ pub(crate) struct Snapshots {
 }
 
 /// A snapshot that was found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) manifest: Manifest,
     directory: PathBuf,

@@ -24,6 +24,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use self::probe::Found;
 use self::seat::Seat;
 use super::{
     Blueprint, Bus, Capabilities, Driver, Event, GuestEndpoint, LaunchError, Launched, Link,
-    LinkError, SaveError, cpuinfo,
+    LinkError, Prepared, SaveError, cpuinfo,
 };
 use crate::dialogue::Broken;
 use crate::fault;
@@ -263,6 +264,25 @@ impl Ready {
     }
 }
 
+/// A process that is made when its VM has its disk.
+struct Postponed {
+    driver: Arc<Firecracker>,
+    vm: Blueprint,
+}
+
+#[async_trait]
+impl Prepared for Postponed {
+    async fn load(&mut self, _saved: &Path) -> Result<(), LaunchError> {
+        Ok(())
+    }
+
+    async fn complete(self: Box<Self>, saved: &Path) -> Result<Launched, LaunchError> {
+        Ok(self.driver.set_up(&self.vm, Some(saved)).await?.launched())
+    }
+
+    async fn give_up(self: Box<Self>) {}
+}
+
 /// The log of a process that was launched before: in the VM's directory, which the directory of
 /// its sockets leads to when it is another one.
 fn log_of(process: &Process) -> PathBuf {
@@ -383,8 +403,13 @@ impl Driver for Firecracker {
         Ok(saved::form_of_machine(version, &machine, &cpuinfo()))
     }
 
-    async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
-        Ok(self.set_up(vm, Some(saved)).await?.launched())
+    /// Begins nothing: a memory names its VM's disk, and loading it opens what is there.
+    async fn prepare(
+        self: Arc<Self>,
+        vm: Blueprint,
+        _disk: &Path,
+    ) -> Result<Box<dyn Prepared>, LaunchError> {
+        Ok(Box::new(Postponed { driver: self, vm }))
     }
 
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError> {

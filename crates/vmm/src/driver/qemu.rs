@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -35,7 +36,7 @@ use self::qmp::Qmp;
 use self::shares::Servers;
 use super::{
     Blueprint, Bus, Capabilities, Driver, GuestEndpoint, LaunchError, Launched, Link, LinkError,
-    SaveError, cpuinfo,
+    Prepared, SaveError, cpuinfo,
 };
 use crate::fault;
 use crate::files;
@@ -74,6 +75,29 @@ impl Born {
             link: Box::new(QemuLink::new(self.qmp, &self.process)),
             process: self.process,
         }
+    }
+}
+
+/// A QEMU that waits for its memory.
+struct Waiting {
+    qemu: Arc<Qemu>,
+    vm: Blueprint,
+    born: Born,
+}
+
+#[async_trait]
+impl Prepared for Waiting {
+    async fn load(&mut self, saved: &Path) -> Result<(), LaunchError> {
+        self.qemu.load(&self.vm, &mut self.born, saved).await
+    }
+
+    async fn complete(self: Box<Self>, _saved: &Path) -> Result<Launched, LaunchError> {
+        Ok(self.born.launched())
+    }
+
+    async fn give_up(mut self: Box<Self>) {
+        // It may have ended already; what counts is that it has when we return.
+        let _ = self.born.child.kill().await;
     }
 }
 
@@ -278,15 +302,23 @@ impl Driver for Qemu {
         Ok(memory::form(&self.found.version, line, &cpuinfo()))
     }
 
-    async fn launch_saved(&self, vm: &Blueprint, saved: &Path) -> Result<Launched, LaunchError> {
-        let mut born = self.begin(vm, WITH_SAVED_MEMORY).await?;
-        match self.load(vm, &mut born, saved).await {
-            Ok(()) => Ok(born.launched()),
-            Err(error) => {
-                let _ = born.child.kill().await;
-                Err(error)
-            }
-        }
+    async fn prepare(
+        self: Arc<Self>,
+        vm: Blueprint,
+        disk: &Path,
+    ) -> Result<Box<dyn Prepared>, LaunchError> {
+        // QEMU opens it now, and does not mind that it gets another name and is still being written:
+        // nothing looks at a disk before the processors run.
+        let vm = Blueprint {
+            disk: disk.to_owned(),
+            ..vm
+        };
+        let born = self.begin(&vm, WITH_SAVED_MEMORY).await?;
+        Ok(Box::new(Waiting {
+            qemu: self,
+            vm,
+            born,
+        }))
     }
 
     async fn reconnect(&self, id: VmId, process: &Process) -> Result<Box<dyn Link>, LinkError> {

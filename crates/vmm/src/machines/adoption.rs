@@ -138,11 +138,16 @@ impl Heir {
             Some(driver) => driver.reconnect(id, &process).await.ok(),
             None => None,
         };
-        let loading = match &link {
-            Some(link) => matches!(link.condition().await, Ok(Condition::Loading)),
+        // One whose processors stand still is a restore that was interrupted: its disk may be one that
+        // is swept. Nobody was told of any of these, so ending one on a doubt takes nothing back.
+        let runs = match &link {
+            Some(link) => matches!(
+                link.condition().await,
+                Ok(Condition::Running | Condition::Stuck { .. })
+            ),
             None => false,
         };
-        let Some(link) = link.filter(|_| !loading) else {
+        let Some(link) = link.filter(|_| runs) else {
             // Half launched or half restored: ended, as a failed start is.
             tracing::warn!("ending a process whose start was interrupted");
             let _ = watched.signal(Signal::KILL);

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Inner, keeper};
 use crate::driver::firecracker::jail;
-use crate::driver::{Blueprint, Driver, LaunchError, LinkError, Network};
+use crate::driver::{Blueprint, Driver, LaunchError, Launched, LinkError, Network, Prepared};
 use crate::errors::{StartError, StopError};
 use crate::fault;
 use crate::files::{self, Context as _, StorageError};
@@ -48,10 +48,8 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
         StartStep::Resume => resume_processors(slot).await?,
         StartStep::Launch => {
             fault::point("start.intended");
-            if let Err(error) = launch(inner, slot, None).await {
-                slot.note(|record| record.phase.launch_failed()).await;
-                inner.networks.unplug(slot.record().spec.id).await;
-                remove_traces(&slot.dir);
+            if let Err(error) = launch(inner, slot).await {
+                undo(inner, slot).await;
                 return Err(error);
             }
         }
@@ -59,19 +57,64 @@ pub(super) async fn start(inner: &Inner, slot: &Arc<Slot>) -> Result<Vm, StartEr
     Ok(slot.view())
 }
 
-/// Starts a VM that has no process, and whose turn the caller has, with a memory that was saved to
-/// a directory.
-pub(super) async fn start_saved(
+/// Makes a process for a memory that was saved, as far as it goes while the VM's disk is still at
+/// another place (see [`Driver::prepare`]), for a VM that has none and whose turn the caller has.
+pub(super) async fn prepare_saved(
     inner: &Inner,
-    slot: &Arc<Slot>,
-    saved: &Path,
-) -> Result<(), StartError> {
+    slot: &Slot,
+    disk: &Path,
+) -> Result<Box<dyn Prepared>, StartError> {
     let step = slot
         .commit(|record| record.phase.start(Timestamp::now()))
         .await?;
     debug_assert_eq!(step, StartStep::Launch);
+    let prepared = async {
+        let (driver, blueprint) = lay_out(inner, slot).await?;
+        Ok::<_, StartError>(driver.prepare(blueprint, disk).await?)
+    };
+    let prepared = prepared.await;
+    if prepared.is_err() {
+        undo(inner, slot).await;
+    }
+    prepared
+}
+
+/// Loads a memory that was saved to a directory into such a process, as far as it goes.
+pub(super) async fn load_saved(
+    inner: &Inner,
+    slot: &Slot,
+    mut prepared: Box<dyn Prepared>,
+    saved: &Path,
+) -> Result<Box<dyn Prepared>, StartError> {
+    match prepared.load(saved).await {
+        Ok(()) => {
+            fault::point("restore.loaded");
+            Ok(prepared)
+        }
+        Err(error) => {
+            give_up_saved(inner, slot, prepared).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Ends such a process, and the VM is again what it was.
+pub(super) async fn give_up_saved(inner: &Inner, slot: &Slot, prepared: Box<dyn Prepared>) {
+    prepared.give_up().await;
+    undo(inner, slot).await;
+}
+
+/// Lets a VM go on that has its disk, with such a process.
+pub(super) async fn start_saved(
+    inner: &Inner,
+    slot: &Arc<Slot>,
+    prepared: Box<dyn Prepared>,
+    saved: &Path,
+) -> Result<(), StartError> {
     let gone_on = async {
-        launch(inner, slot, Some(saved)).await?;
+        let launched = prepared.complete(saved).await?;
+        fault::point("restore.completed");
+        keep(inner, slot, launched).await?;
         // The first time that these processors run: whoever dies before this leaves a process that
         // the next daemon sets going.
         fault::point("restore.recorded");
@@ -85,14 +128,30 @@ pub(super) async fn start_saved(
             tracing::error!(%error, "a VM that could not be restored is still there");
         }
     } else {
-        slot.note(|record| record.phase.launch_failed()).await;
-        inner.networks.unplug(slot.record().spec.id).await;
-        remove_traces(&slot.dir);
+        undo(inner, slot).await;
     }
     Err(error)
 }
 
-async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result<(), StartError> {
+/// Takes back what was begun for a process that there is none of.
+async fn undo(inner: &Inner, slot: &Slot) {
+    slot.note(|record| record.phase.launch_failed()).await;
+    inner.networks.unplug(slot.record().spec.id).await;
+    remove_traces(&slot.dir);
+}
+
+async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
+    let (driver, blueprint) = lay_out(inner, slot).await?;
+    let begun = Instant::now();
+    let launched = driver.launch(&blueprint).await?;
+    let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(vmm_ms, "the VM's process is up");
+    fault::point("start.launched");
+    keep(inner, slot, launched).await
+}
+
+/// Prepares everything that a process needs.
+async fn lay_out(inner: &Inner, slot: &Slot) -> Result<(Arc<dyn Driver>, Blueprint), StartError> {
     // An earlier process has ended, but its keeper may still be clearing up: it must not take the
     // new one's sockets for the old one's.
     if let Some(earlier) = slot.attachment() {
@@ -105,18 +164,13 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
     fault::point("start.initrd-written");
     prepare_sockets(&slot.dir)?;
     fault::point("start.sockets-prepared");
-    let begun = Instant::now();
-    let launched = match saved {
-        None => driver.launch(&blueprint).await?,
-        Some(saved) => driver.launch_saved(&blueprint, saved).await?,
-    };
-    let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(vmm_ms, "the VM's process is up");
-    fault::point("start.launched");
-    let process = launched.process;
-    let attached = adopt_newborn(slot, process).await;
-    match attached {
-        Ok(Some(watched)) => {
+    Ok((driver, blueprint))
+}
+
+/// Writes a process down that was just made, and appoints its keeper.
+async fn keep(inner: &Inner, slot: &Arc<Slot>, launched: Launched) -> Result<(), StartError> {
+    match adopt_newborn(slot, launched.process).await? {
+        Some(watched) => {
             fault::point("start.recorded");
             let networks = inner.networks.clone();
             let line = keeper::Line::Open(launched.link);
@@ -124,12 +178,11 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>, saved: Option<&Path>) -> Result
             Ok(())
         }
         // It has ended already; what it said last is in its log.
-        Ok(None) => Err(LinkError::Unknown {
+        None => Err(LinkError::Unknown {
             command: "start",
             answer: "the VM's process ended as soon as it had started".to_owned(),
         }
         .into()),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -1,20 +1,28 @@
 //! Restoring a VM: what it was when a snapshot was taken.
 //!
 //! In this order, so that whatever fails costs as little as it can: everything is compared and
-//! read, while the disk is copied beside the one that is there; what runs is ended; the two disks
-//! change names; the process is made and the memory loaded. Should that fail, the disks change back.
+//! read, while the disk is copied beside the one that is there; what runs is ended; a process is made
+//! and the memory loaded; the two disks change names; the processors run. Should that fail, the disks
+//! change back.
+//!
+//! A VM that does not run is given its process while everything is still read and copied: a restore is
+//! waited for, and most of what it does can be done at once. Until the end that process has the disk
+//! under a name that the next daemon sweeps, so a daemon that finds a process with a memory that never
+//! ran, and that nobody wrote down, ends it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::{Inner, power};
+use crate::driver::Prepared;
 use crate::errors::{RestoreError, StartError};
-use crate::files::{self, DraftFile};
+use crate::files::{self, DraftFile, StorageError};
 use crate::model::Vm;
 use crate::record::Record;
 use crate::slot::Slot;
-use crate::snapshots::{Found, Memory, Snapshots};
+use crate::snapshots::{Memory, Snapshots};
 use crate::{blocking, disk, fault};
 
 /// Restores a VM whose turn the caller has.
@@ -38,27 +46,110 @@ pub(super) async fn restore(
         });
     }
     let draft = DraftFile::begin(slot.dir.path());
-    let (from, to) = (found.disk(), draft.path().to_owned());
-    // Reading takes the processor and copying takes the disk. Both are waited for, whatever the
-    // other has come to: a copy that is still being written cannot be removed.
-    let (verified, copied) = tokio::join!(
-        blocking::run(move || snapshots.verify(&found).map(|()| found)),
-        blocking::run(move || disk::copy_flushed(&from, &to)),
-    );
-    let found = verified?;
-    copied?;
+    let copy = disk::Copy::begin(&found.disk(), draft.path(), 0)?;
+    let with_memory = found.manifest.memory().is_some();
+    let making = Making {
+        inner,
+        slot,
+        draft: draft.path(),
+        saved: found.directory(),
+    };
+    let verify = async {
+        let (snapshots, found) = (snapshots.clone(), found.clone());
+        blocking::run(move || snapshots.verify(&found)).await?;
+        Ok(())
+    };
+    let memory = async {
+        // A VM that has no process can be given one meanwhile.
+        match with_memory && phase.live().is_none() {
+            true => making.process(verify).await.map(Some),
+            false => verify.await.map(|()| None),
+        }
+    };
+    // All are waited for, whatever the others have come to: a copy that is still being written cannot
+    // be removed.
+    let (prepared, copied) = tokio::join!(memory, blocking::run(move || copy.finish_flushed()));
+    let mut prepared = prepared?;
+    if let Err(error) = copied {
+        making.give_up(prepared).await;
+        return Err(error.into());
+    }
     fault::point("restore.copied");
     if phase.live().is_some() {
         power::kill(slot).await?;
     }
     fault::point("restore.ended");
-    files::exchange(draft.path(), &slot.dir.disk())?;
+    if with_memory && prepared.is_none() {
+        prepared = Some(making.process(async { Ok(()) }).await?);
+    }
+    if let Err(error) = files::exchange(draft.path(), &slot.dir.disk()) {
+        making.give_up(prepared).await;
+        return Err(error.into());
+    }
     fault::point("restore.exchanged");
-    if let Err(error) = go_on(inner, slot, &found).await {
+    let gone_on = match prepared {
+        Some(prepared) => {
+            let started = power::start_saved(inner, slot, prepared, found.directory()).await;
+            started.map_err(|source| not_started(slot, source))
+        }
+        None => rest(slot).await.map_err(RestoreError::from),
+    };
+    if let Err(error) = gone_on {
         files::exchange(draft.path(), &slot.dir.disk())?;
         return Err(error);
     }
     Ok(slot.view())
+}
+
+/// What a process with the saved memory is made of.
+struct Making<'a> {
+    inner: &'a Inner,
+    slot: &'a Arc<Slot>,
+    /// The disk that is to be the VM's.
+    draft: &'a Path,
+    saved: &'a Path,
+}
+
+impl Making<'_> {
+    /// Makes it, and loads the memory once that is verified.
+    async fn process(
+        &self,
+        verify: impl Future<Output = Result<(), RestoreError>>,
+    ) -> Result<Box<dyn Prepared>, RestoreError> {
+        let &Self {
+            inner,
+            slot,
+            draft,
+            saved,
+        } = self;
+        let started = |error| not_started(slot, error);
+        let (verified, prepared) = tokio::join!(verify, power::prepare_saved(inner, slot, draft));
+        if let Err(error) = verified {
+            self.give_up(prepared.ok()).await;
+            return Err(error);
+        }
+        let prepared = prepared.map_err(started)?;
+        let loaded = power::load_saved(inner, slot, prepared, saved).await;
+        loaded.map_err(started)
+    }
+
+    async fn give_up(&self, prepared: Option<Box<dyn Prepared>>) {
+        if let Some(prepared) = prepared {
+            power::give_up_saved(self.inner, self.slot, prepared).await;
+        }
+    }
+}
+
+/// A VM whose snapshot has no memory does not run. Whatever its last process came to, it has nothing
+/// to do with this disk.
+async fn rest(slot: &Slot) -> Result<(), StorageError> {
+    let now = Timestamp::now();
+    slot.commit(|record| {
+        record.restarts.forget();
+        record.phase.stop(now)
+    })
+    .await
+    .map(drop)
 }
 
 /// What a memory would be loaded into.
@@ -79,22 +170,6 @@ fn here(inner: &Inner, slot: &Slot) -> Result<Memory, RestoreError> {
         kernel_sha256: inner.kernels.known(&spec.kernel)?.sha256,
         form,
     })
-}
-
-/// Lets a VM that has its disk again be what it was beside that.
-async fn go_on(inner: &Inner, slot: &Arc<Slot>, found: &Found) -> Result<(), RestoreError> {
-    if found.manifest.memory().is_none() {
-        // Whatever its last process came to, it has nothing to do with this disk.
-        let now = Timestamp::now();
-        slot.commit(|record| {
-            record.restarts.forget();
-            record.phase.stop(now)
-        })
-        .await?;
-        return Ok(());
-    }
-    let started = power::start_saved(inner, slot, found.directory()).await;
-    started.map_err(|source| not_started(slot, source))
 }
 
 fn not_started(slot: &Slot, source: StartError) -> RestoreError {

@@ -1,8 +1,9 @@
 //! What a file holds, as one number: a digest that costs what the file's data costs, not what its
 //! holes would.
 //!
-//! It is the SHA-256 of the file's length and of every block that is not all zeros, each with its
-//! place. So a hole and zeros in its place are the same, as they are to whoever reads them.
+//! It sums the file's length and every block that is not all zeros, each with its place. So a hole and
+//! zeros in its place are the same, as they are to whoever reads them. The sum is BLAKE3, several times
+//! as fast as SHA-256: a restore reads all of a memory before it touches anything, and somebody waits.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -21,28 +22,65 @@ const BLOCK: usize = 64 * 1024;
 /// How many blocks are read ahead of what is summed.
 const AHEAD: usize = 16;
 
-/// The digest of a file, in hexadecimal.
+/// What a new digest begins with. Those of before have no such beginning, and are SHA-256.
+const BLAKE3: &str = "blake3:";
+
+/// A sum in the making.
+enum Sum {
+    Blake3(Box<blake3::Hasher>),
+    Sha256(Box<Sha256>),
+}
+
+impl Sum {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Blake3(sum) => drop(sum.update(bytes)),
+            Self::Sha256(sum) => sum.update(bytes),
+        }
+    }
+
+    fn finish(self) -> String {
+        match self {
+            Self::Blake3(sum) => format!("{BLAKE3}{}", sum.finalize().to_hex()),
+            Self::Sha256(sum) => hex::encode(sum.finalize()),
+        }
+    }
+}
+
+/// The digest of a file: its kind, and the sum in hexadecimal.
 pub(super) fn of(path: &Path) -> Result<String, StorageError> {
-    let digest = || -> std::io::Result<Sha256> {
+    sum(path, Sum::Blake3(Box::default()))
+}
+
+/// Whether a file still has the digest that it had.
+pub(super) fn matches(path: &Path, digest: &str) -> Result<bool, StorageError> {
+    let kind = match digest.starts_with(BLAKE3) {
+        true => Sum::Blake3(Box::default()),
+        false => Sum::Sha256(Box::default()),
+    };
+    Ok(sum(path, kind)? == digest)
+}
+
+fn sum(path: &Path, mut digest: Sum) -> Result<String, StorageError> {
+    let summed = || -> std::io::Result<Sum> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        let mut digest = Sha256::new();
-        digest.update(length.to_le_bytes());
+        digest.update(&length.to_le_bytes());
         // What is read next is read while this is summed: somebody waits for both.
         let (sender, blocks) = mpsc::sync_channel(AHEAD);
         std::thread::scope(|scope| {
             let reading = scope.spawn(move || read(&file, length, &sender));
             for (start, block) in blocks {
-                digest.update(u64::to_le_bytes(start));
-                digest.update(block);
+                digest.update(&u64::to_le_bytes(start));
+                digest.update(&block);
             }
             let read = reading.join();
             read.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         Ok(digest)
     };
-    let digest = digest().context("read", path)?;
-    Ok(hex::encode(digest.finalize()))
+    let summed = summed().context("read", path)?;
+    Ok(summed.finish())
 }
 
 /// Reads all blocks that are not all zeros, in their order, each with its place.
@@ -110,6 +148,17 @@ mod tests {
         }
         holey.as_file().set_len(LENGTH + 1).unwrap();
         assert_ne!(digest, of(holey.path()).unwrap());
+    }
+
+    #[test]
+    fn a_digest_of_before_still_counts() {
+        let file = file(&[0], false);
+        let before = sum(file.path(), Sum::Sha256(Box::default())).unwrap();
+        assert_eq!(before.len(), 64);
+        assert!(matches(file.path(), &before).unwrap());
+        assert!(matches(file.path(), &of(file.path()).unwrap()).unwrap());
+        file.as_file().write_all_at(b"x", 0).unwrap();
+        assert!(!matches(file.path(), &before).unwrap());
     }
 
     #[test]

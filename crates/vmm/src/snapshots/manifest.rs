@@ -92,7 +92,7 @@ impl FileSum {
             let problem = format!("{} has {size} bytes instead of {expected}", self.name);
             return Ok(Some(problem));
         }
-        let same = digest::of(&path)? == self.digest;
+        let same = digest::matches(&path, &self.digest)?;
         Ok((!same).then(|| format!("{} has changed", self.name)))
     }
 }

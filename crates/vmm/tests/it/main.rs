@@ -15,5 +15,6 @@ mod mounts;
 mod network;
 mod refusals;
 mod restart;
+mod snapshot_faults;
 mod snapshots;
 mod support;

@@ -85,11 +85,11 @@ pub(crate) enum Host {
     /// Place VMs on a host again
     #[command(after_help = "Example:\n  hostler host uncordon host-1a2b3c")]
     Uncordon(One),
-    /// Empty a host before it is taken away: no new VMs, and those that run on it are stopped;
-    /// `hostler host uncordon` ends it
+    /// Empty a host before it is taken away: no new VMs, those that run on it are stopped, and none
+    /// is started; `hostler host uncordon` ends it
     #[command(after_help = "Example:\n  hostler host drain host-1a2b3c")]
     Drain {
-        /// Let its VMs run on; only new ones are kept away
+        /// Let its VMs run on; only what does not run is kept from it
         #[arg(long)]
         keep_vms: bool,
         #[command(flatten)]

@@ -1,5 +1,7 @@
 //! `hostler host`: the machines that run microVMs.
 
+mod status;
+
 use clap::{Args, Subcommand};
 use hostler_fleet::{HostStatus, HostType};
 use serde_json::{Value, json};
@@ -194,13 +196,7 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Host::Status(perhaps) => {
-            let api = perhaps.common.connect.open()?;
-            let host = host_or_only(&api, perhaps.host).await?;
-            let path = ["v1", "hosts", &host, "host", "status"];
-            show_fields(perhaps.common.printing, &api.get(&path).send().await?);
-            Ok(())
-        }
+        Host::Status(perhaps) => status::status(perhaps).await,
         Host::Leaks(perhaps) => leaks(perhaps).await,
         Host::Metrics(perhaps) => {
             let api = perhaps.common.connect.open()?;

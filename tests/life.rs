@@ -226,6 +226,14 @@ fn a_forward_is_made_once_and_survives_its_daemon() {
     agent.daemon().take().expect("it runs").kill();
     agent.launch(&plane, None);
     assert!(page(port).is_some());
+    // It goes in good order too, and then says what it leaves.
+    let daemon = agent.daemon().take().expect("it runs");
+    let (code, told) = daemon.stop_and_tell();
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("1 VM keeps running"), "{told}");
+    assert!(page(port).is_some(), "the guest went down with its daemon");
+    agent.launch(&plane, None);
+    assert!(page(port).is_some());
     plane.ask(&["vm", "stop", "web"]);
     plane.ask(&["vm", "start", "web"]);
     wait_for("the guest's page after a restart", || page(port));

@@ -46,12 +46,14 @@ impl Daemon {
     }
 
     /// SIGTERM, and how it ended.
-    pub(crate) fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(self) -> Option<i32> {
+        self.stop_and_tell().0
+    }
+
+    /// The same, and its log.
+    pub(crate) fn stop_and_tell(self) -> (Option<i32>, String) {
         self.signal("TERM");
-        wait_for("the daemon's end", || {
-            self.child.try_wait().expect("its status")
-        })
-        .code()
+        self.end()
     }
 
     /// How it ended by itself.

@@ -7,6 +7,7 @@
 mod command;
 mod commands;
 mod files;
+mod staging;
 mod terminal;
 mod vsock;
 

@@ -41,8 +41,10 @@
 //!   [`MIN_COST`], so small ones cannot pile up either; see [`cost`]. Whoever sends more than it may
 //!   has broken the conversation of that command, and the other end ends it.
 //! - **Files** are read and written in pieces, each of them a request. With `stage` a piece goes into
-//!   a file beside the named one, which `commit` puts in its place in one step, or `discard`
-//!   removes; without, it goes into the file itself. Only regular files are read and written.
+//!   what will be the named file, from offset 0 on; `commit` puts it in its place in one step, and
+//!   `discard` removes it. Until then nobody sees it, and it is given up when no piece comes for
+//!   ten minutes: the next is refused as not found then. Without `stage` a piece goes into the file
+//!   itself. Only regular files are read and written.
 
 #![allow(dead_code, reason = "each end uses its own half")]
 

@@ -44,25 +44,45 @@ pub(crate) async fn run(settings: AgentSettings) -> Result<(), Failure> {
             // Before anything is done: files that are wrong are the commonest mistake.
             let certificates = Certificates::files(files).await?;
             let machines = settings.machines.open(&settings.data_dir).await?;
-            let room = StandaloneRoom::open(&certificates, machines, settings.listen).await?;
+            let opened = StandaloneRoom::open(&certificates, machines.clone(), settings.listen);
+            let room = opened.await?;
             output::line(format!("ready: host at {}", room.local_addr()));
             room.serve(stop).await;
+            tell_who_runs_on(&machines).await;
             Ok(())
         }
         AgentMode::Enrolled(enrolment) => {
             let config = enrolment.agent_config(&settings.data_dir)?;
             let machines = settings.machines.open(&settings.data_dir).await?;
             let socket = &enrolment.workload_socket;
-            let room = HostRoom::open(config, machines, settings.listen, socket, None).await?;
+            let opened = HostRoom::open(config, machines.clone(), settings.listen, socket, None);
+            let room = opened.await?;
             output::line(format!(
                 "ready: host {} at {}",
                 room.agent.host_id(),
                 room.door.local_addr()
             ));
             room.tell_of_socket();
-            room.serve(stop).await
+            let ended = room.serve(stop).await;
+            tell_who_runs_on(&machines).await;
+            ended
         }
     }
+}
+
+/// VMs outlive their daemon; whoever ends it should know.
+pub(crate) async fn tell_who_runs_on(machines: &Machines) {
+    let vms = machines.list().await.into_iter();
+    // One that is paused has its process too.
+    let count = vms.filter(|vm| vm.started_at.is_some()).count();
+    let these = match count {
+        0 => return,
+        1 => "1 VM keeps running; the next agent on this data directory takes it over".to_owned(),
+        _ => format!(
+            "{count} VMs keep running; the next agent on this data directory takes them over"
+        ),
+    };
+    tracing::info!("{these}");
 }
 
 impl Enrolment {

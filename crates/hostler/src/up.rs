@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::agent::HostRoom;
+use crate::agent::{HostRoom, tell_who_runs_on};
 use crate::client::write_private;
 use crate::failure::{Doing, Failure};
 use crate::options::{ServerSettings, UpSettings};
@@ -90,6 +90,7 @@ async fn run_host(
         Some(ended) => ended,
         None => host.await,
     };
+    tell_who_runs_on(&machines).await;
     ended.doing(|| "the host broke")?
 }
 

@@ -90,11 +90,13 @@ impl Guest {
         })
     }
 
-    /// The conversation, begun (again) if it has to be.
+    /// The conversation, begun (again) if it has to be. A guest that only made noise had its say.
     async fn wire(&self) -> Result<Arc<Wire>, Broken> {
         let mut current = self.wire.lock().await;
-        let reopen = self.endpoint.can_be_reopened();
-        if let Some(wire) = current.as_ref().filter(|it| !reopen || !it.is_over()) {
+        if let Some(wire) = current
+            .as_ref()
+            .filter(|it| !it.is_over() || it.was_noise())
+        {
             return Ok(wire.clone());
         }
         let stream = self.endpoint.open_patiently().await?;
@@ -108,9 +110,7 @@ impl Guest {
         loop {
             let wire = self.wire().await?;
             match wire.ask(question()).await {
-                Err(Broken::Closed { .. } | Broken::Socket { .. })
-                    if self.endpoint.can_be_reopened() =>
-                {
+                Err(Broken::Closed { .. } | Broken::Socket { .. }) if !wire.was_noise() => {
                     sleep(RETRY).await;
                 }
                 Err(broken) => return Err(broken),

@@ -1,6 +1,6 @@
 //! `hosts/drain`: emptying a host before it is taken away.
 //!
-//! A draining host takes no new VMs, from the moment at which it is one. Its VMs are asked to stop,
+//! A draining host takes no new VMs, from the moment at which it is one, and starts none. Its VMs are asked to stop,
 //! a few at a time, each as `vms/stop` does it; what could not be stopped is named, and asking again
 //! tries again. `hosts/uncordon` ends it.
 
@@ -41,14 +41,14 @@ pub(super) fn operations(hosts: Service<Fleet>) -> Service<Fleet> {
     )
 }
 
-/// Empties a host: no new VMs are placed on it, and those that run on it are stopped. It answers
-/// when they are.
+/// Empties a host: no new VMs are placed on it, those that run on it are stopped, and none is
+/// started. It answers when they are stopped. `hosts/uncordon` ends it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DrainHost {
     /// The host's id.
     id: HostId,
-    /// Let its VMs run on; only new ones are kept away.
+    /// Let its VMs run on; only what does not run is kept from it.
     #[serde(default)]
     keep_vms: bool,
 }

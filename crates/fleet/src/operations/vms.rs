@@ -19,7 +19,7 @@ use crate::clock;
 use crate::codes::INVALID_STATE;
 use crate::connector::{Ask, HostFailure, OrHost};
 use crate::fleet::Fleet;
-use crate::ids::{TeamId, VmId};
+use crate::ids::{HostId, TeamId, VmId};
 use crate::model::{Host, HostVm, Vm};
 use crate::reach::Reach;
 use crate::scopes::{VMS_READ, VMS_WRITE};
@@ -93,6 +93,9 @@ write_errors! {
         /// There is no such VM, or not for this caller.
         NoSuchVm { name: String } = NOT_FOUND,
             "there is no VM {name:?}; vms/list shows those there are";
+        /// Its host is being emptied.
+        Draining { host: HostId } = INVALID_STATE,
+            "its host {host} is draining, so nothing is started there; hosts/uncordon opens it again";
         /// The caller left.
         Left = INVALID_STATE, "the caller left, and the command was killed";
     }

@@ -366,9 +366,26 @@ async fn a_host_that_drains_stops_its_vms_and_takes_no_new_ones_until_it_is_open
     let still = desk.call("hosts/get", about.clone()).await;
     assert_eq!(still["status"], "draining");
 
+    // Nothing that it has is started again behind the drain's back.
+    for (operation, about) in [
+        ("vms/start", json!({"name": "a"})),
+        ("vms/start", json!({"name": "c"})),
+        ("vms/restore", json!({"name": "a", "snapshot": "s"})),
+    ] {
+        let refused = desk.refusal(operation, about).await;
+        assert_eq!(refused.code().as_str(), "INVALID_STATE");
+        assert!(refused.message().contains("is draining"), "{refused:?}");
+        assert!(refused.message().contains("hosts/uncordon"), "{refused:?}");
+    }
+    // A cordoned host does: what is there stays there.
+    desk.call("hosts/uncordon", about.clone()).await;
+    desk.call("hosts/cordon", about.clone()).await;
     desk.call("vms/start", json!({"name": "a"})).await;
     let kept = json!({"id": host.id, "keep_vms": true});
     let again = desk.call("hosts/drain", kept).await;
+    assert_eq!(again["status"], "draining");
+    // What runs stays as it is, and is none that is started.
+    desk.call("vms/start", json!({"name": "a"})).await;
     assert_eq!(again["vms_stopped"], json!([]));
     host.be(crate::standin::Mood::Raves);
     let again = desk.call("hosts/drain", about.clone()).await;

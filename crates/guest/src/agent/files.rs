@@ -10,11 +10,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, openat, openat2,
-    renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, fchmod, fchown, openat2, statat,
 };
 use rustix::io::Errno;
 
+use super::staging::STAGING;
 use crate::protocol::{CHUNK, Refusal, Refused, Reply, Request, Stage};
 
 /// What a new file may be done with when nobody says.
@@ -94,22 +94,16 @@ fn write(path: &[u8], offset: u64, data: &[u8]) -> io::Result<Reply> {
 
 fn write_staged(path: &[u8], offset: u64, data: &[u8], stage: &Stage) -> io::Result<Reply> {
     let (directory, _) = parent(path)?;
-    let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    if offset == 0 {
-        flags |= OFlags::TRUNC;
-    }
-    let staged = openat(&directory, staged_name(stage), flags, Mode::from(0o600))?;
-    File::from(staged).write_all_at(data, offset)?;
+    STAGING.write(path, stage, directory, offset, data)?;
     Ok(Reply::Done)
 }
 
 /// Puts the staged file in its place. It takes over owner and mode of the file that was there,
 /// unless a mode is given.
 fn commit(path: &[u8], stage: &Stage, mode: Option<u32>) -> io::Result<Reply> {
-    let (directory, name) = parent(path)?;
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let staged = openat(&directory, staged_name(stage), flags, Mode::empty())?;
-    let before = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+    let (_, name) = parent(path)?;
+    let staged = STAGING.take(path, stage)?;
+    let before = match statat(staged.directory(), name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
             return Err(io::ErrorKind::IsADirectory.into());
         }
@@ -120,25 +114,19 @@ fn commit(path: &[u8], stage: &Stage, mode: Option<u32>) -> io::Result<Reply> {
     };
     if let Some(stat) = &before {
         let (owner, group) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        fchown(&staged, Some(owner), Some(group))?;
+        fchown(staged.file(), Some(owner), Some(group))?;
     }
     let kept = before.map_or(DEFAULT_MODE, |stat| stat.st_mode & PERMISSIONS);
-    fchmod(&staged, Mode::from(mode.unwrap_or(kept)))?;
-    File::from(staged).sync_all()?;
-    renameat(&directory, staged_name(stage), &directory, name)?;
+    fchmod(staged.file(), Mode::from(mode.unwrap_or(kept)))?;
+    staged.file().sync_all()?;
+    staged.place(name)?;
     Ok(Reply::Done)
 }
 
 fn discard(path: &[u8], stage: &Stage) -> io::Result<Reply> {
-    let (directory, _) = parent(path)?;
-    match unlinkat(&directory, staged_name(stage), AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(Reply::Done),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn staged_name(stage: &Stage) -> String {
-    format!(".hostler-{stage}")
+    // One that is not there is discarded.
+    let _ = STAGING.take(path, stage);
+    Ok(Reply::Done)
 }
 
 /// Opens a regular file. What else there is (a device, a pipe) could keep us waiting for ever, or

@@ -1,5 +1,7 @@
 //! VMs, by way of the operations.
 
+mod ends;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,6 +150,8 @@ async fn live(desk: Arc<Desk>) {
     assert_eq!(stopped["state"], "stopped");
     desk.call("vms/stop", web.clone()).await.unwrap();
 
+    ends::what_nobody_waits_for_any_more_is_not_done(&desk).await;
+    ends::a_crash_ends_what_follows_the_console(&desk).await;
     desk.call("vms/start", web.clone()).await.unwrap();
     let forced = json!({ "name": "web", "force": true });
     desk.call("vms/delete", forced).await.unwrap();

@@ -1,6 +1,7 @@
 //! How client commands talk to a control plane: its REST routes, over TLS that verifies, with a
 //! bearer token that is never printed.
 
+mod commands;
 mod known;
 mod stream;
 pub(crate) mod tls;
@@ -24,6 +25,7 @@ use url::Url;
 
 use crate::failure::{Doing, Failure};
 
+pub(crate) use commands::as_commands;
 pub(crate) use known::{Known, Place, config_path, forget_token, write_private};
 pub(crate) use stream::Events;
 use tls::TlsComplaint;
@@ -325,6 +327,7 @@ fn next_link(link: &str) -> Option<String> {
 fn refusal(status: StatusCode, body: &[u8], presented: bool) -> Failure {
     let told: Option<Value> = serde_json::from_slice(body).ok();
     let message = told.as_ref().and_then(|v| v["error"]["message"].as_str());
+    let message = message.map(as_commands);
     match (status, message) {
         (StatusCode::UNAUTHORIZED, _) if presented => Failure::refusal(
             "the control plane does not accept your token (401); it may have expired: check \

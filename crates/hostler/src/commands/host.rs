@@ -1,5 +1,7 @@
 //! `hostler host`: the machines that run microVMs.
 
+mod status;
+
 use clap::{Args, Subcommand};
 use hostler_fleet::{HostStatus, HostType};
 use serde_json::{Value, json};
@@ -85,11 +87,11 @@ pub(crate) enum Host {
     /// Place VMs on a host again
     #[command(after_help = "Example:\n  hostler host uncordon host-1a2b3c")]
     Uncordon(One),
-    /// Empty a host before it is taken away: no new VMs, and those that run on it are stopped;
-    /// `hostler host uncordon` ends it
+    /// Empty a host before it is taken away: no new VMs, those that run on it are stopped, and none
+    /// is started; `hostler host uncordon` ends it
     #[command(after_help = "Example:\n  hostler host drain host-1a2b3c")]
     Drain {
-        /// Let its VMs run on; only new ones are kept away
+        /// Let its VMs run on; only what does not run is kept from it
         #[arg(long)]
         keep_vms: bool,
         #[command(flatten)]
@@ -194,13 +196,7 @@ pub(crate) async fn run(host: Host) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Host::Status(perhaps) => {
-            let api = perhaps.common.connect.open()?;
-            let host = host_or_only(&api, perhaps.host).await?;
-            let path = ["v1", "hosts", &host, "host", "status"];
-            show_fields(perhaps.common.printing, &api.get(&path).send().await?);
-            Ok(())
-        }
+        Host::Status(perhaps) => status::status(perhaps).await,
         Host::Leaks(perhaps) => leaks(perhaps).await,
         Host::Metrics(perhaps) => {
             let api = perhaps.common.connect.open()?;

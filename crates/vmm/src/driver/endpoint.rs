@@ -41,11 +41,6 @@ impl GuestEndpoint {
         }
     }
 
-    /// Whether a conversation that broke off can be begun again with the same guest.
-    pub(crate) fn can_be_reopened(&self) -> bool {
-        matches!(self, Self::Vsock { .. })
-    }
-
     /// Tries once to get through. [`Broken::Closed`] means that nobody listens, perhaps not yet.
     pub(crate) async fn open(&self) -> Result<UnixStream, Broken> {
         let mut stream = dialogue::connect(self.path())

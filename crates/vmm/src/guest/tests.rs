@@ -245,6 +245,41 @@ async fn garbage_is_passed_over_and_a_guest_that_says_nothing_else_is_not_listen
 }
 
 #[tokio::test]
+async fn a_conversation_that_broke_off_is_begun_again_and_what_was_in_it_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("guest");
+    let listener = UnixListener::bind(&path).unwrap();
+    let guest = Guest::connect(&GuestEndpoint::Socket(path)).await.unwrap();
+    let guest = Arc::new(guest);
+    let accept = async |dir| {
+        let (stream, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
+        let stream = BufReader::new(stream);
+        Far { stream, _dir: dir }
+    };
+    let mut far = accept(dir).await;
+    let (ready, ()) = tokio::join!(guest.ready(), far.greet(VERSION));
+    assert_eq!(ready.unwrap(), VERSION);
+    let (mut execution, _) = far.start(&guest).await;
+
+    let Far { stream, _dir: dir } = far;
+    drop(stream);
+    let lost = next(&mut execution).await;
+    assert!(matches!(lost, Err(GuestProblem::Lost)), "{lost:?}");
+    let again = tokio::spawn({
+        let guest = Arc::clone(&guest);
+        async move { guest.exec(command()).await }
+    });
+    let mut far = accept(dir).await;
+    far.greet(VERSION).await;
+    let exec = far.hear().await;
+    far.say(exec.id, Reply::Started).await;
+    let mut execution = again.await.unwrap().unwrap();
+    far.say(exec.id, Reply::Exited { code: 0 }).await;
+    let ended = next(&mut execution).await.unwrap();
+    assert_eq!(ended, Some(ExecEvent::Exited(0)));
+}
+
+#[tokio::test]
 async fn input_waits_for_room() {
     let (guest, mut far) = Far::greeted().await;
     let (execution, id) = far.start(&guest).await;

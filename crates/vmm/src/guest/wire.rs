@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +46,8 @@ pub(super) struct Shared {
     path: PathBuf,
     queue: mpsc::Sender<String>,
     next_id: AtomicU64,
+    /// Whether it was given up because nothing in it made sense.
+    noise: AtomicBool,
     /// Who waits for which number; none once nothing can come any more.
     inboxes: Mutex<Option<HashMap<u64, Inbox>>>,
 }
@@ -67,6 +69,7 @@ impl Wire {
             queue,
             // What is left of earlier conversations must not look like a part of this one.
             next_id: AtomicU64::new(u64::from(rand::random::<u32>()) << 24),
+            noise: AtomicBool::new(false),
             inboxes: Mutex::new(Some(HashMap::new())),
         });
         let heard_by = Arc::clone(&shared);
@@ -94,6 +97,11 @@ impl Wire {
 
     pub(super) fn is_over(&self) -> bool {
         lock(&self.shared.inboxes).is_none()
+    }
+
+    /// Whether it is over because the guest only made noise: it would again.
+    pub(super) fn was_noise(&self) -> bool {
+        self.shared.noise.load(Ordering::Acquire)
     }
 
     /// Asks a question that has one answer, which may take any time.
@@ -245,6 +253,7 @@ async fn read(mut reader: OwnedReadHalf, shared: Arc<Shared>) {
                 socket = %shared.path.display(),
                 "a guest only makes noise and is not listened to any more"
             );
+            shared.noise.store(true, Ordering::Release);
             break;
         }
     }

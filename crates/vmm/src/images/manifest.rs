@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::brief;
 use super::digest::Digest;
 
+/// The most names or platforms that an error tells.
+const MOST_TOLD: usize = 32;
+
 /// The most bytes of a manifest, an index or a configuration. Registries themselves take 4 MiB.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
 /// The most layers of an image; overlay file systems, for which they are made, take 127.
@@ -31,6 +34,11 @@ pub(crate) enum InvalidManifest {
     Layers(usize),
     #[error("it is not for linux/{wanted}; it is for: {}", brief(&offered.join(", ")))]
     Platform {
+        wanted: String,
+        offered: Vec<String>,
+    },
+    #[error("{}", untold(wanted, offered))]
+    Tag {
         wanted: String,
         offered: Vec<String>,
     },
@@ -146,14 +154,46 @@ impl Index {
             None => true,
         };
         let named = |d: &&Descriptor| tag.is_none() || d.ref_name() == tag;
-        self.manifests
+        let named: Vec<&Descriptor> = self.manifests.iter().filter(named).collect();
+        if let (Some(tag), true) = (tag, named.is_empty()) {
+            let names = self.manifests.iter().filter_map(Descriptor::ref_name);
+            return Err(InvalidManifest::of_tag(tag, names));
+        }
+        named
             .iter()
-            .filter(named)
+            .copied()
             .find(ours)
             .ok_or_else(|| InvalidManifest::Platform {
                 wanted: this_architecture().to_owned(),
-                offered: self.manifests.iter().take(32).map(offer).collect(),
+                offered: named.into_iter().take(MOST_TOLD).map(offer).collect(),
             })
+    }
+}
+
+impl InvalidManifest {
+    fn of_tag<'a>(wanted: &str, offered: impl Iterator<Item = &'a str>) -> Self {
+        let mut offered: Vec<_> = offered.map(str::to_owned).collect();
+        offered.sort();
+        // Once for each platform, perhaps.
+        offered.dedup();
+        offered.truncate(MOST_TOLD);
+        let wanted = wanted.to_owned();
+        Self::Tag { wanted, offered }
+    }
+}
+
+/// What is said of a name that nothing has.
+fn untold(wanted: &str, offered: &[String]) -> String {
+    let wanted = brief(wanted);
+    match offered {
+        [] => format!("it has no image named {wanted:?}, nor any with a name; leave the name out"),
+        offered => {
+            let offered = offered.join(", ");
+            format!(
+                "it has no image named {wanted:?}; it has: {}",
+                brief(&offered)
+            )
+        }
     }
 }
 
@@ -278,16 +318,17 @@ impl Saved {
     pub(crate) fn choose(bytes: &[u8], tag: Option<&str>) -> Result<Self, InvalidManifest> {
         let images: Vec<Self> = read("manifest.json", bytes)?;
         let tags = |image: &Self| image.repo_tags.clone().unwrap_or_default();
-        let offered = images.iter().flat_map(tags).take(32).collect();
+        let offered: Vec<String> = images.iter().flat_map(tags).collect();
         let mut images = images.into_iter();
         let chosen = match tag {
-            Some(tag) => images.find(|image| tags(image).iter().any(|name| name == tag)),
-            None => images.next(),
+            Some(tag) => images
+                .find(|image| tags(image).iter().any(|name| name == tag))
+                .ok_or_else(|| InvalidManifest::of_tag(tag, offered.iter().map(String::as_str)))?,
+            None => images.next().ok_or_else(|| InvalidManifest::Garbage {
+                what: "manifest.json",
+                problem: "no image is in it".to_owned(),
+            })?,
         };
-        let chosen = chosen.ok_or(InvalidManifest::Platform {
-            wanted: this_architecture().to_owned(),
-            offered,
-        })?;
         if chosen.layers.len() > MAX_LAYERS {
             return Err(InvalidManifest::Layers(chosen.layers.len()));
         }
@@ -329,6 +370,39 @@ mod tests {
             error.to_string().ends_with("it is for: linux/s390x"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_is_told_apart_from_a_platform() {
+        let index = |manifests: serde_json::Value| {
+            let text = json!({ "manifests": manifests }).to_string();
+            match Document::parse(text.as_bytes()).unwrap() {
+                Document::Index(index) => index,
+                other => panic!("{other:?}"),
+            }
+        };
+        let named = |name: &str, architecture: &str| {
+            let mut value = descriptor(Some(("linux", architecture)));
+            value["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+            value
+        };
+        let ours = this_architecture();
+        let layout = index(json!([
+            named("2", ours),
+            named("1", "s390x"),
+            named("1", "riscv64")
+        ]));
+        let told = |tag| layout.choose(Some(tag)).unwrap_err().to_string();
+        assert_eq!(told("3"), "it has no image named \"3\"; it has: 1, 2");
+        assert!(
+            told("1").ends_with("it is for: 1 linux/s390x, 1 linux/riscv64"),
+            "{}",
+            told("1")
+        );
+        assert!(layout.choose(Some("2")).is_ok());
+        let nameless = index(json!([descriptor(None)]));
+        let told = nameless.choose(Some("3")).unwrap_err().to_string();
+        assert!(told.ends_with("leave the name out"), "{told}");
     }
 
     #[test]

@@ -10,8 +10,6 @@ mod error;
 mod http;
 mod reach;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use ::http::header::{ACCEPT, HeaderValue};
 use ::http::{HeaderMap, Response, StatusCode};
 use hyper::body::Incoming;
@@ -38,8 +36,6 @@ pub(crate) struct Repository {
     credentials: Option<Credentials>,
     /// What the registry wanted to see last.
     authorization: RwLock<Option<HeaderValue>>,
-    /// Whether it has answered from this host's own network.
-    is_near: AtomicBool,
 }
 
 impl Repository {
@@ -56,12 +52,11 @@ impl Repository {
         let base = Url::parse(&format!("{scheme}://{registry}/v2/{repository}/"))
             .map_err(|error| RegistryError::Protocol(error.to_string()))?;
         Ok(Self {
-            http: Http::new()?,
+            http: Http::default(),
             base,
             reference,
             credentials,
             authorization: RwLock::new(None),
-            is_near: AtomicBool::new(false),
         })
     }
 
@@ -151,53 +146,42 @@ impl Repository {
         let url = self.base.join(path);
         let url = url.map_err(|error| RegistryError::Protocol(error.to_string()))?;
         let shown = self.authorization.read().await.clone();
-        let response = self.follow(url.clone(), headers, shown).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let (response, is_own) = self.follow(url.clone(), headers, shown).await?;
+        // Where the blobs are, nobody has a password to ask for: it is for the registry.
+        if response.status() != StatusCode::UNAUTHORIZED || !is_own {
             return Ok(response);
         }
         let challenge = auth::Challenge::of(response.headers())?;
-        let answer = self.answer(challenge).await?;
+        let answer = self.answer(challenge, http::sender(&response)).await?;
         *self.authorization.write().await = Some(answer.clone());
-        self.follow(url, headers, Some(answer)).await
+        let (response, _) = self.follow(url, headers, Some(answer)).await?;
+        Ok(response)
     }
 
+    /// Asks, and goes where the answer leads, as far as whoever gave it may lead. Gives the last
+    /// answer, and whether it is the registry's own.
     async fn follow(
         &self,
         mut url: Url,
         headers: &HeaderMap,
         authorization: Option<HeaderValue>,
-    ) -> Result<Response<Incoming>, RegistryError> {
+    ) -> Result<(Response<Incoming>, bool), RegistryError> {
+        let mut reach = Reach::Named;
         for _ in 0..MAX_HOPS {
             // A secret is for the registry, not for where it keeps its blobs.
-            let shown = authorization
-                .as_ref()
-                .filter(|_| url.origin() == self.base.origin());
-            let response = self
-                .http
-                .get(&url, self.reach(&url), headers, shown)
-                .await?;
-            if url.origin() == self.base.origin()
-                && http::sender(&response).is_some_and(reach::is_near)
-            {
-                self.is_near.store(true, Ordering::Relaxed);
-            }
+            let is_own = url.origin() == self.base.origin();
+            let shown = authorization.as_ref().filter(|_| is_own);
+            let response = self.http.get(&url, reach, headers, shown).await?;
             let Some(next) = http::redirection(&url, &response)? else {
-                return Ok(response);
+                return Ok((response, is_own));
             };
             self.allow(&next)?;
+            reach = Reach::led_by(http::sender(&response), &next);
             url = next;
         }
         Err(RegistryError::Protocol(
             "it redirects again and again".to_owned(),
         ))
-    }
-
-    /// How far a request may go: a registry may lead to where it is itself.
-    fn reach(&self, url: &Url) -> Reach {
-        match url.origin() == self.base.origin() || self.is_near.load(Ordering::Relaxed) {
-            true => Reach::Named,
-            false => Reach::Public,
-        }
     }
 
     /// Plain HTTP is spoken where the registry itself is asked over it, and nowhere else.
@@ -225,7 +209,7 @@ mod tests {
         let repository = Repository::open(reference, None).unwrap();
         let ask = async |host: &str| {
             let url = format!("http://{host}:{port}/").parse().unwrap();
-            let (reach, headers) = (repository.reach(&url), HeaderMap::new());
+            let (reach, headers) = (Reach::led_by(None, &url), HeaderMap::new());
             let asked = repository.http.get(&url, reach, &headers, None).await;
             let error = asked.unwrap_err();
             assert!(matches!(error, RegistryError::OutOfReach(_)), "{error}");

@@ -9,6 +9,7 @@
 
 mod care;
 mod means;
+mod others;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ const USERS: u32 = 1000;
 /// What keeps guests in user mode from their host.
 pub(crate) struct UserMode {
     table: String,
+    /// Whose it is, for the daemons that come after.
+    owner: Option<String>,
     user: u32,
     bridge: Option<String>,
     wall: Mutex<Wall>,
@@ -69,7 +72,8 @@ impl UserMode {
         let [a, b, c, d] = [digest[0], digest[1], digest[2], digest[3]];
         let mark = u32::from_be_bytes([a, b, c, d]);
         let mode = Arc::new(Self {
-            table: format!("hostler_user_{mark:08x}"),
+            table: format!("{}{mark:08x}", others::PREFIX),
+            owner: others::comment(data_dir),
             user: FIRST_USER + mark % USERS,
             bridge,
             wall: Mutex::default(),
@@ -144,6 +148,7 @@ impl UserMode {
     fn text(&self, name_servers: &[IpAddr], forwards: Vec<PortForward>) -> String {
         rules::replacement(&Plan {
             table: &self.table,
+            owner: self.owner.as_deref(),
             user: self.user,
             name_servers,
             bridge: self.bridge.as_deref(),

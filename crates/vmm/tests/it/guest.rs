@@ -1,6 +1,8 @@
 //! The inside of a VM: commands, terminals, files, the clock, the console. One guest for all of it,
 //! because a boot takes seconds.
 
+mod reopening;
+
 use std::time::{Duration, Instant};
 
 use hostler_vmm::{
@@ -123,6 +125,7 @@ async fn a_guest_does_what_it_is_asked() {
     files_come_and_go(&inside).await;
     the_time_is_told(&inside).await;
     the_console_is_shown(&inside).await;
+    reopening::a_conversation_that_breaks_off_is_begun_again(&inside, &host).await;
 
     let unknown = host.machines.run("nobody", run(command(&["true"]))).await;
     assert!(
@@ -450,10 +453,16 @@ async fn files_come_and_go(inside: &Inside<'_>) {
     put(write("/tmp/c", b"one ", staged(0, false), None))
         .await
         .unwrap();
+    // Whoever sends them may be gone for good, so nothing of them is to be seen meanwhile.
     assert_eq!(
-        inside.shell("ls /tmp/c 2>/dev/null || echo none").await,
+        inside
+            .shell("ls -A /tmp | grep -e hostler -e ^c || echo none")
+            .await,
         "none"
     );
+    let lost = put(write("/tmp/d", b"two", staged(4, true), None)).await;
+    let lost = lost.unwrap_err().to_string();
+    assert!(lost.contains("begin it anew"), "{lost}");
     put(write("/tmp/c", b"two", staged(4, true), Some(0o600)))
         .await
         .unwrap();

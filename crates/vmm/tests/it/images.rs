@@ -6,6 +6,7 @@ mod forms;
 mod full;
 mod hostile;
 mod killed;
+mod led;
 mod makers;
 mod pull;
 mod stub;

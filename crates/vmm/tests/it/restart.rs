@@ -4,8 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use hostler_vmm::{
-    Config, CreateVm, DeleteError, Health, LeakKind, Machines, OpenError, RestartPolicy, Vm,
-    VmState,
+    Config, CreateError, CreateVm, DeleteError, Health, LeakKind, Machines, OpenError,
+    RestartPolicy, Vm, VmState,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -167,7 +167,11 @@ async fn a_damaged_record_costs_its_vm_and_not_the_others() {
     // Perhaps it runs; nobody is told that it is gone.
     let error = host.machines.delete("bad", true).await.unwrap_err();
     assert!(matches!(error, DeleteError::Damaged { .. }), "{error}");
-    assert!(record.exists());
+    // Nor does another take its place, and what is left of it.
+    let error = host.machines.create(small("bad")).await.unwrap_err();
+    assert!(matches!(error, CreateError::Exists { .. }), "{error}");
+    assert!(error.to_string().contains("bad"), "{error}");
+    assert_eq!(fs::read(&record).unwrap(), half[..half.len() / 2]);
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, WORK_TIMEOUT, ask, described, find};
+use super::{Asked, VmError, WORK_TIMEOUT, ask, described, find};
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::TeamId;
-use crate::model::{HostVm, PortForward, Protocol, Vm};
+use crate::model::{Host, HostStatus, HostVm, PortForward, Protocol, Vm, VmState};
 use crate::store::audit::{self, Actor};
 use crate::store::{self, vms};
 
@@ -21,7 +21,8 @@ use crate::store::{self, vms};
 pub(super) const LONGEST_STOP: Duration = Duration::from_secs(300);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts a VM. One that runs already stays as it is.
+/// Starts a VM. One that runs already stays as it is. On a host that drains nothing is started; on
+/// a cordoned one what is there is.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StartVm {
@@ -132,6 +133,9 @@ pub(super) async fn on_its_host(
     let mut db = fleet.store.read().await?;
     let (vm, host) = find(&mut db, call, team_id, name).await?;
     drop(db);
+    if matches!(action, "vm.start" | "vm.restore") {
+        may_start(&vm, &host)?;
+    }
     input["name"] = json!(vm.id);
     let said: HostVm = ask(fleet, call, (&vm, &host), input, timeout).await?;
     let actor = Actor::of(call, clock::now());
@@ -140,6 +144,21 @@ pub(super) async fn on_its_host(
     audit::record(&mut tx, &actor, action, &vm.id).await?;
     store::commit(tx).await?;
     Ok(described(vm, &said))
+}
+
+/// A host that drains would have to stop it again. What lives there already goes on: `hosts/drain`
+/// may have been told to leave it.
+fn may_start(vm: &Vm, host: &Host) -> Result<(), VmError> {
+    let lives = matches!(
+        vm.state,
+        VmState::Starting | VmState::Running | VmState::Paused
+    );
+    match host.status {
+        HostStatus::Draining if !lives => Err(VmError::Draining {
+            host: host.id.clone(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Deletes a VM with its disk and its snapshots. A running one only by force.

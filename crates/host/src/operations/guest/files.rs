@@ -76,7 +76,8 @@ async fn read_file(host: &Host, _: Call, input: ReadFile) -> Result<Piece, Guest
 
 /// Writes a file in a VM. Without `offset` the data is the whole file, which appears in one step;
 /// a symbolic link in its place is replaced. With `offset` alone it goes into the file as it is.
-/// With `upload` pieces gather in a file beside it, which takes its place with the `last` one.
+/// With `upload` pieces gather unseen, from offset 0 on, and take its place with the `last` one; when
+/// none comes for ten minutes they are given up.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct WriteFile {

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
+use crate::client::as_commands;
 use crate::commands::{Column, Common, words};
 use crate::failure::Failure;
 use crate::output::{self, Format, cell};
@@ -86,6 +87,20 @@ fn lacks(host: &Value) -> String {
     if all.is_empty() { "-".to_owned() } else { all }
 }
 
+/// What would make it fit: one step, or several of which none is enough.
+fn change(change: &Value) -> Vec<String> {
+    let steps = change["steps"].as_array().into_iter().flatten();
+    let steps: Vec<String> = steps.filter_map(Value::as_str).map(as_commands).collect();
+    let together = match &steps[..] {
+        [] => return steps,
+        [step] => return vec![format!("it would fit: {step}")],
+        [_, _] => "it would fit with both of these:",
+        _ => "it would fit with all of these:",
+    };
+    let steps = steps.into_iter().map(|step| format!("  {step}"));
+    [together.to_owned()].into_iter().chain(steps).collect()
+}
+
 pub(super) async fn place(place: Place) -> Result<(), Failure> {
     let api = place.common.connect.open()?;
     let mut body = place.wanted.to_json();
@@ -95,18 +110,37 @@ pub(super) async fn place(place: Place) -> Result<(), Failure> {
         output::json(&said);
         return Ok(());
     }
+    let why = as_commands(said["why"].as_str().unwrap_or_default());
     output::line(match said["host"].as_str() {
-        Some(host) => format!("{host}: {}", said["why"].as_str().unwrap_or_default()),
-        None => said["why"].as_str().unwrap_or_default().to_owned(),
+        Some(host) => format!("{host}: {why}"),
+        None => why,
     });
-    let steps = said["smallest_change"]["steps"].as_array();
-    for step in steps.into_iter().flatten().filter_map(Value::as_str) {
-        output::line(format!("it would fit: {step}"));
-    }
+    change(&said["smallest_change"])
+        .into_iter()
+        .for_each(output::line);
     let others = &said["others"];
     if others.as_array().is_some_and(|others| !others.is_empty()) {
         output::line("");
         crate::commands::show(place.common.printing, others, COLUMNS);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_of_which_all_are_needed_are_one_hint() {
+        let told = |steps: &[&str]| change(&json!({ "steps": steps })).join("\n");
+        assert_eq!(told(&[]), "");
+        assert!(change(&Value::Null).is_empty());
+        assert_eq!(told(&["ask for less"]), "it would fit: ask for less");
+        assert_eq!(
+            told(&["open host-1 (hosts/uncordon)", "ask for at most 2 CPUs"]),
+            "it would fit with both of these:\n  open host-1 (`hostler host uncordon`)\n  \
+             ask for at most 2 CPUs"
+        );
+        assert!(told(&["a", "b", "c"]).starts_with("it would fit with all of these:\n  a\n"));
+    }
 }

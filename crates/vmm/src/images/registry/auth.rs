@@ -2,6 +2,7 @@
 //! (the "Bearer" scheme of the distribution project's token specification).
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use ::http::header::{HeaderValue, WWW_AUTHENTICATE};
 use ::http::{HeaderMap, StatusCode};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::http::{self, Patience};
+use super::reach::Reach;
 use super::{RegistryError, Repository};
 
 /// The most bytes of a token's answer.
@@ -127,8 +129,13 @@ struct Token {
 }
 
 impl Repository {
-    /// What satisfies a challenge, or would if the credentials are good.
-    pub(super) async fn answer(&self, challenge: Challenge) -> Result<HeaderValue, RegistryError> {
+    /// What satisfies a challenge of whoever is at this address, or would if the credentials are
+    /// good.
+    pub(super) async fn answer(
+        &self,
+        challenge: Challenge,
+        sender: Option<SocketAddr>,
+    ) -> Result<HeaderValue, RegistryError> {
         let own = self.credentials.as_ref();
         let (realm, service) = match challenge {
             Challenge::Basic => return own.ok_or(RegistryError::Unauthorized)?.basic(),
@@ -147,17 +154,37 @@ impl Repository {
             query.append_pair("scope", &scope);
         }
         let shown = own.map(Credentials::basic).transpose()?;
+        if shown.is_some() {
+            self.allow_password(&url)?;
+        }
+        let reach = Reach::led_by(sender, &url);
         let mut patience = Patience::default();
         loop {
-            match self.token(&url, shown.as_ref()).await {
+            match self.token(&url, reach, shown.as_ref()).await {
                 Ok(token) => return secret(format!("Bearer {token}")),
                 Err(error) => patience.after(error).await?,
             }
         }
     }
 
-    async fn token(&self, url: &Url, shown: Option<&HeaderValue>) -> Result<String, RegistryError> {
-        let (reach, headers) = (self.reach(url), HeaderMap::new());
+    /// A password goes in the clear to the registry itself, where whoever names it says so, and to
+    /// nobody else; what proves its name may be elsewhere, as docker.io's auth.docker.io is.
+    fn allow_password(&self, realm: &Url) -> Result<(), RegistryError> {
+        if realm.scheme() == "https" || realm.origin() == self.base.origin() {
+            return Ok(());
+        }
+        Err(RegistryError::PasswordInTheClear {
+            host: realm.host_str().unwrap_or_default().to_owned(),
+        })
+    }
+
+    async fn token(
+        &self,
+        url: &Url,
+        reach: Reach,
+        shown: Option<&HeaderValue>,
+    ) -> Result<String, RegistryError> {
+        let headers = HeaderMap::new();
         let response = self.http.get(url, reach, &headers, shown).await?;
         if response.status() != StatusCode::OK {
             return Err(RegistryError::of_status("a token", response.status()));

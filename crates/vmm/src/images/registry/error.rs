@@ -28,6 +28,11 @@ pub(crate) enum RegistryError {
     NotFound,
     #[error("it wants to know who asks; give credentials that may read this repository")]
     Unauthorized,
+    #[error(
+        "it wants the password sent to {host} over plain http, where anybody could read it; its \
+         token service has to be at an https address, or where the registry itself is"
+    )]
+    PasswordInTheClear { host: String },
     #[error("it answered {status} for {what}")]
     Status { status: StatusCode, what: String },
     #[error("it does not speak as a registry does: {0}")]

@@ -1,7 +1,8 @@
 //! HTTP to registries: one request at a time, with limits on every wait.
 
-use std::net::IpAddr;
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ::http::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
@@ -31,12 +32,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
 type Connector = HttpsConnector<HttpConnector<Resolver>>;
 
+type Asking = Client<Connector, Empty<Bytes>>;
+
 /// A client for each reach: a connection that one has made is none of the other's.
-#[derive(Clone)]
-pub(super) struct Http {
-    named: Client<Connector, Empty<Bytes>>,
-    public: Client<Connector, Empty<Bytes>>,
-}
+#[derive(Default)]
+pub(super) struct Http(Mutex<HashMap<Reach, Asking>>);
 
 /// The authorities that this host trusts, read once.
 fn tls() -> Result<rustls::ClientConfig, RegistryError> {
@@ -57,14 +57,17 @@ fn tls() -> Result<rustls::ClientConfig, RegistryError> {
 }
 
 impl Http {
-    pub(super) fn new() -> Result<Self, RegistryError> {
-        Ok(Self {
-            named: Self::client(Reach::Named)?,
-            public: Self::client(Reach::Public)?,
-        })
+    fn client(&self, reach: Reach) -> Result<Asking, RegistryError> {
+        let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&reach) {
+            return Ok(client.clone());
+        }
+        let client = Self::new_client(reach)?;
+        clients.insert(reach, client.clone());
+        Ok(client)
     }
 
-    fn client(reach: Reach) -> Result<Client<Connector, Empty<Bytes>>, RegistryError> {
+    fn new_client(reach: Reach) -> Result<Asking, RegistryError> {
         let mut tcp = HttpConnector::new_with_resolver(Resolver::new(reach));
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(CONNECT));
@@ -100,10 +103,7 @@ impl Http {
         if let Some(authorization) = authorization {
             all.insert(AUTHORIZATION, authorization.clone());
         }
-        let client = match reach {
-            Reach::Named => &self.named,
-            Reach::Public => &self.public,
-        };
+        let client = self.client(reach)?;
         match tokio::time::timeout(PATIENCE, client.request(request)).await {
             Err(_) => Err(RegistryError::Slow),
             Ok(Err(error)) => Err(not_reached(&error)),
@@ -124,9 +124,9 @@ fn not_reached(error: &(dyn std::error::Error + 'static)) -> RegistryError {
 }
 
 /// Where an answer came from.
-pub(super) fn sender(response: &Response<Incoming>) -> Option<IpAddr> {
+pub(super) fn sender(response: &Response<Incoming>) -> Option<SocketAddr> {
     let info = response.extensions().get::<HttpInfo>()?;
-    Some(info.remote_addr().ip())
+    Some(info.remote_addr())
 }
 
 /// An error with what it came from; the outermost one says very little.

@@ -16,7 +16,8 @@ use url::{Host, Url};
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
     "no image is fetched from {host} at {address}: a registry may not be at a link-local address, \
-     nor lead into this host's own network unless it is there itself"
+     nor lead into this host's own network unless it is there itself, and then only to its own \
+     address and port, or over https to another machine"
 )]
 pub(crate) struct OutOfReach {
     host: String,
@@ -24,19 +25,48 @@ pub(crate) struct OutOfReach {
 }
 
 /// How far a request may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reach {
     /// Somebody named it: anywhere but to what is link-local, where the cloud's metadata is and no
     /// registry ever was.
     Named,
-    /// A registry of the public network led there: only to what is public too.
+    /// Somebody at a public address led there: only to what is public too.
     Public,
+    /// Somebody in this host's own network led there, who may be a VM behind a forwarded port.
+    Near {
+        /// Its address, where it led to its own port: it answers for what is there.
+        itself: Option<IpAddr>,
+        /// Whether another machine of the network will have to prove its name. Who serves nothing
+        /// but its network without asking for a name (a cache, a metrics page) has no certificate.
+        is_proven: bool,
+    },
 }
 
 impl Reach {
+    /// How far one may go to where an answer leads, by who gave the answer.
+    pub(super) fn led_by(sender: Option<SocketAddr>, to: &Url) -> Self {
+        match sender {
+            Some(sender) if is_near(sender.ip()) => Self::Near {
+                itself: (to.port_or_known_default() == Some(sender.port()))
+                    .then(|| plain(sender.ip())),
+                is_proven: to.scheme() == "https",
+            },
+            _ => Self::Public,
+        }
+    }
+
     fn admits(self, address: IpAddr) -> bool {
         let address = plain(address);
-        !is_link_local(address) && (self == Self::Named || !is_near(address))
+        if is_link_local(address) {
+            return false;
+        }
+        match self {
+            Self::Named => true,
+            Self::Public => !is_near(address),
+            Self::Near { itself, is_proven } => {
+                !is_near(address) || itself == Some(address) || is_proven && !is_this_host(address)
+            }
+        }
     }
 
     /// Checks a URL that has an address for a host, of which no resolver is asked.
@@ -74,20 +104,26 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is always this host's: loopback, or none, which means the same (RFC 1122).
+fn is_this_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_loopback() || address.octets()[0] == 0,
+        IpAddr::V6(address) => address.is_loopback() || address == Ipv6Addr::UNSPECIFIED,
+    }
+}
+
 /// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598).
-pub(super) fn is_near(address: IpAddr) -> bool {
+fn is_near(address: IpAddr) -> bool {
     let address = plain(address);
     is_link_local(address)
+        || is_this_host(address)
         || match address {
             IpAddr::V4(address) => {
                 let [first, second, ..] = address.octets();
                 let is_shared = first == 100 && second & 0xc0 == 64;
-                address.is_loopback() || address.is_private() || is_shared || first == 0
+                address.is_private() || is_shared
             }
-            IpAddr::V6(address) => {
-                let nowhere = address == Ipv6Addr::UNSPECIFIED;
-                address.is_loopback() || address.is_unique_local() || nowhere
-            }
+            IpAddr::V6(address) => address.is_unique_local(),
         }
 }
 
@@ -179,6 +215,46 @@ mod tests {
                 !admits(Reach::Named, text) && !admits(Reach::Public, text),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn where_an_answer_leads_is_judged_by_who_gave_it() {
+        let admits = |sender: &str, to: &str| {
+            let to = Url::parse(to).unwrap();
+            Reach::led_by(sender.parse().ok(), &to).check(&to).is_ok()
+        };
+        for (sender, to) in [
+            ("203.0.113.7:443", "https://198.51.100.1/"),
+            ("10.0.0.5:5000", "https://198.51.100.1/"),
+            // Itself.
+            ("10.0.0.5:5000", "http://10.0.0.5:5000/token"),
+            ("10.0.0.5:80", "http://10.0.0.5/token"),
+            ("[::ffff:10.0.0.5]:80", "http://10.0.0.5/token"),
+            ("127.0.0.1:5000", "http://127.0.0.1:5000/token"),
+            // Another machine, which has to prove who it is.
+            ("10.0.0.5:5000", "https://10.0.0.6:9000/blobs"),
+            ("127.0.0.1:5000", "https://[fd00::6]/token"),
+        ] {
+            assert!(admits(sender, to), "{sender} to {to}");
+        }
+        for (sender, to) in [
+            ("203.0.113.7:443", "https://10.0.0.6/"),
+            ("203.0.113.7:443", "https://127.0.0.1/"),
+            ("nobody knows", "https://10.0.0.6/"),
+            // A VM is at the host's address where its port is forwarded; so is all that the host
+            // serves to itself.
+            ("127.0.0.1:5000", "http://127.0.0.1:9100/metrics"),
+            ("127.0.0.1:5000", "https://127.0.0.1:9443/"),
+            ("127.0.0.1:5000", "http://[::1]:5000/"),
+            ("10.0.0.5:5000", "https://127.0.0.1/"),
+            ("10.0.0.5:5000", "https://0.0.0.0/"),
+            ("10.0.0.5:5000", "http://10.0.0.5:9100/"),
+            ("10.0.0.5:5000", "http://10.0.0.6:5000/"),
+            ("10.0.0.5:443", "https://169.254.169.254/"),
+            ("169.254.169.254:80", "http://169.254.169.254/"),
+        ] {
+            assert!(!admits(sender, to), "{sender} to {to}");
         }
     }
 

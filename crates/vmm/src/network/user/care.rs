@@ -10,9 +10,7 @@ use super::{UserMode, means, over_udp};
 use crate::leaks::{Leak, LeakKind};
 use crate::model::{PortForward, VmId};
 use crate::network::error::NetworkError;
-use crate::network::links::LIMIT;
 use crate::network::nft;
-use crate::tool::Tool;
 
 /// How often it is looked whether the rules are still there and needed, and the name servers are still
 /// the same.
@@ -27,6 +25,9 @@ impl UserMode {
         residents: impl FnOnce() -> BTreeMap<VmId, Vec<PortForward>>,
         unknown: bool,
     ) -> Result<(), NetworkError> {
+        if let Err(error) = self.sweep_others().await {
+            tracing::warn!(%error, "rules of daemons that are gone were not looked for");
+        }
         let mut wall = self.wall.lock().await;
         let residents = residents().into_iter();
         wall.guests = residents
@@ -61,19 +62,10 @@ impl UserMode {
 
     /// What is in our table now; `None` when there is none.
     async fn found(&self) -> Result<Option<String>, NetworkError> {
-        let tables = Tool::new("nft").within(LIMIT);
-        let tables = tables.args(["list", "tables", "inet"]).run();
-        let name = Some(self.table.as_str());
-        let tables = tables.await?;
-        if !tables
-            .lines()
-            .any(|line| line.split(' ').next_back() == name)
-        {
-            return Ok(None);
+        match nft::tables_inet().await?.contains(&self.table) {
+            true => nft::table_inet(&self.table).await.map(Some),
+            false => Ok(None),
         }
-        let table = Tool::new("nft").within(LIMIT);
-        let table = table.args(["list", "table", "inet", &self.table]);
-        Ok(Some(table.run().await?))
     }
 
     /// Mends what others have done to the rules, or to the host's name servers.

@@ -14,6 +14,8 @@ use crate::model::{PortForward, Protocol};
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
     pub(super) table: &'a str,
+    /// Whose it is, as a comment of its first rule.
+    pub(super) owner: Option<&'a str>,
     /// The user that guests' processes are.
     pub(super) user: u32,
     /// The name servers of the host, to which QEMU takes what guests ask theirs.
@@ -51,6 +53,8 @@ pub(super) fn removal(table: &str) -> String {
 
 fn write_table(text: &mut String, plan: &Plan<'_>) -> fmt::Result {
     let Plan { table, user, .. } = plan;
+    let owner = plan.owner.map(|owner| format!(" comment \"{owner}\""));
+    let owner = owner.unwrap_or_default();
     // Before anybody's port forwards (dstnat) change where a packet goes: what counts is whom the
     // guest asked for.
     writeln!(
@@ -58,7 +62,7 @@ fn write_table(text: &mut String, plan: &Plan<'_>) -> fmt::Result {
         "table inet {table} {{
   chain output {{
     type filter hook output priority mangle; policy accept;
-    meta skuid {user} goto guest"
+    meta skuid {user} goto guest{owner}"
     )?;
     for forward in &plan.forwards {
         if forward.protocol == Protocol::Udp {
@@ -108,6 +112,7 @@ mod tests {
     fn rules(name_servers: &[IpAddr], forwards: Vec<PortForward>) -> String {
         replacement(&Plan {
             table: "hostler_user_1a2b3c4d",
+            owner: None,
             user: 966_001,
             name_servers,
             bridge: Some("hb1a2b3c4d"),

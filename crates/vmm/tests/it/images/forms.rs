@@ -54,12 +54,19 @@ async fn a_layout_and_every_archive_of_it_are_the_same_image() {
         7,
         "the same was stored twice"
     );
-    for wrong in [
-        format!("{}:2", place("layout")),
-        format!("{}:b:1", place("docker.tar")),
+    for (wrong, told) in [
+        (
+            format!("{}:2", place("layout")),
+            "no image named \"2\"; it has: 1",
+        ),
+        (
+            format!("{}:b:1", place("docker.tar")),
+            "no image named \"b:1\"; it has: example.org/a:1",
+        ),
     ] {
         let error = import(&host.machines, wrong, "b").await.unwrap_err();
         assert!(matches!(error, ImportImageError::Image { .. }), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
     }
 }
 

@@ -22,8 +22,13 @@ pub(super) enum Trouble {
     Busy(usize),
     /// It wants a token that it gives itself.
     Token,
+    /// It wants a token of somebody else.
+    TokenOf(String),
     /// Its layers are elsewhere.
     Redirects(String),
+    /// It wants a token, and keeps its layers under another name of its own, where it must not be
+    /// shown.
+    TokenAndRedirects,
     /// It sends other bytes of the same number.
     OtherBytes,
     /// It sends more than it should, without saying how much.
@@ -150,9 +155,17 @@ impl Shared {
             return say("503 Busy\r\nRetry-After: 0", b"");
         }
         let wanted = match self.trouble {
-            Trouble::Token => Some("Bearer let-me-in"),
+            Trouble::Token | Trouble::TokenOf(_) | Trouble::TokenAndRedirects => {
+                Some("Bearer let-me-in")
+            }
             _ => None,
         };
+        if request.target == format!("/kept/{}", digest(&self.layer)) {
+            return match request.authorization {
+                None => self.transfer(request.range, stream),
+                Some(_) => say("400 Bad Request", b""),
+            };
+        }
         if let Some(query) = request.target.strip_prefix("/token?") {
             let is_right = query == "service=stub&scope=repository%3Astub%3Apull"
                 && request.authorization.is_none();
@@ -162,10 +175,13 @@ impl Shared {
             };
         }
         if request.authorization.as_deref() != wanted {
+            let realm = match &self.trouble {
+                Trouble::TokenOf(realm) => realm.clone(),
+                _ => format!("http://127.0.0.1:{}/token", self.port),
+            };
             let challenge = format!(
                 "401 Unauthorized\r\nWWW-Authenticate: Bearer \
-                 realm=\"http://127.0.0.1:{}/token\",service=\"stub\",scope=\"everything\"",
-                self.port
+                 realm=\"{realm}\",service=\"stub\",scope=\"everything\"",
             );
             return say(
                 if wanted.is_some() {
@@ -186,7 +202,13 @@ impl Shared {
         if request.target != blob(&self.layer) {
             return say("404 Not Found", b"");
         }
-        self.transfer(request.range, stream)
+        let digest = digest(&self.layer);
+        let location = match &self.trouble {
+            Trouble::Redirects(place) => format!("{place}/v2/stub/blobs/{digest}"),
+            Trouble::TokenAndRedirects => format!("http://127.0.0.1:{}/kept/{digest}", self.port),
+            _ => return self.transfer(request.range, stream),
+        };
+        say(&format!("307 Elsewhere\r\nLocation: {location}"), b"")
     }
 
     fn transfer(&self, range: Option<usize>, stream: &mut TcpStream) -> bool {
@@ -214,13 +236,6 @@ impl Shared {
                 if transfer == 1 {
                     until = layer.len() / 2;
                 }
-            }
-            Trouble::Redirects(place) => {
-                let location = format!("{place}/v2/stub/blobs/{}", digest(&layer));
-                let head = format!(
-                    "HTTP/1.1 307 Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
-                );
-                return stream.write_all(head.as_bytes()).is_ok();
             }
             Trouble::OtherBytes => layer.iter_mut().for_each(|byte| *byte ^= 1),
             Trouble::Endless => {

@@ -12,7 +12,7 @@ const SOURCE: &str = "IMAGES_TEST_TLS_SOURCE";
 
 /// An address of this machine that is none of its loopback, over which registries are asked with TLS.
 /// Nothing is sent to find it.
-fn own_address() -> Option<Ipv4Addr> {
+pub(super) fn own_address() -> Option<Ipv4Addr> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     // For documentation, so nobody's (RFC 5737).
     socket.connect("203.0.113.1:9").ok()?;

@@ -91,24 +91,6 @@ async fn a_busy_registry_is_asked_again_and_one_that_wants_a_token_gets_it() {
 }
 
 #[tokio::test]
-async fn a_layer_that_is_elsewhere_is_fetched_there_without_what_the_registry_was_shown() {
-    let host = Host::bare().await;
-    // It refuses every request that brings a secret along.
-    let elsewhere = Stub::serve(layer(), Trouble::None);
-    let place = format!("http://127.0.0.1:{}", elsewhere.port);
-    let stub = Stub::serve(layer(), Trouble::Redirects(place));
-    import(&host.machines, stub.name(), "a").await.unwrap();
-    assert_eq!(elsewhere.transfers(), 1);
-    let stub = Stub::serve(layer(), Trouble::Redirects("gopher://127.0.0.1".to_owned()));
-    host.machines.images().delete("a").await.unwrap();
-    let error = import(&host.machines, stub.name(), "a").await.unwrap_err();
-    assert!(
-        error.to_string().contains("does not speak as a registry"),
-        "{error}"
-    );
-}
-
-#[tokio::test]
 async fn a_layer_that_was_damaged_where_it_is_kept_is_fetched_once_more() {
     let host = Host::bare().await;
     let stub = Stub::serve(layer(), Trouble::None);

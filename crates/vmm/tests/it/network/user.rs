@@ -198,3 +198,101 @@ fn what_keeps_guests_from_their_host_comes_back_when_somebody_flushes_it_and_goe
         eventually("the rules go", || here.traces().is_empty()).await;
     });
 }
+
+#[test]
+fn what_a_daemon_left_that_is_gone_for_good_is_removed_by_the_next_and_nothing_of_others() {
+    let Some((here, _there)) = two_hosts() else {
+        return;
+    };
+    here.block_on(async || {
+        let gone = Host::new().await;
+        gone.machines.create(small("one")).await.unwrap();
+        gone.machines.start("one").await.unwrap();
+        let name = table(&here);
+        let whole = here.run("nft", &["list", "table", "inet", &name]);
+        let place = gone.data_dir().display().to_string();
+        assert!(whole.contains(&format!(" {place}\"")), "{whole}");
+        gone.clear().await;
+        eventually("the rules go", || here.traces().is_empty()).await;
+
+        let scratch = tempfile::tempdir().unwrap();
+        let put = |number: u32, text: &str| {
+            let file = scratch.path().join("rules");
+            let other = format!("hostler_user_0000000{number}");
+            std::fs::write(&file, text.replace(&name, &other)).unwrap();
+            here.run("nft", &["-f", file.to_str().unwrap()]);
+            other
+        };
+        let alive = whole.replace(&place, scratch.path().to_str().unwrap());
+        let nameless = whole.replace(" comment \"hostler ", " comment \"");
+        let nobodys = put(1, &whole);
+        let kept = [put(2, &alive), put(3, &nameless)];
+        // As when it was killed and its directory removed; the next one is somewhere else.
+        let next = Host::new().await;
+        let left = here.traces().join("\n");
+        assert!(!left.contains(&nobodys), "{left}");
+        assert!(kept.iter().all(|table| left.contains(table)), "{left}");
+        next.clear().await;
+    });
+}
+
+/// Says to the process that the test below begins with which `nft` it is to open its host.
+const WITH_NFT: &str = "NETWORK_TEST_NFT";
+
+/// Not a test of its own: what the one below runs in a process with another `PATH`.
+#[tokio::test]
+async fn open_beside_an_nft_that_is_put_there() {
+    let Ok(nft) = std::env::var(WITH_NFT) else {
+        return;
+    };
+    // A program that is open for writing cannot be run for now (ETXTBSY).
+    let busy = std::fs::OpenOptions::new().append(true).open(&nft).unwrap();
+    let host = Host::new().await;
+    let status = host.machines.status().await.unwrap().network;
+    eprintln!("busy: {}", status.user_mode.unwrap().kept_from_host);
+    drop(busy);
+    host.machines.create(small("one")).await.unwrap();
+    let started = host.machines.start("one").await;
+    eprintln!("started: {}", started.is_ok());
+    let rules = std::process::Command::new("nft")
+        .args(["list", "ruleset"])
+        .output()
+        .unwrap();
+    let rules = String::from_utf8_lossy(&rules.stdout).contains("fib daddr type local drop");
+    eprintln!("rules: {rules}");
+    host.clear().await;
+}
+
+#[test]
+fn guests_are_kept_from_a_host_that_was_too_busy_to_be_asked_when_it_was_opened() {
+    let Some((here, _there)) = two_hosts() else {
+        return;
+    };
+    let open = |script: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let nft = dir.path().join("nft");
+        std::fs::write(&nft, script).unwrap();
+        std::fs::set_permissions(&nft, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        here.within(|| {
+            let output = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "network::user::open_beside_an_nft_that_is_put_there",
+                ])
+                .arg("--nocapture")
+                .env(WITH_NFT, &nft)
+                .env("PATH", format!("{}:{path}", dir.path().display()))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}");
+            said
+        })
+    };
+    let said = open("#!/bin/sh\nPATH=/usr/sbin:/sbin:/usr/bin exec nft \"$@\"\n");
+    for wanted in ["busy: true", "started: true", "rules: true"] {
+        assert!(said.contains(wanted), "{said}");
+    }
+}

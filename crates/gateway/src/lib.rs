@@ -95,6 +95,7 @@ mod recheck;
 mod route;
 mod sse;
 mod target;
+mod within;
 
 pub use adapter::{AdapterError, HttpAdapter, HttpAdapterBuilder};
 pub use calls::{

@@ -27,6 +27,8 @@ use crate::target;
 #[derive(Clone)]
 pub struct HttpAdapter {
     router: Router,
+    /// The same without a router around it, when there are no routes beside the operations.
+    alone: Option<Arc<Dispatch>>,
     calls: CallAdapter,
 }
 
@@ -41,7 +43,7 @@ pub struct HttpAdapterBuilder {
     health: Box<dyn Health>,
     limits: RequestLimits,
     about: About,
-    beside: Router,
+    beside: Option<Router>,
     mcp: Option<Mcp>,
 }
 
@@ -71,14 +73,20 @@ impl HttpAdapter {
             health: Box::new(|| true),
             limits: RequestLimits::default(),
             about: About::default(),
-            beside: Router::new(),
+            beside: None,
             mcp: None,
         }
     }
 
-    /// The router, for a [`Door`](crate::Door) or any other server.
+    /// The router, for any server. A [`Door`](crate::Door) takes the adapter itself, and asks it
+    /// without the detour through a router.
     pub fn router(&self) -> Router {
         self.router.clone()
+    }
+
+    /// What answers every request, when that is this alone.
+    pub(crate) fn alone(&self) -> Option<Arc<Dispatch>> {
+        self.alone.clone()
     }
 
     /// The same operations over the call protocol, for [`Door::with_calls`](crate::Door::with_calls).
@@ -125,7 +133,7 @@ impl HttpAdapterBuilder {
     /// the access log, but no access control: they are for what is no operation, such as a trust
     /// bundle or a dashboard's files.
     pub fn beside(mut self, routes: Router) -> Self {
-        self.beside = routes;
+        self.beside = Some(routes);
         self
     }
 
@@ -151,7 +159,7 @@ impl HttpAdapterBuilder {
             self.limits.clone(),
             Arc::clone(&rates),
         );
-        let dispatch = Dispatch {
+        let dispatch = Arc::new(Dispatch {
             table: target::table(&self.registry, mcp)?,
             registry: self.registry,
             provider: self.provider,
@@ -162,11 +170,17 @@ impl HttpAdapterBuilder {
             limits: self.limits,
             about: self.about,
             rates: Arc::clone(&rates),
-        };
+        });
+        let alone = self.beside.is_none().then(|| Arc::clone(&dispatch));
         let router = self
             .beside
+            .unwrap_or_default()
             .layer(middleware::from_fn_with_state(rates, envelope::wrap))
-            .fallback_service(DispatchService(Arc::new(dispatch)));
-        Ok(HttpAdapter { router, calls })
+            .fallback_service(DispatchService(dispatch));
+        Ok(HttpAdapter {
+            router,
+            alone,
+            calls,
+        })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::BytesMut;
+use futures::future::BoxFuture;
 use http::header::{CONTENT_TYPE, EXPECT, HeaderMap};
 use http::request;
 use http_body::Body as _;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use crate::budget::Budget;
 use crate::limits::RequestLimits;
+use crate::within::within;
 
 /// After an answer that did not wait for the body, at most this much of the rest is still taken
 /// in, for at most this long.
@@ -65,12 +67,7 @@ impl Incoming {
         if headers.contains_key(CONTENT_TYPE) && !is_json {
             return Err(BodyError::MediaType);
         }
-        let limit = limits.body_time;
-        let reading = self.read(limits.body_bytes, budget);
-        let bytes = tokio::time::timeout(limit, reading)
-            .await
-            .map_err(|_| BodyError::Late { limit })??;
-        match bytes {
+        match self.in_time(limits.body_bytes, limits, budget).await? {
             bytes if bytes.is_empty() => Ok(None),
             _ if !is_json => Err(BodyError::MediaType),
             bytes => serde_json::from_slice(&bytes)
@@ -89,12 +86,24 @@ impl Incoming {
         if self.body.is_end_stream() {
             return Ok(());
         }
-        let limit = limits.body_time;
-        match tokio::time::timeout(limit, self.read(0, budget)).await {
-            Ok(Err(BodyError::TooLarge { .. })) => Err(BodyError::Unexpected),
-            Ok(read) => read.map(drop),
-            Err(_) => Err(BodyError::Late { limit }),
+        match self.in_time(0, limits, budget).await {
+            Err(BodyError::TooLarge { .. }) => Err(BodyError::Unexpected),
+            read => read.map(drop),
         }
+    }
+
+    /// Reads it all. Boxed here, it costs only those who send something; see `Dispatch::reach`.
+    fn in_time<'b>(
+        &'b mut self,
+        most: usize,
+        limits: &RequestLimits,
+        budget: &'b Budget,
+    ) -> BoxFuture<'b, Result<BytesMut, BodyError>> {
+        let limit = limits.body_time;
+        Box::pin(async move {
+            let read = within(limit, self.read(most, budget)).await;
+            read.unwrap_or(Err(BodyError::Late { limit }))
+        })
     }
 
     async fn read(&mut self, limit: usize, budget: &Budget) -> Result<BytesMut, BodyError> {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use axum::body::Body;
 use axum::response::Response;
+use futures::future::BoxFuture;
 use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use url::Url;
@@ -66,7 +67,7 @@ impl Ready {
     pub(crate) async fn answer(&self, method: &Method, path: &str) -> Response {
         match self {
             Self::Site(site) if [Method::GET, Method::HEAD].contains(method) => {
-                site.answer(path).await.unwrap_or_else(not_found)
+                look(site, path).await.unwrap_or_else(not_found)
             }
             Self::Redirect(to) => {
                 let mut response = Response::new(Body::empty());
@@ -77,6 +78,11 @@ impl Ready {
             Self::NotFound | Self::Site(_) => not_found(),
         }
     }
+}
+
+/// Boxed here and not where it is awaited: every request would carry the room that it takes.
+fn look<'s>(site: &'s Site, path: &'s str) -> BoxFuture<'s, Option<Response>> {
+    Box::pin(site.answer(path))
 }
 
 /// What a stranger is told who asks too often, whatever the path.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _, Map};
 use hostler_operations::{CallError, Identity, Kind, Registry, Reply, Request, RequestId};
 use http::header::{HeaderName, LINK};
 use http::{Method, StatusCode, request};
@@ -21,7 +21,7 @@ use crate::budget::Budget;
 use crate::connection::ConnectionInfo;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
 use crate::decoy;
-use crate::envelope::{self, Facts};
+use crate::envelope::{Envelope, Facts};
 use crate::health::{self, Health};
 use crate::input;
 use crate::limits::RequestLimits;
@@ -51,6 +51,7 @@ pub(crate) struct Dispatch {
 /// A request on its way.
 struct Visit<'r> {
     head: &'r request::Parts,
+    connection: Option<&'r ConnectionInfo>,
     body: &'r mut Incoming,
     request_id: &'r RequestId,
     identity: &'r mut Option<Identity>,
@@ -58,51 +59,108 @@ struct Visit<'r> {
     operation: &'r mut Option<String>,
 }
 
+/// What says who sends a request.
+struct Caller<'r> {
+    head: &'r request::Parts,
+    connection: Option<&'r ConnectionInfo>,
+    request_id: &'r RequestId,
+}
+
+impl<'r> Visit<'r> {
+    fn caller(&self) -> Caller<'r> {
+        Caller {
+            head: self.head,
+            connection: self.connection,
+            request_id: self.request_id,
+        }
+    }
+}
+
+/// Why a subscription does not begin.
+enum Refused {
+    Call(CallError),
+    Auth(AuthError),
+}
+
 impl Dispatch {
+    /// Answers a request, with all that surrounds an answer. What the answer needs is put into one
+    /// box, and not moved from one future into the next.
+    pub(crate) fn serve(
+        self: Arc<Self>,
+        request: http::Request<Body>,
+        connection: Option<ConnectionInfo>,
+    ) -> BoxFuture<'static, Response> {
+        let (head, body) = request.into_parts();
+        let envelope = Envelope::new(&head.method, &head.headers, connection);
+        Box::pin(async move {
+            let (response, facts) = match self.rates.turn_away(envelope.connection()) {
+                Some(refusal) => (refusal, Facts::default()),
+                None => {
+                    let body = Incoming::new(body, &head);
+                    self.answer(&head, body, &envelope).await
+                }
+            };
+            envelope.seal(response, facts)
+        })
+    }
+
     async fn answer(
         &self,
-        request: http::Request<Body>,
-        request_id: RequestId,
+        head: &request::Parts,
+        mut body: Incoming,
+        envelope: &Envelope,
     ) -> (Response, Facts) {
-        let (head, body) = request.into_parts();
-        let mut body = Incoming::new(body, &head);
         let mut facts = Facts::default();
+        let connection = envelope.connection();
         let response = match self.table.find(&head.method, head.uri.path()) {
             Found::Nothing => self.decoy.answer(&head.method, head.uri.path()).await,
             Found::OtherMethods(target, methods) => {
                 facts.target = Some(Arc::clone(target));
-                Failure::method(&methods).into_response(target.surface(), &request_id)
+                Failure::method(&methods).into_response(target.surface(), envelope.id())
             }
             Found::Target(target, values) => {
                 facts.target = Some(Arc::clone(target));
                 let visit = Visit {
-                    head: &head,
+                    head,
+                    connection,
                     body: &mut body,
-                    request_id: &request_id,
+                    request_id: envelope.id(),
                     identity: &mut facts.identity,
                     operation: &mut facts.operation,
                 };
-                // Boxed, what is large costs only those who take that way: a future is moved whole.
                 let answered = match target.as_ref() {
-                    Target::Health => Ok(self.health(&head).await),
-                    Target::Document => Box::pin(self.document(visit)).await,
+                    Target::Health => Ok(self.health(connection).await),
                     Target::Docs(file) => Ok(file.answer()),
-                    Target::Mcp(endpoint) => Box::pin(self.mcp(visit, endpoint)).await,
-                    Target::Operation(route) => Box::pin(self.operate(visit, route, values)).await,
+                    further => self.reach(visit, further, values).await,
                 };
-                answered
-                    .unwrap_or_else(|failure| failure.into_response(target.surface(), &request_id))
+                answered.unwrap_or_else(|failure| {
+                    failure.into_response(target.surface(), envelope.id())
+                })
             }
         };
         body.linger();
         (response, facts)
     }
 
-    async fn health(&self, head: &request::Parts) -> Response {
-        let closing = head
-            .extensions
-            .get::<ConnectionInfo>()
-            .map(ConnectionInfo::closing);
+    /// Boxed, what is large costs only those who take that way: a future is moved whole. And boxed
+    /// in a function that is not `async`: one that is keeps room for what it has moved into a box.
+    fn reach<'r>(
+        &'r self,
+        visit: Visit<'r>,
+        target: &'r Target,
+        values: Vec<Cow<'r, str>>,
+    ) -> BoxFuture<'r, Result<Response, Failure>> {
+        match target {
+            Target::Document => Box::pin(self.document(visit)),
+            Target::Mcp(endpoint) => Box::pin(self.mcp(visit, endpoint)),
+            Target::Operation(route) => Box::pin(self.operate(visit, route, values)),
+            Target::Docs(file) => Box::pin(async { Ok(file.answer()) }),
+            Target::Health => Box::pin(async move { Ok(self.health(visit.connection).await) }),
+        }
+    }
+
+    async fn health(&self, connection: Option<&ConnectionInfo>) -> Response {
+        let closing = connection.map(ConnectionInfo::closing);
         if closing.is_some_and(CancellationToken::is_cancelled) {
             answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining")
         } else if health::check(self.health.as_ref()).await {
@@ -113,7 +171,7 @@ impl Dispatch {
     }
 
     async fn document(&self, visit: Visit<'_>) -> Result<Response, Failure> {
-        let identity = self.identify(visit.head, visit.request_id).await?;
+        let identity = self.identify(visit.caller()).await?;
         *visit.identity = identity.clone();
         let document = openapi::document(
             &self.registry,
@@ -125,23 +183,21 @@ impl Dispatch {
     }
 
     async fn mcp(&self, visit: Visit<'_>, endpoint: &mcp::Endpoint) -> Result<Response, Failure> {
+        let admitted = endpoint.admit(visit.head);
+        admitted.map_err(|foreign| Failure::elsewhere(foreign.0))?;
+        *visit.identity = self.identify(visit.caller()).await?;
         let Visit {
             head,
+            connection,
             body,
             request_id,
             identity,
             operation,
         } = visit;
-        let admitted = endpoint.admit(head);
-        admitted.map_err(|foreign| Failure::elsewhere(foreign.0))?;
-        *identity = self.identify(head, request_id).await?;
         let caller = mcp::Caller {
             identity: identity.clone().ok_or_else(Failure::unauthenticated)?,
             request_id: request_id.clone(),
-            remote: head
-                .extensions
-                .get::<ConnectionInfo>()
-                .map(ConnectionInfo::remote),
+            remote: connection.map(ConnectionInfo::remote),
         };
         let content = body.json(&head.headers, &self.limits, &self.budget).await;
         let answered = endpoint.answer(&head.headers, content, caller).await?;
@@ -155,14 +211,15 @@ impl Dispatch {
         route: &Route,
         values: Vec<Cow<'_, str>>,
     ) -> Result<Response, Failure> {
+        *visit.identity = self.identify(visit.caller()).await?;
         let Visit {
             head,
+            connection,
             body,
             request_id,
             identity,
             ..
         } = visit;
-        *identity = self.identify(head, request_id).await?;
         let known = identity.is_some();
         let failed = |error: CallError| Failure::call(&error, route.surface, known);
         if let Err(denied) = route.operation.access().check(identity.as_ref()) {
@@ -196,7 +253,6 @@ impl Dispatch {
             .pages
             .then(|| Page::new(head.uri.path(), &route.fields, &input));
 
-        let connection = head.extensions.get::<ConnectionInfo>();
         let request = Request {
             input,
             identity: identity.clone(),
@@ -207,45 +263,63 @@ impl Dispatch {
                 .and_then(|_| sse::last_event_id(&head.headers)),
             ..Request::new(request_id.clone())
         };
-        let name = route.operation.name().as_str();
         if subscribes {
-            let outputs = Box::pin(self.registry.subscribe(name, request));
-            let outputs = outputs.await.map_err(failed)?;
+            let events = self.subscribe(head, connection, route, request);
+            return events.await.map_err(|refused| match refused {
+                Refused::Call(error) => failed(error),
+                Refused::Auth(error) => Failure::auth(error),
+            });
+        }
+        let name = route.operation.name().as_str();
+        let reply = self.registry.invoke(name, request).await.map_err(failed)?;
+        Ok(success(route, &reply, page))
+    }
+
+    /// Begins a stream of events. Boxed as the ways in [`reach`](Self::reach) are.
+    fn subscribe<'r>(
+        &'r self,
+        head: &'r request::Parts,
+        connection: Option<&'r ConnectionInfo>,
+        route: &'r Route,
+        request: Request,
+    ) -> BoxFuture<'r, Result<Response, Refused>> {
+        Box::pin(async move {
+            let outputs = self
+                .registry
+                .subscribe(route.operation.name().as_str(), request);
+            let outputs = outputs.await.map_err(Refused::Call)?;
             let outputs = recheck::while_permitted(
                 outputs,
                 recheck::Holder {
                     provider: Arc::clone(&self.provider),
-                    credentials: self.credentials(head).map_err(Failure::auth)?,
+                    credentials: self.credentials(head, connection).map_err(Refused::Auth)?,
                     access: route.operation.access().clone(),
                 },
                 recheck::RECHECK,
             );
             let closing = connection.map_or_else(CancellationToken::new, |c| c.closing().clone());
-            return Ok(sse::respond(
+            Ok(sse::respond(
                 outputs,
                 route.surface,
                 route.operation.resumed_by(),
                 sse::KEEP_ALIVE,
                 closing,
-            ));
-        }
-        let reply = self.registry.invoke(name, request).await.map_err(failed)?;
-        Ok(success(route, &reply, page))
+            ))
+        })
     }
 
-    fn credentials(&self, head: &request::Parts) -> Result<Credentials, AuthError> {
-        let connection = head.extensions.get();
+    fn credentials(
+        &self,
+        head: &request::Parts,
+        connection: Option<&ConnectionInfo>,
+    ) -> Result<Credentials, AuthError> {
         Credentials::gather(&head.headers, &self.credential_headers, connection)
     }
 
     /// Asks anew for each request, so that what was revoked is revoked at once.
-    async fn identify(
-        &self,
-        head: &request::Parts,
-        request_id: &RequestId,
-    ) -> Result<Option<Identity>, Failure> {
+    async fn identify(&self, caller: Caller<'_>) -> Result<Option<Identity>, Failure> {
         let resolved = async {
-            let credentials = self.credentials(head)?;
+            let credentials = self.credentials(caller.head, caller.connection)?;
             let identity = self.provider.resolve(&credentials).await?;
             if let Some(identity) = &identity {
                 self.rates.caller(identity, &credentials)?;
@@ -254,6 +328,7 @@ impl Dispatch {
         };
         resolved.await.map_err(|error| {
             if let AuthError::Unavailable(cause) = &error {
+                let request_id = caller.request_id;
                 tracing::error!(%request_id, cause, "credentials cannot be checked");
             }
             Failure::auth(error)
@@ -283,7 +358,7 @@ pub(crate) struct DispatchService(pub(crate) Arc<Dispatch>);
 impl tower::Service<http::Request<Body>> for DispatchService {
     type Response = Response;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+    type Future = Map<BoxFuture<'static, Response>, fn(Response) -> Result<Response, Infallible>>;
 
     fn poll_ready(
         &mut self,
@@ -293,10 +368,7 @@ impl tower::Service<http::Request<Body>> for DispatchService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let dispatch = Arc::clone(&self.0);
-        Box::pin(async move {
-            let answer = async |request, id| dispatch.answer(request, id).await;
-            Ok(envelope::around(&dispatch.rates, request, answer).await)
-        })
+        let connection = request.extensions().get().cloned();
+        Arc::clone(&self.0).serve(request, connection).map(Ok)
     }
 }

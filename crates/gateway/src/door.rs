@@ -1,4 +1,4 @@
-//! A door: a TCP listener with TLS, and beside it QUIC if it is wanted, behind which a router answers.
+//! A door: a TCP listener with TLS, and beside it QUIC if it is wanted, and what answers behind it.
 //!
 //! ALPN chooses between HTTP/2 and HTTP/1.1, and over QUIC between HTTP/3, the call
 //! protocol, and the other two on one stream. Whatever one peer does (stalls, floods, speaks
@@ -6,7 +6,9 @@
 //! with a [`Ledger`](ledger::Ledger) that says when its time is up.
 
 mod admission;
+mod behind;
 mod calls;
+mod clock;
 mod crowd;
 mod handed;
 mod http3;
@@ -15,6 +17,7 @@ mod one_stream;
 mod quic;
 mod serve;
 mod streams;
+mod timer;
 mod watched;
 
 use std::io;
@@ -22,7 +25,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use http::HeaderValue;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +36,7 @@ use tokio_util::task::TaskTracker;
 use crate::calls::CallAdapter;
 use crate::limits::DoorLimits;
 pub use admission::Admission;
+pub use behind::Behind;
 use crowd::Crowd;
 pub use handed::Handed;
 use handed::Handlers;
@@ -50,16 +53,16 @@ fn alt_svc(address: SocketAddr) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("h3=\":{}\"; ma=86400", address.port())).ok()
 }
 
-/// A listener with TLS and a router behind it.
+/// A listener with TLS and something behind it that answers.
 ///
-/// A request finds a [`ConnectionInfo`](crate::ConnectionInfo) among its extensions, and a
+/// A request that goes to a router finds a [`ConnectionInfo`](crate::ConnectionInfo) among its extensions, and a
 /// [`PeerIdentity`](hostler_identity::PeerIdentity) when the peer proved one.
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
     address: SocketAddr,
     tls: Arc<ServerConfig>,
-    router: Router,
+    behind: Behind,
     limits: DoorLimits,
     admission: Option<Admission>,
     quic: Option<quinn::Endpoint>,
@@ -104,12 +107,12 @@ impl Doorway {
         self.address
     }
 
-    /// Hangs a door in it.
+    /// Hangs a door in it, and an adapter or a router behind the door.
     ///
     /// The configuration decides who gets through the handshake. What it says of ALPN is replaced
     /// by what a door speaks. Certificates are renewed through its resolver.
     #[must_use]
-    pub fn door(self, tls: &ServerConfig, router: Router, limits: DoorLimits) -> Door {
+    pub fn door(self, tls: &ServerConfig, behind: impl Into<Behind>, limits: DoorLimits) -> Door {
         let Self { listener, address } = self;
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -117,7 +120,7 @@ impl Doorway {
             listener,
             address,
             tls: Arc::new(tls),
-            router,
+            behind: behind.into(),
             limits,
             admission: None,
             quic: None,
@@ -135,10 +138,10 @@ impl Door {
     pub async fn bind(
         address: SocketAddr,
         tls: &ServerConfig,
-        router: Router,
+        behind: impl Into<Behind>,
         limits: DoorLimits,
     ) -> Result<Self, DoorError> {
-        Ok(Doorway::bind(address).await?.door(tls, router, limits))
+        Ok(Doorway::bind(address).await?.door(tls, behind, limits))
     }
 
     /// Ends connections of peers that are admitted no more. The handshake should ask the same, so
@@ -211,7 +214,7 @@ impl Door {
         let crowd = Crowd::new(self.limits.connections_per_address);
         let shared = Arc::new(Shared {
             acceptor: TlsAcceptor::from(self.tls),
-            router: self.router,
+            behind: self.behind,
             limits: self.limits,
             admission: self.admission,
             handlers: self.handlers,

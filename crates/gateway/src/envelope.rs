@@ -12,8 +12,9 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use hostler_operations::{Identity, RequestId};
-use http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, StatusCode};
+use tracing::Level;
 
 use crate::connection::ConnectionInfo;
 use crate::rates::Rates;
@@ -36,43 +37,71 @@ pub(crate) async fn wrap(
     request: Request,
     next: Next,
 ) -> Response {
-    let answer = async |request, _| (next.run(request).await, Facts::default());
-    around(&rates, request, answer).await
+    let connection = request.extensions().get().cloned();
+    let envelope = Envelope::new(request.method(), request.headers(), connection);
+    let response = match rates.turn_away(envelope.connection()) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    };
+    envelope.seal(response, Facts::default())
 }
 
-/// Does this for one request and its answer, unless a stranger comes too often.
-pub(crate) async fn around(
-    rates: &Rates,
-    request: Request,
-    answer: impl AsyncFnOnce(Request, RequestId) -> (Response, Facts),
-) -> Response {
-    let id = request
-        .headers()
-        .get(X_REQUEST_ID)
-        .and_then(|value| RequestId::from_caller(value.to_str().ok()?))
-        .unwrap_or_else(RequestId::generate);
-    let mut line = Line {
-        began: Instant::now(),
-        method: request.method().clone(),
-        id,
-        connection: request.extensions().get().cloned(),
-        outcome: None,
-    };
-    let (mut response, facts) = match rates.turn_away(line.connection.as_ref()) {
-        Some(refusal) => (refusal, Facts::default()),
-        None => answer(request, line.id.clone()).await,
-    };
-    line.outcome = Some((response.status(), facts));
-    // Every sane id is a header's value; see RequestId.
-    if let Ok(mut value) = HeaderValue::from_str(line.id.as_str()) {
-        // It never comes again, so no table of HTTP/2's shall keep it (RFC 7541, section 7.1.3).
-        value.set_sensitive(true);
-        response.headers_mut().insert(X_REQUEST_ID, value);
+/// One request's, from its beginning to its end. Its line in the access log is written when it is
+/// dropped: a request whose client went away has one too.
+pub(crate) struct Envelope {
+    /// Not looked at when nobody keeps such lines.
+    began: Option<Instant>,
+    method: Method,
+    id: RequestId,
+    connection: Option<ConnectionInfo>,
+    outcome: Option<(StatusCode, Facts)>,
+}
+
+impl Envelope {
+    /// Opens it for a request.
+    pub(crate) fn new(
+        method: &Method,
+        headers: &HeaderMap,
+        connection: Option<ConnectionInfo>,
+    ) -> Self {
+        let id = headers
+            .get(X_REQUEST_ID)
+            .and_then(|value| RequestId::from_caller(value.to_str().ok()?))
+            .unwrap_or_else(RequestId::generate);
+        let logs = tracing::enabled!(target: "hostler::access", Level::INFO);
+        Self {
+            began: logs.then(Instant::now),
+            method: method.clone(),
+            id,
+            connection,
+            outcome: None,
+        }
     }
-    if line.method == Method::HEAD {
-        without_body(response)
-    } else {
-        response
+
+    /// The request's id.
+    pub(crate) fn id(&self) -> &RequestId {
+        &self.id
+    }
+
+    /// The connection that brought the request.
+    pub(crate) fn connection(&self) -> Option<&ConnectionInfo> {
+        self.connection.as_ref()
+    }
+
+    /// Puts the answer in.
+    pub(crate) fn seal(mut self, mut response: Response, facts: Facts) -> Response {
+        self.outcome = Some((response.status(), facts));
+        // Every sane id is a header's value; see RequestId.
+        if let Ok(mut value) = HeaderValue::from_str(self.id.as_str()) {
+            // It never comes again, so no table of HTTP/2's shall keep it (RFC 7541, section 7.1.3).
+            value.set_sensitive(true);
+            response.headers_mut().insert(X_REQUEST_ID, value);
+        }
+        if self.method == Method::HEAD {
+            without_body(response)
+        } else {
+            response
+        }
     }
 }
 
@@ -89,17 +118,7 @@ fn without_body(response: Response) -> Response {
     Response::from_parts(head, Body::empty())
 }
 
-/// One line of the access log, written when it is dropped: a request whose client went away has
-/// one too.
-struct Line {
-    began: Instant,
-    method: Method,
-    id: RequestId,
-    connection: Option<ConnectionInfo>,
-    outcome: Option<(StatusCode, Facts)>,
-}
-
-impl Drop for Line {
+impl Drop for Envelope {
     fn drop(&mut self) {
         let (status, facts) = match self.outcome.take() {
             Some((status, facts)) => (Some(status.as_u16()), facts),
@@ -115,7 +134,7 @@ impl Drop for Line {
                 .or_else(|| facts.target.as_deref().and_then(Target::operation)),
             status,
             gone = status.is_none().then_some(true),
-            ms = (self.began.elapsed().as_secs_f64() * 1e4).round() / 10.0,
+            ms = self.began.map(|began| (began.elapsed().as_secs_f64() * 1e4).round() / 10.0),
             request_id = %self.id,
             subject = facts.identity.as_ref().map(Identity::subject),
             door = self.connection.as_ref().map(|c| tracing::field::display(c.local())),

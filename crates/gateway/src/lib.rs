@@ -55,7 +55,7 @@
 //! let registry = Registry::builder().service(greetings, &Arc::new(())).build()?;
 //! let adapter = HttpAdapter::builder(registry, Arc::new(Strangers)).build()?;
 //!
-//! // A door would bring the requests in: `Door::bind(address, &tls, adapter.router(), limits)`.
+//! // A door would bring the requests in: `Door::bind(address, &tls, &adapter, limits)`.
 //! let request = http::Request::get("/v1/greetings/Ada").body(Body::empty())?;
 //! let response = adapter.router().oneshot(request).await?;
 //! assert_eq!(response.status(), 200);
@@ -95,6 +95,7 @@ mod recheck;
 mod route;
 mod sse;
 mod target;
+mod within;
 
 pub use adapter::{AdapterError, HttpAdapter, HttpAdapterBuilder};
 pub use calls::{
@@ -103,7 +104,7 @@ pub use calls::{
 pub use connection::ConnectionInfo;
 pub use credentials::{AuthError, Credentials, IdentityProvider};
 pub use decoy::{Decoy, SiteError};
-pub use door::{Admission, Door, DoorError, Doorway, Handed};
+pub use door::{Admission, Behind, Door, DoorError, Doorway, Handed};
 pub use from_openapi::{Credential, Exposed, ForeignApi, ImportError, Imported, LeftOut, Upstream};
 pub use health::Health;
 pub use limits::{DoorLimits, RequestLimits};

@@ -111,32 +111,18 @@ impl<T> Table<T> {
         let Some(path) = path.strip_prefix('/') else {
             return Found::Nothing;
         };
-        let Ok(segments) = path
-            .split('/')
-            .map(percent::decode)
-            .collect::<Result<Vec<_>, _>>()
-        else {
+        let is_encoded = path.contains('%');
+        if is_encoded && path.split('/').map(percent::decode).any(|s| s.is_err()) {
             return Found::Nothing;
-        };
+        }
         let mut search = Search {
             method,
-            segments,
-            fields: Vec::new(),
+            is_encoded,
+            values: Vec::new(),
             others: Vec::new(),
         };
-        match search.descend(&self.root, 0) {
-            Some(target) => {
-                let Search {
-                    mut segments,
-                    fields,
-                    ..
-                } = search;
-                let values = fields
-                    .iter()
-                    .map(|&at| std::mem::take(&mut segments[at]))
-                    .collect();
-                Found::Target(target, values)
-            }
+        match search.descend(&self.root, Some(path)) {
+            Some(target) => Found::Target(target, search.values),
             None => match search.others.first() {
                 Some((_, target)) => {
                     let mut methods: Vec<&Method> = search.others.iter().map(|(m, _)| *m).collect();
@@ -150,35 +136,42 @@ impl<T> Table<T> {
     }
 }
 
+/// A walk down the tree. It takes no memory for a path without fields.
 struct Search<'t, 'p, 'm, T> {
     method: &'m Method,
-    segments: Vec<Cow<'p, str>>,
-    fields: Vec<usize>,
+    is_encoded: bool,
+    values: Vec<Cow<'p, str>>,
     others: Vec<(&'t Method, &'t T)>,
 }
 
-impl<'t, T> Search<'t, '_, '_, T> {
-    fn descend(&mut self, node: &'t Node<T>, depth: usize) -> Option<&'t T> {
-        let Some(segment) = self.segments.get(depth) else {
+impl<'t, 'p, T> Search<'t, 'p, '_, T> {
+    /// Goes on from a node with what is left of the path, `None` behind its last segment.
+    fn descend(&mut self, node: &'t Node<T>, rest: Option<&'p str>) -> Option<&'t T> {
+        let Some(rest) = rest else {
             let target = node.targets.iter().find(|(m, _)| m == self.method);
             if target.is_none() {
                 self.others.extend(node.targets.iter().map(|(m, t)| (m, t)));
             }
             return target.map(|(_, t)| t);
         };
+        let (segment, rest) = match rest.split_once('/') {
+            Some((segment, rest)) => (segment, Some(rest)),
+            None => (rest, None),
+        };
+        let segment = match self.is_encoded {
+            true => percent::decode(segment).ok()?,
+            false => Cow::Borrowed(segment),
+        };
         if let Some(next) = node.fixed.get(segment.as_ref())
-            && let Some(target) = self.descend(next, depth + 1)
+            && let Some(target) = self.descend(next, rest)
         {
             return Some(target);
         }
-        let next = node
-            .field
-            .as_deref()
-            .filter(|_| !self.segments[depth].is_empty())?;
-        self.fields.push(depth);
-        let target = self.descend(next, depth + 1);
+        let next = node.field.as_deref().filter(|_| !segment.is_empty())?;
+        self.values.push(segment);
+        let target = self.descend(next, rest);
         if target.is_none() {
-            self.fields.pop();
+            self.values.pop();
         }
         target
     }

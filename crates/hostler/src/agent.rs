@@ -144,7 +144,7 @@ impl HostRoom {
             (started, _) => started?,
         };
         let tls = server_config(agent.source(), agent.callers());
-        let door = doorway.door(&tls, adapter.router(), DoorLimits::default());
+        let door = doorway.door(&tls, &adapter, DoorLimits::default());
         let agent = match waits_for_calls {
             true => agent.reached_through_a_connection_of_its_own(on_this_machine(&door)),
             false => agent,

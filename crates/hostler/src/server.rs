@@ -179,11 +179,11 @@ impl Plane {
         machines_limits.connections = MACHINES;
         // A whole fleet may be behind one address.
         machines_limits.connections_per_address = MACHINES;
-        let machines = machines.door(&machines_tls, for_machines.router(), machines_limits);
+        let machines = machines.door(&machines_tls, &for_machines, machines_limits);
         let machines = reverse(machines, &fleet);
         Ok(Self {
             people: people
-                .door(&people_tls, for_people.router(), settings.door)
+                .door(&people_tls, &for_people, settings.door)
                 .with_quic()?
                 .with_calls(for_people.calls())?,
             machines: machines

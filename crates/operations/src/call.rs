@@ -2,6 +2,7 @@
 //! call further operations or to learn that nobody waits any more.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use crate::access::Identity;
 use crate::error::CallError;
@@ -17,17 +18,25 @@ use crate::id::fresh;
 use crate::name::OperationName;
 use crate::peer::Peer;
 use crate::progress::{Progress, ProgressSink};
-use crate::registry::{Registry, Request};
+use crate::registry::{Registered, Registry, Request};
 
 /// Names one request in logs, answers and error reports: 1 to 128 visible ASCII characters.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RequestId(Arc<str>);
+#[derive(Clone)]
+pub struct RequestId(Text);
+
+/// There is one for each request, so what is made here needs no memory of its own.
+#[derive(Clone)]
+enum Text {
+    Made([u8; Hyphenated::LENGTH]),
+    Given(Arc<str>),
+}
 
 impl RequestId {
     /// A new one, ordered by time (UUIDv7, RFC 9562 section 5.7).
     pub fn generate() -> Self {
-        let mut text = Uuid::encode_buffer();
-        Self(Arc::from(&*fresh().hyphenated().encode_lower(&mut text)))
+        let mut text = [0; Hyphenated::LENGTH];
+        fresh().hyphenated().encode_lower(&mut text);
+        Self(Text::Made(text))
     }
 
     /// Takes over the caller's own id when it is a sane one: it ends up in log lines and headers.
@@ -36,18 +45,42 @@ impl RequestId {
             && id
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_.:+/=".contains(&b));
-        sane.then(|| Self(id.into()))
+        sane.then(|| Self(Text::Given(id.into())))
     }
 
     /// The id as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            // Digits and hyphens, which are UTF-8.
+            Text::Made(text) => std::str::from_utf8(text).unwrap_or_default(),
+            Text::Given(text) => text,
+        }
+    }
+}
+
+impl PartialEq for RequestId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for RequestId {}
+
+impl Hash for RequestId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RequestId").field(&self.as_str()).finish()
     }
 }
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -64,7 +97,7 @@ pub(crate) struct Authority {
 pub struct Call(Arc<Inner>);
 
 struct Inner {
-    operation: OperationName,
+    operation: Arc<Registered>,
     request_id: RequestId,
     parent: Option<RequestId>,
     identity: Option<Identity>,
@@ -80,7 +113,7 @@ struct Inner {
 
 impl Call {
     pub(crate) fn new(
-        operation: OperationName,
+        operation: Arc<Registered>,
         request: RequestParts,
         authority: Option<Arc<Authority>>,
         registry: Weak<Registry>,
@@ -114,7 +147,7 @@ impl Call {
 
     /// Which operation was called.
     pub fn operation(&self) -> &OperationName {
-        &self.0.operation
+        self.0.operation.name()
     }
 
     /// The request's id. A composed call has one of its own and names its parent's.
@@ -229,7 +262,7 @@ impl Call {
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("operation", &self.0.operation)
+            .field("operation", self.operation())
             .field("request_id", &self.0.request_id)
             .field("identity", &self.0.identity)
             .finish_non_exhaustive()

@@ -37,9 +37,9 @@ use self::leaving::Leavers;
 use self::sessions::{SESSIONS, Sessions};
 use self::sorting::Library;
 use self::webtransport::Hall;
-use super::ledger::{Ledger, Overdue, Patience};
+use super::ledger::{Overdue, Patience};
 use super::serve::{ConnectionService, FAREWELL, Shared, almost_expired};
-use super::watched::{Exchange, WatchedBody};
+use super::watched::{Exchange, Watch, WatchedBody};
 use crate::connection::ConnectionInfo;
 
 /// How long a peer has to take the end of the last answer before the connection is closed: a stream
@@ -102,11 +102,11 @@ async fn requests(
         idle: shared.limits.idle_time,
     };
     let mut expiring = pin!(almost_expired(info.expires_at()));
-    let ledger = Arc::new(Ledger::new(patience, Instant::now()));
+    let watch = Watch::new(patience);
     let service = Arc::new(ConnectionService {
-        router: shared.router.clone(),
+        behind: shared.behind.clone(),
         connection: info,
-        ledger: Arc::clone(&ledger),
+        watch: Arc::clone(&watch),
         alt_svc: None,
     });
     // Handlers end with their connection, also those that have nothing to write.
@@ -124,10 +124,10 @@ async fn requests(
                 let (service, hall) = (Arc::clone(&service), hall.clone());
                 let beside = (hall, leavers.clone());
                 let answering = answer(resolver, service, beside, Arc::clone(&shared));
-                let gone = gone.clone().cancelled_owned();
+                let (gone, watch) = (gone.clone().cancelled_owned(), Arc::clone(&watch));
                 under_way.spawn(async move {
                     tokio::select! {
-                        answered = answering => if let Err(error) = answered {
+                        answered = watch.clock.during(answering) => if let Err(error) = answered {
                             tracing::debug!(%error, "a stream broke");
                         },
                         () = gone => {}
@@ -145,7 +145,7 @@ async fn requests(
                 return Ok(());
             }
             () = tokio::time::sleep_until(look_at) => {
-                match ledger.check(Instant::now()) {
+                match watch.ledger.check(Instant::now()) {
                     Ok(next) => {
                         look_at = next;
                         continue;
@@ -180,7 +180,7 @@ async fn answer(
     let (request, stream) = resolved?;
     let (mut sender, receiver) = stream.split();
     if let Some(hall) = hall.filter(|_| webtransport::is_asked_for(&request)) {
-        let (info, exchange) = (service.connection.clone(), Exchange::begin(&service.ledger));
+        let (info, exchange) = (service.connection.clone(), Exchange::begin(&service.watch));
         let stream = (sender, receiver);
         return webtransport::serve(&hall, &shared, &request, stream, info, exchange).await;
     }
@@ -188,7 +188,7 @@ async fn answer(
     let body = ReceivedBody::new(receiver, request.headers());
     let request: Request<Body> = request.map(|()| Body::new(body));
     let answering = async {
-        let response = service.answer(request).await;
+        let Ok(response) = service.answer(request).await;
         send(&mut sender, response).await
     };
     tokio::select! {

@@ -49,6 +49,15 @@ struct State {
     stuck_since: Option<Instant>,
 }
 
+impl State {
+    fn begin(&mut self) -> u64 {
+        self.open += 1;
+        self.head_since = None;
+        self.next += 1;
+        self.next
+    }
+}
+
 impl Ledger {
     pub(super) fn new(patience: Patience, now: Instant) -> Self {
         let state = State {
@@ -72,11 +81,15 @@ impl Ledger {
 
     /// A request has arrived. The number names it from now on.
     pub(super) fn begin(&self) -> u64 {
+        self.state().begin()
+    }
+
+    /// A request has arrived, and its answer begins at once.
+    pub(super) fn begin_to_write(&self, now: Instant) -> u64 {
         let mut state = self.state();
-        state.open += 1;
-        state.head_since = None;
-        state.next += 1;
-        state.next
+        let request = state.begin();
+        state.writing.push((request, now));
+        request
     }
 
     /// Its answer begins, or another piece of its stream was asked for.
@@ -195,8 +208,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_not_taken_is_overdue_and_a_stream_that_is_asked_for_is_not() {
         let (ledger, start) = ledger();
-        let (answer, stream) = (ledger.begin(), ledger.begin());
-        ledger.write(stream, start);
+        let (answer, stream) = (ledger.begin(), ledger.begin_to_write(start));
         ledger.write(stream, start + 50 * SECOND);
         ledger.write(answer, start + 30 * SECOND);
         assert!(ledger.check(start + 89 * SECOND).is_ok());

@@ -6,14 +6,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
+use futures::future::BoxFuture;
 use hostler_identity::{PeerIdentity, wait_until};
 use http::header::{ALT_SVC, CONTENT_TYPE};
 use http::{HeaderValue, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,13 +27,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service as _;
 
 use super::admission::Admission;
+use super::behind::Behind;
 use super::handed::{Handed, Handlers};
-use super::ledger::{Ledger, Overdue, Patience};
+use super::ledger::{Overdue, Patience};
 use super::streams::Streams;
-use super::watched::{Exchange, WatchedBody, WatchedStream};
+use super::timer::Timer;
+use super::watched::{Exchange, Watch, WatchedBody, WatchedStream};
 use crate::calls::CallAdapter;
 use crate::connection::ConnectionInfo;
 use crate::limits::DoorLimits;
@@ -61,7 +63,7 @@ pub(super) enum Carrier {
 /// What all connections of a door share.
 pub(super) struct Shared {
     pub(super) acceptor: TlsAcceptor,
-    pub(super) router: Router,
+    pub(super) behind: Behind,
     pub(super) limits: DoorLimits,
     pub(super) admission: Option<Admission>,
     pub(super) handlers: Handlers,
@@ -146,21 +148,23 @@ impl Shared {
             idle: self.limits.idle_time,
         };
         let (remote, expires_at) = (connection.remote(), connection.expires_at());
-        let ledger = Arc::new(Ledger::new(patience, Instant::now()));
+        let watch = Watch::new(patience);
         let service = ConnectionService {
-            router: self.router.clone(),
+            behind: self.behind.clone(),
             connection,
-            ledger: Arc::clone(&ledger),
+            watch: Arc::clone(&watch),
             alt_svc: self.alt_svc.clone().filter(|_| carrier == Carrier::Tcp),
         };
-        let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&ledger)));
+        let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&watch)));
         let streams = Streams::default();
         let ended = if is_h2 {
-            let connection = self.http2(&streams).serve_connection(io, service);
-            self.drive(connection, streams, &ledger, expires_at).await
+            let connection = self.http2(&streams, &watch).serve_connection(io, service);
+            let driving = self.drive(connection, streams, &watch, expires_at);
+            watch.clock.during(driving).await
         } else {
             let connection = self.http1(carrier).serve_connection(io, service);
-            self.drive(connection, streams, &ledger, expires_at).await
+            let driving = self.drive(connection, streams, &watch, expires_at);
+            watch.clock.during(driving).await
         };
         if let Err(error) = ended {
             tracing::debug!(%remote, %error, "the connection broke");
@@ -206,11 +210,11 @@ impl Shared {
         builder
     }
 
-    fn http2(&self, streams: &Streams) -> http2::Builder<Streams> {
+    fn http2(&self, streams: &Streams, watch: &Arc<Watch>) -> http2::Builder<Streams> {
         let limits = &self.limits;
         let mut builder = http2::Builder::new(streams.clone());
         builder
-            .timer(TokioTimer::new())
+            .timer(Timer(Arc::clone(watch)))
             .max_concurrent_streams(limits.streams)
             .max_pending_accept_reset_streams(limits.reset_streams)
             .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
@@ -224,7 +228,7 @@ impl Shared {
         &self,
         connection: C,
         streams: Streams,
-        ledger: &Ledger,
+        watch: &Watch,
         expires_at: Option<Timestamp>,
     ) -> Result<(), C::Error>
     where
@@ -252,7 +256,7 @@ impl Shared {
                 }
                 () = tokio::time::sleep_until(look_at) => {
                     let now = Instant::now();
-                    look_at = match ledger.check(now) {
+                    look_at = match watch.ledger.check(now) {
                         Ok(next) => next,
                         Err(Overdue::Idle) if !closing => {
                             closing = true;
@@ -279,38 +283,21 @@ pub(super) async fn almost_expired(expires_at: Option<Timestamp>) {
     wait_until(expires_at - BEFORE_EXPIRY.min(left / 10)).await;
 }
 
-/// The router, as one connection sees it.
+/// What is behind the door, as one connection sees it.
 pub(super) struct ConnectionService {
-    pub(super) router: Router,
+    pub(super) behind: Behind,
     pub(super) connection: ConnectionInfo,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) watch: Arc<Watch>,
     pub(super) alt_svc: Option<HeaderValue>,
 }
 
 impl ConnectionService {
     /// Answers one request, whichever version of HTTP brought it.
-    pub(super) fn answer(
-        &self,
-        mut request: Request<Body>,
-    ) -> impl Future<Output = Response<WatchedBody>> + Send + use<> {
-        let exchange = Exchange::begin(&self.ledger);
-        if let Some(peer) = self.connection.peer() {
-            request.extensions_mut().insert(peer.clone());
-        }
-        request.extensions_mut().insert(self.connection.clone());
-        // A router is always ready.
-        let answering = self.router.clone().call(request);
-        let alt_svc = self.alt_svc.clone();
-        async move {
-            let Ok(mut response) = answering.await;
-            if let Some(alt_svc) = alt_svc {
-                response.headers_mut().insert(ALT_SVC, alt_svc);
-            }
-            let is_stream = response
-                .headers()
-                .get(CONTENT_TYPE)
-                .is_some_and(|kind| kind == EVENT_STREAM);
-            response.map(|body| WatchedBody::new(body, exchange, is_stream))
+    pub(super) fn answer(&self, request: Request<Body>) -> Answering {
+        Answering {
+            stage: Stage::New(Arc::clone(&self.watch)),
+            answer: self.behind.answer(request, &self.connection),
+            alt_svc: self.alt_svc.clone(),
         }
     }
 }
@@ -318,10 +305,63 @@ impl ConnectionService {
 impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<WatchedBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Answering;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let answering = self.answer(request.map(Body::new));
-        Box::pin(async move { Ok(answering.await) })
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        self.answer(request.map(|body| match body.is_end_stream() {
+            // Most requests have none, and a box for nothing is not free.
+            true => Body::empty(),
+            false => Body::new(body),
+        }))
+    }
+}
+
+/// An answer on its way. Small, because it is moved about until it is polled.
+pub(super) struct Answering {
+    answer: BoxFuture<'static, Response<Body>>,
+    stage: Stage,
+    alt_svc: Option<HeaderValue>,
+}
+
+/// How far the ledger has been told. It is told once of an answer that is there at the first look:
+/// nobody reads it before that is over.
+enum Stage {
+    New(Arc<Watch>),
+    Waiting(Exchange),
+    Over,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<WatchedBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = self.answer.as_mut().poll(cx);
+        let stage = std::mem::replace(&mut self.stage, Stage::Over);
+        let Poll::Ready(mut response) = answered else {
+            self.stage = match stage {
+                Stage::New(watch) => Stage::Waiting(Exchange::begin(&watch)),
+                stage => stage,
+            };
+            return Poll::Pending;
+        };
+        let exchange = match stage {
+            Stage::New(watch) => Exchange::answered(watch),
+            Stage::Waiting(exchange) => {
+                exchange.write();
+                exchange
+            }
+            // Nobody polls what has answered.
+            Stage::Over => return Poll::Pending,
+        };
+        if let Some(alt_svc) = self.alt_svc.take() {
+            response.headers_mut().insert(ALT_SVC, alt_svc);
+        }
+        let is_stream = response
+            .headers()
+            .get(CONTENT_TYPE)
+            .is_some_and(|kind| kind == EVENT_STREAM);
+        Poll::Ready(Ok(
+            response.map(|body| WatchedBody::new(body, exchange, is_stream))
+        ))
     }
 }

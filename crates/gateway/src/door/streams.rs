@@ -8,7 +8,7 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, Stream as _};
@@ -18,22 +18,19 @@ use hyper::rt::Executor;
 #[derive(Clone, Default)]
 pub(super) struct Streams(Arc<Mutex<Begun>>);
 
-#[derive(Default)]
-struct Begun {
-    streams: Vec<BoxFuture<'static, ()>>,
-    /// Wakes who runs them.
-    waker: Option<Waker>,
-}
+type Begun = Vec<BoxFuture<'static, ()>>;
 
 impl Streams {
     fn begun(&self) -> MutexGuard<'_, Begun> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs them for as long as it is polled.
+    /// Runs them for as long as it is polled. Nothing wakes it for a new one: a connection begins
+    /// its streams when it is polled, and this is to be polled after it, in the same task.
     pub(super) fn run(&self) -> Running {
         Running {
             begun: self.clone(),
+            starting: Vec::new(),
             streams: FuturesUnordered::new(),
         }
     }
@@ -46,35 +43,41 @@ where
     fn execute(&self, stream: F) {
         // A handler that panics ends its stream. The panic hook has logged it.
         let stream = AssertUnwindSafe(stream).catch_unwind().map(drop).boxed();
-        let mut begun = self.begun();
-        begun.streams.push(stream);
-        let waker = begun.waker.take();
-        drop(begun);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        self.begun().push(stream);
     }
 }
 
 /// A future that never ends, and drops the streams with itself.
 pub(super) struct Running {
     begun: Streams,
+    /// Empty between two polls; it keeps its room.
+    starting: Begun,
     streams: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 impl Future for Running {
     type Output = std::convert::Infallible;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let begun = std::mem::take(&mut self.begun.begun().streams);
-        self.streams.extend(begun);
-        while let Poll::Ready(Some(())) = Pin::new(&mut self.streams).poll_next(cx) {}
-        let mut begun = self.begun.begun();
-        begun.waker = Some(cx.waker().clone());
-        if !begun.streams.is_empty() {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        loop {
+            std::mem::swap(&mut *this.begun.begun(), &mut this.starting);
+            if this.starting.is_empty() {
+                break;
+            }
+            for mut stream in this.starting.drain(..) {
+                // Most are done at once. One that is not is polled again among the others, which
+                // wake for themselves.
+                if stream.as_mut().poll(cx).is_pending() {
+                    this.streams.push(stream);
+                }
+            }
+        }
+        while let Poll::Ready(Some(())) = Pin::new(&mut this.streams).poll_next(cx) {}
+        // What runs may begin others: a connection that was handed over.
+        if !this.begun.begun().is_empty() {
             cx.waker().wake_by_ref();
         }
-        drop(begun);
         Poll::Pending
     }
 }

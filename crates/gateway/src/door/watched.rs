@@ -9,23 +9,39 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
 
-use super::ledger::Ledger;
+use super::clock::Clock;
+use super::ledger::{Ledger, Patience};
+
+/// A connection's ledger, and the clock by which it is kept. Whatever tells it something runs
+/// [`during`](Clock::during) that clock.
+pub(super) struct Watch {
+    pub(super) ledger: Ledger,
+    pub(super) clock: Clock,
+}
+
+impl Watch {
+    pub(super) fn new(patience: Patience) -> Arc<Self> {
+        let clock = Clock::new();
+        let ledger = Ledger::new(patience, clock.now());
+        Arc::new(Self { ledger, clock })
+    }
+}
 
 /// A stream that tells when bytes come in and when it takes no more.
 pub(super) struct WatchedStream<S> {
     stream: S,
-    ledger: Arc<Ledger>,
+    watch: Arc<Watch>,
 }
 
 impl<S> WatchedStream<S> {
-    pub(super) fn new(stream: S, ledger: Arc<Ledger>) -> Self {
-        Self { stream, ledger }
+    pub(super) fn new(stream: S, watch: Arc<Watch>) -> Self {
+        Self { stream, watch }
     }
 
     fn told<T>(&self, written: Poll<T>) -> Poll<T> {
-        self.ledger.stuck(written.is_pending(), Instant::now);
+        let Watch { ledger, clock } = &*self.watch;
+        ledger.stuck(written.is_pending(), || clock.now());
         written
     }
 }
@@ -39,7 +55,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.ledger.read(Instant::now());
+            self.watch.ledger.read(self.watch.clock.now());
         }
         read
     }
@@ -81,26 +97,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<S> {
 
 /// One request under way; dropping it says that it is done.
 pub(super) struct Exchange {
-    ledger: Arc<Ledger>,
+    watch: Arc<Watch>,
     request: u64,
 }
 
 impl Exchange {
-    pub(super) fn begin(ledger: &Arc<Ledger>) -> Self {
+    pub(super) fn begin(watch: &Arc<Watch>) -> Self {
         Self {
-            ledger: Arc::clone(ledger),
-            request: ledger.begin(),
+            watch: Arc::clone(watch),
+            request: watch.ledger.begin(),
         }
     }
 
-    fn write(&self) {
-        self.ledger.write(self.request, Instant::now());
+    /// Begins one whose answer is there already.
+    pub(super) fn answered(watch: Arc<Watch>) -> Self {
+        let Watch { ledger, clock } = &*watch;
+        let request = ledger.begin_to_write(clock.now());
+        Self { watch, request }
+    }
+
+    /// Its answer begins, or another piece of its stream was asked for.
+    pub(super) fn write(&self) {
+        let Watch { ledger, clock } = &*self.watch;
+        ledger.write(self.request, clock.now());
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.ledger.end(self.request, Instant::now());
+        let Watch { ledger, clock } = &*self.watch;
+        ledger.end(self.request, clock.now());
     }
 }
 
@@ -121,8 +147,8 @@ pub(super) struct WatchedBody {
 const PIECE_BYTES: usize = 64 << 10;
 
 impl WatchedBody {
+    /// Of an exchange whose answer is being [written](Exchange::write).
     pub(super) fn new(body: Body, exchange: Exchange, is_stream: bool) -> Self {
-        exchange.write();
         Self {
             body,
             rest: Bytes::new(),

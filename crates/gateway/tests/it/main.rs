@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod behind;
 mod calls;
 mod conformance;
 mod decoy;

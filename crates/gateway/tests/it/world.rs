@@ -181,7 +181,7 @@ impl World {
             let _ = greeted.send(guest);
         });
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let door = Door::bind(address, tls, adapter.router(), limits)
+        let door = Door::bind(address, tls, &adapter, limits)
             .await
             .expect("a free port");
         let door = door.with_quic().expect("the port is free over UDP too");

@@ -28,7 +28,7 @@ impl StandaloneRoom {
         let adapter = super::adapter(&host, Arc::new(Operators(Arc::clone(&host))))?;
         let doorway = Doorway::bind(listen).await?;
         let tls = certificates.server_config();
-        let door = doorway.door(&tls, adapter.router(), DoorLimits::default());
+        let door = doorway.door(&tls, &adapter, DoorLimits::default());
         Ok(Self { door })
     }
 

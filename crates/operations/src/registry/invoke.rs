@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, poll};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{BoundHandler, Registered, Registry, Request};
 use crate::access::Denied;
@@ -23,10 +24,14 @@ impl Registry {
     /// # Errors
     /// `NOT_FOUND` when there is no such external operation or it is a subscription, `FORBIDDEN`,
     /// `INVALID_INPUT`, `TIMEOUT`, `INTERNAL`, or an error that the operation declares.
-    pub async fn invoke(&self, name: &str, request: Request) -> Result<Reply, CallError> {
-        let operation = self.find(name).cloned().ok_or_else(|| unknown(name))?;
+    pub fn invoke(
+        &self,
+        name: &str,
+        request: Request,
+    ) -> impl Future<Output = Result<Reply, CallError>> + Send + use<> {
+        let operation = self.find(name).cloned().ok_or_else(|| unknown(name));
         let (input, parts) = request.into_parts();
-        self.run(operation, input, parts).await
+        answered(operation.and_then(|operation| self.begin(operation, input, parts)))
     }
 
     /// Calls one operation from the handler of another: internal ones exist here too.
@@ -41,7 +46,7 @@ impl Registry {
             .get(name)
             .cloned()
             .ok_or_else(|| unknown(name))?;
-        self.run(operation, input, parts).await
+        answered(self.begin(operation, input, parts)).await
     }
 
     /// Subscribes from outside. The stream ends with its first error, and when the request is
@@ -87,7 +92,7 @@ impl Registry {
     /// Access and schema, in this order: who may not call learns nothing of the input's form.
     fn admit(
         &self,
-        operation: &Registered,
+        operation: &Arc<Registered>,
         input: &Value,
         parts: RequestParts,
     ) -> Result<Call, CallError> {
@@ -98,41 +103,66 @@ impl Registry {
         operation.check.check(input)?;
         let authority = operation.authority.clone();
         Ok(Call::new(
-            operation.name.clone(),
+            Arc::clone(operation),
             parts,
             authority,
             self.itself.clone(),
         ))
     }
 
-    async fn run(
+    /// Lets a request in and makes its work, of which nothing is done yet.
+    fn begin(
         &self,
         operation: Arc<Registered>,
         input: Value,
         parts: RequestParts,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Begun, CallError> {
         let cancelled = parts.cancelled.clone();
         let call = self.admit(&operation, &input, parts)?;
         let BoundHandler::Once(handler) = &operation.handler else {
             return Err(unknown(operation.name.as_str()));
         };
-        // Dropping this future (the caller went away) or leaving it early cancels the call.
-        let _guard = cancelled.clone().drop_guard();
-        let handling = handler(call.clone(), input);
-        let limit = operation.definition.timeout;
-        let answer = match operation.kind() {
-            Kind::Query => in_a_task(limit, while_wanted(cancelled, handling)).await,
-            // A mutation whose caller went away runs to its end, instead of stopping at whichever
-            // await it had reached.
-            _ => in_a_task(limit, handling).await,
-        };
-        match answer {
-            Ok(output) => Ok(Reply {
-                output,
-                next_cursor: call.take_next_cursor(),
-            }),
-            Err(error) => Err(operation.settle(error, &call)),
-        }
+        Ok(Begun {
+            handling: handler(call.clone(), input),
+            guard: cancelled.clone().drop_guard(),
+            cancelled,
+            operation,
+            call,
+        })
+    }
+}
+
+/// A call that was let in. It is small: a future keeps room for whatever it was given.
+struct Begun {
+    operation: Arc<Registered>,
+    call: Call,
+    handling: BoxFuture<'static, Result<Value, CallError>>,
+    cancelled: CancellationToken,
+    /// Dropping it (the caller went away), or leaving early, cancels the call.
+    guard: DropGuard,
+}
+
+async fn answered(begun: Result<Begun, CallError>) -> Result<Reply, CallError> {
+    let Begun {
+        operation,
+        call,
+        handling,
+        cancelled,
+        guard: _guard,
+    } = begun?;
+    let limit = operation.definition.timeout;
+    let answer = match operation.kind() {
+        Kind::Query => in_a_task(limit, while_wanted(cancelled, handling)).await,
+        // A mutation whose caller went away runs to its end, instead of stopping at whichever
+        // await it had reached.
+        _ => in_a_task(limit, handling).await,
+    };
+    match answer {
+        Ok(output) => Ok(Reply {
+            output,
+            next_cursor: call.take_next_cursor(),
+        }),
+        Err(error) => Err(operation.settle(error, &call)),
     }
 }
 

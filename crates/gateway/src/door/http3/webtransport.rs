@@ -53,6 +53,7 @@ pub(super) async fn serve(
         Err(error) => {
             let refusal =
                 Failure::auth(error).into_response(Surface::Operation, &RequestId::generate());
+            exchange.write();
             let refusal = refusal.map(|body| WatchedBody::new(body, exchange, false));
             return send(&mut sender, refusal).await;
         }

@@ -149,7 +149,7 @@ pub(crate) fn serve_operations(directory: &Path) {
         let adapter = HttpAdapter::builder(registry, Arc::new(Porter)).limits(limits);
         let adapter = adapter.build().expect("an adapter");
         let (tls, limits) = (tls(directory), DoorLimits::default());
-        let door = Door::bind(ANY, &tls, adapter.router(), limits);
+        let door = Door::bind(ANY, &tls, &adapter, limits);
         let door = door.await.and_then(Door::with_quic).expect("a port");
         let door = door.with_calls(adapter.calls()).expect("TLS 1.3");
         say(door.local_addr());

@@ -1,0 +1,69 @@
+//! What answers the requests that come through a door.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use futures::future::{BoxFuture, FutureExt as _};
+use http::Request;
+use tower::Service as _;
+
+use crate::adapter::HttpAdapter;
+use crate::connection::ConnectionInfo;
+use crate::dispatch::Dispatch;
+
+/// What is behind a [`Door`](crate::Door): an [`HttpAdapter`], or an axum router. Cheap to clone.
+#[derive(Clone)]
+pub struct Behind(Way);
+
+#[derive(Clone)]
+enum Way {
+    /// A router would match, clone and box for each request, only to find that it goes this way.
+    Straight(Arc<Dispatch>),
+    Routed(Router),
+}
+
+impl From<&HttpAdapter> for Behind {
+    fn from(adapter: &HttpAdapter) -> Self {
+        let straight = adapter.alone().map(Way::Straight);
+        Self(straight.unwrap_or_else(|| Way::Routed(adapter.router())))
+    }
+}
+
+impl From<Router> for Behind {
+    fn from(router: Router) -> Self {
+        Self(Way::Routed(router))
+    }
+}
+
+impl Behind {
+    /// Answers a request that this connection brought.
+    pub(super) fn answer(
+        &self,
+        mut request: Request<Body>,
+        connection: &ConnectionInfo,
+    ) -> BoxFuture<'static, Response> {
+        match &self.0 {
+            Way::Straight(dispatch) => {
+                Arc::clone(dispatch).serve(request, Some(connection.clone()))
+            }
+            Way::Routed(router) => {
+                if let Some(peer) = connection.peer() {
+                    request.extensions_mut().insert(peer.clone());
+                }
+                request.extensions_mut().insert(connection.clone());
+                // A router is always ready.
+                let answering = router.clone().call(request);
+                answering.map(|Ok(response)| response).boxed()
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Behind").finish_non_exhaustive()
+    }
+}

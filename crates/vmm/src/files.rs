@@ -325,7 +325,8 @@ fn mount_in(mounts: &str, directory: &Path) -> Option<PathBuf> {
 pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), StorageError> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).context("replace", other)?;
-    sync_dir(parent(other))
+    flush_name(other);
+    Ok(())
 }
 
 /// A file in the making, or one on its way out, beside the place of another. It is removed with
@@ -345,6 +346,11 @@ impl DraftFile {
 
     pub(crate) fn path(&self) -> &Path {
         self.making.path()
+    }
+
+    /// Keeps the file under another name. Should that fail, it is removed all the same.
+    pub(crate) fn keep_as(self, place: &Path) -> Result<(), StorageError> {
+        fs::rename(self.path(), place).context("create", place)
     }
 }
 

@@ -1,7 +1,9 @@
 //! From `hostler vm restore` to the guest's answer, beside `hostler vm start` to the same answer.
 //!
 //! Both begin with a VM that does not run, go through the same command line, control plane and
-//! host, and end when the guest's own web server has answered.
+//! host, and end when the guest's own web server has answered somebody who asks as soon as the command
+//! is done. Nobody asks before: a restored guest finds every question that was asked and given up
+//! meanwhile in its network card, and answers those first, with its emulated processor.
 
 use std::process::Stdio;
 use std::time::Instant;
@@ -27,12 +29,11 @@ pub(crate) fn measure(fleet: &Fleet, table: &mut Table) {
             .stdout(Stdio::null())
             .spawn()
             .expect("it runs");
-        let seconds = until_answer(port, begun);
         assert!(
             command.wait().is_ok_and(|status| status.success()),
             "{arguments:?} failed"
         );
-        seconds
+        until_answer(port, begun)
     };
     let stop = || drop(fleet.ask(&["vm", "stop", VM]));
     let start = ["vm", "start", VM];

@@ -307,8 +307,9 @@ impl Driver for Qemu {
         vm: Blueprint,
         disk: &Path,
     ) -> Result<Box<dyn Prepared>, LaunchError> {
-        // QEMU opens it now, and does not mind that it gets another name and is still being written:
-        // nothing looks at a disk before the processors run.
+        // QEMU opens it now, and does not mind that it gets another name and is still being written. All
+        // that it reads before the processors run is the first sector, for a table of partitions that
+        // would name a geometry; our disks have none.
         let vm = Blueprint {
             disk: disk.to_owned(),
             ..vm

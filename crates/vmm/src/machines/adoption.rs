@@ -1,9 +1,9 @@
 //! Taking VMs over that an earlier daemon has left: each is found, connected to, and brought together
 //! with what was written down of it.
 //!
-//! Nothing of a VM is given up on a doubt. A process that cannot be looked at now is looked at again,
-//! and one that does not answer yet (it may be writing its memory to a file) is asked again by its
-//! keeper, for as long as it lives.
+//! Nothing that somebody was told of is given up on a doubt. A process that cannot be looked at now is
+//! looked at again, and one that does not answer yet (it may be writing its memory to a file) is asked
+//! again by its keeper, for as long as it lives. One that nobody wrote down is kept only if it runs.
 
 use std::io;
 use std::path::Path;
@@ -138,13 +138,10 @@ impl Heir {
             Some(driver) => driver.reconnect(id, &process).await.ok(),
             None => None,
         };
-        // One whose processors stand still is a restore that was interrupted: its disk may be one that
-        // is swept. Nobody was told of any of these, so ending one on a doubt takes nothing back.
+        // One whose processors stand still, whatever for, is a restore that was interrupted: its disk
+        // may be one that is swept. Nobody was told of it, so ending it takes nothing back.
         let runs = match &link {
-            Some(link) => matches!(
-                link.condition().await,
-                Ok(Condition::Running | Condition::Stuck { .. })
-            ),
+            Some(link) => matches!(link.condition().await, Ok(Condition::Running)),
             None => false,
         };
         let Some(link) = link.filter(|_| runs) else {

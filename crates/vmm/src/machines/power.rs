@@ -115,8 +115,8 @@ pub(super) async fn start_saved(
         let launched = prepared.complete(saved).await?;
         fault::point("restore.completed");
         keep(inner, slot, launched).await?;
-        // The first time that these processors run: whoever dies before this leaves a process that
-        // the next daemon sets going.
+        // The first time that these processors run. Whoever dies from here on leaves a process that the
+        // next daemon sets going.
         fault::point("restore.recorded");
         Ok::<_, StartError>(resume_processors(slot).await?)
     };

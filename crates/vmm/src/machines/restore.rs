@@ -22,8 +22,11 @@ use crate::files::{self, DraftFile, StorageError};
 use crate::model::Vm;
 use crate::record::Record;
 use crate::slot::Slot;
-use crate::snapshots::{Memory, Snapshots};
+use crate::snapshots::{Found, Memory, Snapshots};
 use crate::{blocking, disk, fault};
+
+/// What the disk of a VM is called that lost its place and could not get it back.
+const OUSTED: &str = "disk-before-restore.ext4";
 
 /// Restores a VM whose turn the caller has.
 pub(super) async fn restore(
@@ -46,44 +49,16 @@ pub(super) async fn restore(
         });
     }
     let draft = DraftFile::begin(slot.dir.path());
-    let copy = disk::Copy::begin(&found.disk(), draft.path(), 0)?;
-    let with_memory = found.manifest.memory().is_some();
-    let making = Making {
+    let restoring = Restoring {
         inner,
         slot,
+        snapshots: &snapshots,
+        found: &found,
         draft: draft.path(),
-        saved: found.directory(),
     };
-    let verify = async {
-        let (snapshots, found) = (snapshots.clone(), found.clone());
-        blocking::run(move || snapshots.verify(&found)).await?;
-        Ok(())
-    };
-    let memory = async {
-        // A VM that has no process can be given one meanwhile.
-        match with_memory && phase.live().is_none() {
-            true => making.process(verify).await.map(Some),
-            false => verify.await.map(|()| None),
-        }
-    };
-    // All are waited for, whatever the others have come to: a copy that is still being written cannot
-    // be removed.
-    let (prepared, copied) = tokio::join!(memory, blocking::run(move || copy.finish_flushed()));
-    let mut prepared = prepared?;
-    if let Err(error) = copied {
-        making.give_up(prepared).await;
-        return Err(error.into());
-    }
-    fault::point("restore.copied");
-    if phase.live().is_some() {
-        power::kill(slot).await?;
-    }
-    fault::point("restore.ended");
-    if with_memory && prepared.is_none() {
-        prepared = Some(making.process(async { Ok(()) }).await?);
-    }
+    let prepared = restoring.prepare().await?;
     if let Err(error) = files::exchange(draft.path(), &slot.dir.disk()) {
-        making.give_up(prepared).await;
+        restoring.give_up(prepared).await;
         return Err(error.into());
     }
     fault::point("restore.exchanged");
@@ -94,42 +69,86 @@ pub(super) async fn restore(
         }
         None => rest(slot).await.map_err(RestoreError::from),
     };
-    if let Err(error) = gone_on {
-        files::exchange(draft.path(), &slot.dir.disk())?;
-        return Err(error);
+    match gone_on {
+        Ok(()) => {
+            // What it was to be started again for is over.
+            slot.note(|record| record.restarts.forget()).await;
+            Ok(slot.view())
+        }
+        Err(error) => {
+            // A process that could not be ended has this disk.
+            if slot.record().phase.live().is_none() {
+                give_back(slot, draft);
+            }
+            Err(error)
+        }
     }
-    Ok(slot.view())
 }
 
-/// What a process with the saved memory is made of.
-struct Making<'a> {
+/// A restore, up to where the VM's disk is touched.
+struct Restoring<'a> {
     inner: &'a Inner,
     slot: &'a Arc<Slot>,
+    snapshots: &'a Snapshots,
+    found: &'a Found,
     /// The disk that is to be the VM's.
     draft: &'a Path,
-    saved: &'a Path,
 }
 
-impl Making<'_> {
-    /// Makes it, and loads the memory once that is verified.
+impl Restoring<'_> {
+    /// Verifies the snapshot, copies its disk, ends the VM's process, and makes another one with the
+    /// saved memory; none when there is no such memory.
+    async fn prepare(&self) -> Result<Option<Box<dyn Prepared>>, RestoreError> {
+        let with_memory = self.found.manifest.memory().is_some();
+        let lives = self.slot.record().phase.live().is_some();
+        let copy = disk::Copy::begin(&self.found.disk(), self.draft, 0)?;
+        let memory = async {
+            // A VM that has no process can be given one meanwhile.
+            match with_memory && !lives {
+                true => self.process(self.verify()).await.map(Some),
+                false => self.verify().await.map(|()| None),
+            }
+        };
+        // Both are waited for, whatever the other has come to: a copy that is still being written
+        // cannot be removed.
+        let (prepared, copied) = tokio::join!(memory, blocking::run(move || copy.finish_flushed()));
+        let prepared = prepared?;
+        if let Err(error) = copied {
+            self.give_up(prepared).await;
+            return Err(error.into());
+        }
+        fault::point("restore.copied");
+        if !lives {
+            return Ok(prepared);
+        }
+        power::kill(self.slot).await?;
+        fault::point("restore.ended");
+        match with_memory {
+            true => self.process(async { Ok(()) }).await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    async fn verify(&self) -> Result<(), RestoreError> {
+        let (snapshots, found) = (self.snapshots.clone(), self.found.clone());
+        Ok(blocking::run(move || snapshots.verify(&found)).await?)
+    }
+
+    /// Makes a process, and loads the memory once that is verified.
     async fn process(
         &self,
-        verify: impl Future<Output = Result<(), RestoreError>>,
+        verified: impl Future<Output = Result<(), RestoreError>>,
     ) -> Result<Box<dyn Prepared>, RestoreError> {
-        let &Self {
-            inner,
-            slot,
-            draft,
-            saved,
-        } = self;
+        let &Self { inner, slot, .. } = self;
         let started = |error| not_started(slot, error);
-        let (verified, prepared) = tokio::join!(verify, power::prepare_saved(inner, slot, draft));
+        let prepared = power::prepare_saved(inner, slot, self.draft);
+        let (verified, prepared) = tokio::join!(verified, prepared);
         if let Err(error) = verified {
             self.give_up(prepared.ok()).await;
             return Err(error);
         }
         let prepared = prepared.map_err(started)?;
-        let loaded = power::load_saved(inner, slot, prepared, saved).await;
+        let loaded = power::load_saved(inner, slot, prepared, self.found.directory()).await;
         loaded.map_err(started)
     }
 
@@ -140,16 +159,22 @@ impl Making<'_> {
     }
 }
 
+/// Gives the VM the disk again that it had.
+fn give_back(slot: &Slot, draft: DraftFile) {
+    let Err(error) = files::exchange(draft.path(), &slot.dir.disk()) else {
+        return;
+    };
+    let place = slot.dir.path().join(OUSTED);
+    let kept = draft.keep_as(&place);
+    let kept = kept.map_or_else(|error| error.to_string(), |()| place.display().to_string());
+    tracing::error!(%error, kept, "a VM did not get its disk back after a restore that failed");
+}
+
 /// A VM whose snapshot has no memory does not run. Whatever its last process came to, it has nothing
 /// to do with this disk.
 async fn rest(slot: &Slot) -> Result<(), StorageError> {
     let now = Timestamp::now();
-    slot.commit(|record| {
-        record.restarts.forget();
-        record.phase.stop(now)
-    })
-    .await
-    .map(drop)
+    slot.commit(|record| record.phase.stop(now)).await.map(drop)
 }
 
 /// What a memory would be loaded into.

@@ -250,6 +250,29 @@ async fn a_restart_that_was_decided_outlives_its_daemon_and_a_stop_takes_it_back
 }
 
 #[tokio::test]
+async fn a_restored_vm_is_not_started_again_for_what_it_was_before() {
+    let host = Host::new().await;
+    let request = CreateVm {
+        restart_policy: RestartPolicy::Always,
+        ..small("web-1")
+    };
+    host.machines.create(request).await.unwrap();
+    host.machines.start("web-1").await.unwrap();
+    host.until_ready("web-1").await;
+    let name = Some("good".parse().unwrap());
+    host.machines.snapshot("web-1", name).await.unwrap();
+    kill_all(&processes_of(&host.data_dir()));
+    let again = |vm: &Vm| vm.state == VmState::Running && vm.restarts == 1;
+    host.until("web-1", again).await;
+    kill_all(&processes_of(&host.data_dir()));
+    host.until("web-1", |vm| vm.next_restart_at.is_some()).await;
+    let restored = host.machines.restore("web-1", "good", true).await.unwrap();
+    assert_eq!((restored.restarts, restored.next_restart_at), (0, None));
+    host.machines.stop("web-1", Duration::ZERO).await.unwrap();
+    host.clear().await;
+}
+
+#[tokio::test]
 async fn a_process_whose_vm_is_gone_is_a_leak_and_ended_by_the_next_daemon() {
     let host = Host::new().await;
     host.machines.create(small("web-1")).await.unwrap();

@@ -110,6 +110,7 @@ async fn a_daemon_that_dies_at_any_step_leaves_a_whole_vm_and_no_half_snapshot()
         ("restore.loaded", false),
         ("restore.copied", false),
         ("restore.exchanged", true),
+        ("restore.completed", true),
     ] {
         world = after_dying(world, "restore", point).await;
         assert_eq!(world.vm().await.state, VmState::Stopped, "{point}");

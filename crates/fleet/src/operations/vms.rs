@@ -95,7 +95,8 @@ write_errors! {
             "there is no VM {name:?}; vms/list shows those there are";
         /// Its host is being emptied.
         Draining { host: HostId } = INVALID_STATE,
-            "its host {host} is draining, so nothing is started there; hosts/uncordon opens it again";
+            "its host {host} is draining, so nothing is started or restored there; hosts/uncordon opens it \
+             again";
         /// The caller left.
         Left = INVALID_STATE, "the caller left, and the command was killed";
     }

@@ -1,10 +1,14 @@
 //! Keeping hosts.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use hostler_operations::{Access, Identity, Scope};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::desk::{Desk, text};
-use crate::standin::StandIn;
+use crate::standin::{Mood, StandIn};
 
 #[tokio::test]
 async fn a_new_host_is_pending_and_leaves_out_what_is_not_known() {
@@ -387,10 +391,11 @@ async fn a_host_that_drains_stops_its_vms_and_takes_no_new_ones_until_it_is_open
     // What runs stays as it is, and is none that is started.
     desk.call("vms/start", json!({"name": "a"})).await;
     assert_eq!(again["vms_stopped"], json!([]));
-    host.be(crate::standin::Mood::Raves);
+    host.be(Mood::Raves);
     let again = desk.call("hosts/drain", about.clone()).await;
-    assert_eq!(again["vms_running"].as_array().map(Vec::len), Some(1));
-    host.be(crate::standin::Mood::Well);
+    // Of those that do not run nobody knows whether they stay so.
+    assert_eq!(again["vms_running"].as_array().map(Vec::len), Some(3));
+    host.be(Mood::Well);
 
     let open = desk.call("hosts/uncordon", about.clone()).await;
     assert_eq!(open["status"], "online");
@@ -401,4 +406,73 @@ async fn a_host_that_drains_stops_its_vms_and_takes_no_new_ones_until_it_is_open
     desk.call_as(&me, "hosts/heartbeat", goodbye).await;
     let refused = desk.refusal("hosts/drain", about).await;
     assert_eq!(refused.code().as_str(), "INVALID_STATE");
+}
+
+#[tokio::test]
+async fn a_host_that_drains_calls_off_the_restarts_that_are_due() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    desk.call("vms/create", json!({"name": "web"})).await;
+    desk.call("vms/start", json!({"name": "web"})).await;
+    // Its guest shut down, and its restart policy is `always`.
+    for vm in host.inside().vms.values_mut() {
+        vm["state"] = json!("stopped");
+        vm["next_restart_at"] = json!("2026-01-01T00:00:10Z");
+    }
+    let due = desk.call("vms/get", json!({"name": "web"})).await;
+    assert_eq!(due["state"], "stopped");
+    assert_eq!(due["next_restart_at"], "2026-01-01T00:00:10Z");
+
+    // Who is to leave the VMs alone leaves this one too.
+    let kept = json!({"id": host.id, "keep_vms": true});
+    desk.call("hosts/drain", kept).await;
+    let due = desk.call("vms/get", json!({"name": "web"})).await;
+    assert_eq!(due["next_restart_at"], "2026-01-01T00:00:10Z");
+
+    let drained = desk.call("hosts/drain", json!({"id": host.id})).await;
+    assert_eq!(drained["vms_stopped"], json!([]), "it did not run");
+    assert_eq!(drained["vms_running"], json!([]));
+    let called_off = desk.call("vms/list", json!({})).await;
+    assert_eq!(called_off[0]["next_restart_at"], json!(null));
+    let inside = host.inside();
+    let vm = inside.vms.values().next().expect("the VM");
+    assert_eq!(vm["next_restart_at"], json!(null));
+}
+
+#[tokio::test]
+async fn a_vm_that_is_being_started_when_its_host_begins_to_drain_is_stopped_again() {
+    let desk = Desk::open().await;
+    let host = StandIn::enrol(&desk).await;
+    desk.call("vms/create", json!({"name": "web"})).await;
+    let about = json!({"id": host.id});
+    for (operation, input) in [
+        ("vms/start", json!({"name": "web"})),
+        ("vms/restore", json!({"name": "web", "snapshot": "s"})),
+    ] {
+        let go = Arc::new(Notify::new());
+        host.be(Mood::Hesitates(Arc::clone(&go)));
+        host.inside().calls.clear();
+        let drain = async {
+            while !host.inside().calls.iter().any(|call| call.0 == operation) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let drained = desk.call("hosts/drain", about.clone()).await;
+            go.notify_one();
+            drained
+        };
+        let (refused, drained) = tokio::join!(desk.refusal(operation, input), drain);
+        assert_eq!(drained["vms_running"], json!([]));
+        assert_eq!(refused.code().as_str(), "INVALID_STATE");
+        assert!(refused.message().contains("is draining"), "{refused:?}");
+        let state = |vm: &Value| vm["state"].clone();
+        let at_the_host: Vec<_> = host.inside().vms.values().map(state).collect();
+        assert_eq!(at_the_host, ["stopped"]);
+        let listed = desk.call("vms/list", json!({})).await;
+        assert_eq!(listed[0]["state"], "stopped");
+        desk.call("hosts/uncordon", about.clone()).await;
+    }
+    // Nothing stands in its way any more.
+    host.be(Mood::Well);
+    let started = desk.call("vms/start", json!({"name": "web"})).await;
+    assert_eq!(started["state"], "running");
 }

@@ -14,6 +14,7 @@ use hostler_identity::{Authorizer, KeyAndCsr, Server, Source, SourceWriter, Svid
 use hostler_operations::Identity;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::desk::{Desk, TRUST_DOMAIN, text};
@@ -29,6 +30,8 @@ pub(crate) enum Mood {
     Mumbles,
     /// Says only things that are no answers, and does nothing.
     Raves,
+    /// Does what would start a VM only once it is told to.
+    Hesitates(Arc<Notify>),
     /// Answers with a stream: these bytes, and then an end, or none for as long as the caller
     /// listens.
     Streams(Vec<String>, bool),
@@ -163,15 +166,23 @@ async fn answer(
     headers: HeaderMap,
     Json(input): Json<Value>,
 ) -> Response {
-    let mut inside = shared.lock().unwrap_or_else(PoisonError::into_inner);
     let operation = format!("{service}/{operation}");
     let request_id = headers.get("x-request-id").and_then(|id| id.to_str().ok());
     let request_id = request_id.unwrap_or_default().to_owned();
-    inside
-        .calls
-        .push((operation.clone(), input.clone(), request_id));
-    match inside.mood.clone() {
-        Mood::Well => {
+    let mood = {
+        let mut inside = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let called = (operation.clone(), input.clone(), request_id);
+        inside.calls.push(called);
+        inside.mood.clone()
+    };
+    if let Mood::Hesitates(go) = &mood
+        && matches!(&*operation, "vms/start" | "vms/restore")
+    {
+        go.notified().await;
+    }
+    let mut inside = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    match mood {
+        Mood::Well | Mood::Hesitates(_) => {
             let (status, body) = act(&mut inside, &operation, &input);
             (status, Json(body)).into_response()
         }
@@ -271,7 +282,12 @@ fn act(inside: &mut Inside, operation: &str, input: &Value) -> (StatusCode, Valu
         }
         "vms/write-file" => return (StatusCode::OK, json!({})),
         "vms/start" => vm["state"] = json!("running"),
-        "vms/stop" => vm["state"] = json!("stopped"),
+        "vms/stop" => {
+            vm.as_object_mut().map(|vm| vm.remove("next_restart_at"));
+            if vm["state"] != "created" {
+                vm["state"] = json!("stopped");
+            }
+        }
         "vms/pause" => vm["state"] = json!("paused"),
         "vms/resume" => vm["state"] = json!("running"),
         "vms/snapshot" => {

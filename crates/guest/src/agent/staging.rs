@@ -1,12 +1,18 @@
 //! What becomes a file piece by piece, until it is put in its place.
 //!
 //! It has no name meanwhile (open(2), `O_TMPFILE`), so nothing is left of it when nobody goes on: not
-//! when the guest ends in between, however it ends. A file system that cannot do that (one that is
-//! shared by the host) has it under a name, which goes with it. The host cannot tell us that whoever
-//! sent the pieces is gone, so what nobody has touched for a while is given up.
+//! when the guest ends in between, however it ends. Only for the moment in which it takes its place
+//! it has one beside it, since a link takes nobody's place; a guest that ends just then leaves the
+//! whole file there under that name. A file system that cannot do without names (one that is shared
+//! by the host) has it under one from the beginning: it goes when the file is given up, and stays
+//! when the guest ends first. Such a name is one file's alone, so what was left is in nobody's way.
+//!
+//! The host cannot tell us that whoever sent the pieces is gone, so what nobody has touched for a
+//! while is given up.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -24,6 +30,9 @@ const IDLE: Duration = Duration::from_secs(10 * 60);
 
 /// What is gathered at one time; one more gives up the one that waits longest.
 const MAX_STAGED: usize = 64;
+
+/// How often a name is made up that somebody has already.
+const NAMES: u32 = 8;
 
 /// What the host is putting into this guest.
 pub(super) static STAGING: Staging = Staging(Mutex::new(None));
@@ -52,7 +61,7 @@ impl Staging {
     ) -> io::Result<()> {
         let key = key(path, stage);
         if offset == 0 {
-            // One of the same name ends first: it may have a name in the directory.
+            // What was begun under this name ends first.
             drop(self.take(path, stage));
             self.keep(key.clone(), Staged::begin(directory, stage)?);
         }
@@ -123,31 +132,40 @@ fn gone() -> io::Error {
 pub(super) struct Staged {
     file: Arc<File>,
     directory: OwnedFd,
-    name: String,
-    /// Whether it has its name already.
-    is_named: bool,
+    stage: Stage,
+    /// What it is called in the directory, where it has a name already.
+    name: Option<String>,
     touched: Instant,
 }
 
 impl Staged {
     fn begin(directory: OwnedFd, stage: &Stage) -> io::Result<Self> {
         let (flags, mode) = (OFlags::WRONLY | OFlags::CLOEXEC, Mode::from(0o600));
-        let name = format!(".hostler-{stage}");
-        let (file, is_named) = match openat(&directory, c".", flags | OFlags::TMPFILE, mode) {
-            Ok(file) => (file, false),
+        match openat(&directory, c".", flags | OFlags::TMPFILE, mode) {
+            Ok(file) => Ok(Self::of(file, directory, stage, None)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL | Errno::NOSYS) => {
-                let flags = flags | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
-                (openat(&directory, &name, flags, mode)?, true)
+                Self::begin_named(directory, stage)
             }
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Self {
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same where every file has a name.
+    fn begin_named(directory: OwnedFd, stage: &Stage) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::CREATE | OFlags::EXCL;
+        let mode = Mode::from(0o600);
+        let (name, file) = under_own_name(stage, |name| openat(&directory, name, flags, mode))?;
+        Ok(Self::of(file, directory, stage, Some(name)))
+    }
+
+    fn of(file: OwnedFd, directory: OwnedFd, stage: &Stage, name: Option<String>) -> Self {
+        Self {
             file: Arc::new(file.into()),
             directory,
+            stage: stage.clone(),
             name,
-            is_named,
             touched: Instant::now(),
-        })
+        }
     }
 
     pub(super) fn file(&self) -> &File {
@@ -160,28 +178,45 @@ impl Staged {
 
     /// Gives it the name that it was for, in one step.
     pub(super) fn place(mut self, name: &[u8]) -> io::Result<()> {
-        if !self.is_named {
-            // A link takes nobody's place, so it gets there under another name.
-            let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            linkat(
-                CWD,
-                own,
-                &self.directory,
-                &self.name,
-                AtFlags::SYMLINK_FOLLOW,
-            )?;
-            self.is_named = true;
+        let from = match self.name.take() {
+            Some(from) => from,
+            None => {
+                // A link takes nobody's place, so it gets there under another name.
+                let own = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+                let flags = AtFlags::SYMLINK_FOLLOW;
+                let link = |from: &str| linkat(CWD, &own, &self.directory, from, flags);
+                under_own_name(&self.stage, link)?.0
+            }
+        };
+        let placed = renameat(&self.directory, &from, &self.directory, name);
+        if placed.is_err() {
+            self.name = Some(from);
         }
-        renameat(&self.directory, &self.name, &self.directory, name)?;
-        self.is_named = false;
-        Ok(())
+        Ok(placed?)
+    }
+}
+
+/// Does something under a name that nobody has, and says which. Others may be at work in the same
+/// directory: other uploads, and other guests that share it.
+fn under_own_name<T>(
+    stage: &Stage,
+    work: impl Fn(&str) -> rustix::io::Result<T>,
+) -> io::Result<(String, T)> {
+    let mut attempt = 0;
+    loop {
+        // The keys of a hasher are random, and each has others.
+        let name = format!(".hostler-{stage}-{:016x}", RandomState::new().hash_one(()));
+        match work(&name) {
+            Err(Errno::EXIST) if attempt < NAMES => attempt += 1,
+            done => return Ok((name, done?)),
+        }
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if self.is_named {
-            let _ = unlinkat(&self.directory, &self.name, AtFlags::empty());
+        if let Some(name) = &self.name {
+            let _ = unlinkat(&self.directory, name, AtFlags::empty());
         }
     }
 }
@@ -251,17 +286,49 @@ mod tests {
         // As on a file system where it has a name.
         all.lock(|all| {
             let staged = all.staged.values_mut().next().unwrap();
-            fs::write(place.0.join(&staged.name), "").unwrap();
-            staged.is_named = true;
+            *staged = Staged::begin_named(place.open(), &stage).unwrap();
         });
         assert!(all.sweep(IDLE), "it was touched a moment ago");
-        assert_eq!(place.names(), [".hostler-k3"]);
+        assert!(place.names()[0].starts_with(".hostler-k3"));
         assert!(!all.sweep(Duration::ZERO));
         assert!(place.names().is_empty());
         // Half a file would take the place of a whole one.
         let late = all.write(b"/a", &stage, place.open(), 4, b"two");
         assert!(late.unwrap_err().to_string().contains("begin it anew"));
         assert!(all.take(b"/a", &stage).is_err());
+    }
+
+    #[test]
+    fn what_was_left_is_in_nobodys_way() {
+        let (all, place, stage) = (staging(), Directory::new("left"), "k3".parse().unwrap());
+        // An older agent called it so.
+        fs::write(place.0.join(".hostler-k3"), "left").unwrap();
+        all.write(b"/a", &stage, place.open(), 0, b"new").unwrap();
+        all.take(b"/a", &stage).unwrap().place(b"a").unwrap();
+        assert_eq!(place.read("a"), b"new");
+        // As when the guest ends before it takes its place.
+        let left = Staged::begin_named(place.open(), &stage).unwrap();
+        std::mem::forget(left);
+        let staged = Staged::begin_named(place.open(), &stage).unwrap();
+        staged.place(b"b").unwrap();
+        assert_eq!(place.read("b"), b"");
+    }
+
+    #[test]
+    fn no_two_files_have_one_name() {
+        let (place, stage) = (Directory::new("names"), "k3".parse().unwrap());
+        let begin = || Staged::begin_named(place.open(), &stage).unwrap();
+        let (first, second, third) = (begin(), begin(), begin());
+        first.file().write_all_at(b"first", 0).unwrap();
+        second.file().write_all_at(b"second", 0).unwrap();
+        drop(third);
+        first.place(b"a").unwrap();
+        second.place(b"b").unwrap();
+        assert_eq!(
+            (place.read("a"), place.read("b")),
+            (b"first".to_vec(), b"second".to_vec())
+        );
+        assert_eq!(place.names().len(), 2, "{:?}", place.names());
     }
 
     #[test]

@@ -9,20 +9,22 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Asked, VmError, WORK_TIMEOUT, ask, described, find};
+use super::{Asked, VmError, WORK_TIMEOUT, ask, described, find, note};
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::ids::TeamId;
 use crate::model::{Host, HostStatus, HostVm, PortForward, Protocol, Vm, VmState};
+use crate::operations::drain;
 use crate::store::audit::{self, Actor};
-use crate::store::{self, vms};
+use crate::store::{self, Db, StoreError, hosts, vms};
 
 /// The longest time that a guest may be given to stop by itself.
 pub(super) const LONGEST_STOP: Duration = Duration::from_secs(300);
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts a VM. One that runs already stays as it is. On a host that drains nothing is started; on
-/// a cordoned one what is there is.
+/// Starts a VM. One that runs already stays as it is. On a host that drains nothing is started, and
+/// what was being started when it began to is stopped again; on a cordoned one what is there is
+/// started.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StartVm {
@@ -133,32 +135,56 @@ pub(super) async fn on_its_host(
     let mut db = fleet.store.read().await?;
     let (vm, host) = find(&mut db, call, team_id, name).await?;
     drop(db);
-    if matches!(action, "vm.start" | "vm.restore") {
+    let starts = matches!(action, "vm.start" | "vm.restore");
+    if starts {
         may_start(&vm, &host)?;
     }
     input["name"] = json!(vm.id);
     let said: HostVm = ask(fleet, call, (&vm, &host), input, timeout).await?;
     let actor = Actor::of(call, clock::now());
     let mut tx = fleet.store.begin().await?;
+    let in_vain = starts && lives(said.state) && drains_by_now(&mut tx, &vm).await?;
     vms::observe(&mut tx, &vm.id, &said, actor.now).await?;
     audit::record(&mut tx, &actor, action, &vm.id).await?;
     store::commit(tx).await?;
+    if in_vain {
+        let stopped = drain::ask_to_stop(fleet, call, &host, &vm.id).await;
+        let stopped =
+            stopped.map_err(|failure| failure.naming(vm.id.as_str(), vm.name.as_str()))?;
+        note(fleet, &vm.id, &stopped).await?;
+        return Err(VmError::Draining { host: host.id }.into());
+    }
     Ok(described(vm, &said))
 }
 
-/// A host that drains would have to stop it again. What lives there already goes on: `hosts/drain`
-/// may have been told to leave it.
-fn may_start(vm: &Vm, host: &Host) -> Result<(), VmError> {
-    let lives = matches!(
-        vm.state,
+fn lives(state: VmState) -> bool {
+    matches!(
+        state,
         VmState::Starting | VmState::Running | VmState::Paused
-    );
+    )
+}
+
+/// A host that drains would have to stop it again. What lives there already goes on: `hosts/drain`
+/// may have been told to leave it. A snapshot without memory would start nothing, but only the host
+/// knows which those are.
+fn may_start(vm: &Vm, host: &Host) -> Result<(), VmError> {
     match host.status {
-        HostStatus::Draining if !lives => Err(VmError::Draining {
+        HostStatus::Draining if !lives(vm.state) => Err(VmError::Draining {
             host: host.id.clone(),
         }),
         _ => Ok(()),
     }
+}
+
+/// Whether a VM was started on a host that drains by now: the drain's own stop may have come before
+/// the start. One that lived before, and was not stopped since, is the drain's to stop or to leave.
+async fn drains_by_now(db: &mut Db, before: &Vm) -> Result<bool, StoreError> {
+    let host = hosts::get(db, &before.host).await?;
+    if host.is_none_or(|host| host.status != HostStatus::Draining) {
+        return Ok(false);
+    }
+    let now = vms::get(db, &before.id).await?;
+    Ok(!lives(before.state) || now.is_some_and(|now| !lives(now.vm.state)))
 }
 
 /// Deletes a VM with its disk and its snapshots. A running one only by force.

@@ -176,7 +176,8 @@ async fn record(fleet: &Fleet, call: &Call, action: &str, vm: &Vm) -> Asked<()> 
 
 /// Lets a VM be again what it was when a snapshot was taken, disk and memory, and run on from
 /// there. What it has become since is lost. Whether the snapshot fits and is whole is found out
-/// before anything is touched.
+/// before anything is touched. On a host that drains, a VM that does not run is not restored, not
+/// even to a snapshot without memory, which would not start it.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RestoreVm {

@@ -4,7 +4,7 @@
 //! its own network. Addresses count, not names, and at the moment of the connection: what a name
 //! means may change between two looks at it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -104,15 +104,33 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is always this host's: loopback, or none, which means the same (RFC 1122).
+/// Whether an address is this host's: loopback, or none, which means the same (RFC 1122), or one
+/// that it has now, however public: behind it is what a firewall keeps from everybody else.
 fn is_this_host(address: IpAddr) -> bool {
-    match address {
+    let is_always = match address {
         IpAddr::V4(address) => address.is_loopback() || address.octets()[0] == 0,
         IpAddr::V6(address) => address.is_loopback() || address == Ipv6Addr::UNSPECIFIED,
-    }
+    };
+    is_always || is_own(address)
 }
 
-/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598).
+/// Whether this host has an address now: the system reaches its own from themselves. It is asked
+/// about the way only, and nothing is sent. What has no way there will not be reached either.
+fn is_own(address: IpAddr) -> bool {
+    let any: IpAddr = match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // Any port will do.
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address)
+}
+
+/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598), or it is
+/// this host's own.
 fn is_near(address: IpAddr) -> bool {
     let address = plain(address);
     is_link_local(address)
@@ -233,7 +251,7 @@ mod tests {
             ("[::ffff:10.0.0.5]:80", "http://10.0.0.5/token"),
             ("127.0.0.1:5000", "http://127.0.0.1:5000/token"),
             // Another machine, which has to prove who it is.
-            ("10.0.0.5:5000", "https://10.0.0.6:9000/blobs"),
+            ("10.0.0.5:5000", "https://10.213.87.6:9000/blobs"),
             ("127.0.0.1:5000", "https://[fd00::6]/token"),
         ] {
             assert!(admits(sender, to), "{sender} to {to}");
@@ -256,6 +274,39 @@ mod tests {
         ] {
             assert!(!admits(sender, to), "{sender} to {to}");
         }
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_as_near_as_its_loopback() {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // For documentation, so nobody's (RFC 5737).
+        let way = socket.connect("203.0.113.1:9");
+        let own = way.and_then(|()| socket.local_addr());
+        let Some(own) = own.ok().filter(|own| !own.ip().is_loopback()) else {
+            eprintln!("skipped: this machine has no address but its loopback");
+            return;
+        };
+        let own = own.ip();
+        assert!(is_own(own) && !is_own("203.0.113.1".parse().unwrap()));
+        let admits = |sender: &str, to: &str| {
+            let to = Url::parse(to).unwrap();
+            Reach::led_by(sender.parse().ok(), &to).check(&to).is_ok()
+        };
+        let itself = format!("{own}:5000");
+        for (sender, scheme, port) in [
+            ("127.0.0.1:5000", "http", 5000),
+            ("127.0.0.1:5000", "https", 9443),
+            ("10.213.87.6:443", "https", 443),
+            ("203.0.113.7:443", "https", 443),
+            (&itself, "http", 9100),
+            (&itself, "https", 9443),
+        ] {
+            let to = format!("{scheme}://{own}:{port}/");
+            assert!(!admits(sender, &to), "{sender} to {to}");
+        }
+        assert!(admits(&itself, &format!("http://{itself}/token")));
+        let named = Url::parse(&format!("http://{itself}/v2/")).unwrap();
+        assert!(Reach::Named.check(&named).is_ok());
     }
 
     #[test]

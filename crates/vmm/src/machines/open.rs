@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use rustix::fs::{FlockOperation, flock};
@@ -70,7 +71,7 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     config.mount_allow = mounts::real_directories(&config.mount_allow)?;
     config.import_allow = sources::real_directories(&config.import_allow)?;
     let layout = Layout::new(config.data_dir.clone());
-    let lock = take_lock(&layout)?;
+    let lock = take_lock(&layout).await?;
 
     files::make_private_dir(&layout.vms())?;
     sweep_mounts(&layout);
@@ -121,8 +122,12 @@ pub(super) async fn open(mut config: Config) -> Result<Machines, OpenError> {
     Ok(machines)
 }
 
+/// How long a lock may outlive the daemon that had it: a child that it was about to start has it too,
+/// until it is the program that it is to be.
+const LOCK_LINGERS: Duration = Duration::from_secs(2);
+
 /// Takes the lock that says "in use"; the kernel gives it back however the daemon ends.
-fn take_lock(layout: &Layout) -> Result<File, OpenError> {
+async fn take_lock(layout: &Layout) -> Result<File, OpenError> {
     let path = layout.lock();
     let file = File::options()
         .create(true)
@@ -131,14 +136,23 @@ fn take_lock(layout: &Layout) -> Result<File, OpenError> {
         .write(true)
         .open(&path);
     let file = file.context("open", &path)?;
-    let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
-    if taken == Err(Errno::WOULDBLOCK) {
-        return Err(OpenError::InUse {
-            data_dir: layout.root().to_owned(),
-        });
+    let deadline = Instant::now() + LOCK_LINGERS;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(Errno::WOULDBLOCK) => {
+                return Err(OpenError::InUse {
+                    data_dir: layout.root().to_owned(),
+                });
+            }
+            taken => {
+                taken.context("lock", &path)?;
+                return Ok(file);
+            }
+        }
     }
-    taken.context("lock", &path)?;
-    Ok(file)
 }
 
 /// Takes down what was being mounted in VMs' directories when an earlier daemon died, before anything

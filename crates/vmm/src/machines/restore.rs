@@ -203,3 +203,39 @@ fn not_started(slot: &Slot, source: StartError) -> RestoreError {
         source: Box::new(source),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::layout::Layout;
+    use crate::record::tests::record;
+
+    #[test]
+    fn a_disk_gets_its_place_back_and_is_kept_when_it_cannot() {
+        let data = tempfile::tempdir().unwrap();
+        let record = record();
+        let dir = Layout::new(data.path().to_owned()).vm(&record.spec.name);
+        fs::create_dir_all(dir.path()).unwrap();
+        let (disk, slot) = (dir.disk(), Slot::new(dir, record));
+        let ousted = || {
+            let draft = DraftFile::begin(slot.dir.path());
+            fs::write(draft.path(), "old").unwrap();
+            draft
+        };
+        let names = || fs::read_dir(slot.dir.path()).unwrap().count();
+
+        fs::write(&disk, "new").unwrap();
+        give_back(&slot, ousted());
+        assert_eq!(fs::read_to_string(&disk).unwrap(), "old");
+        assert_eq!(names(), 1, "the other one goes");
+
+        // Nothing is there to change places with.
+        fs::remove_file(&disk).unwrap();
+        give_back(&slot, ousted());
+        let kept = slot.dir.path().join(OUSTED);
+        assert_eq!(fs::read_to_string(kept).unwrap(), "old");
+        assert_eq!(names(), 1);
+    }
+}

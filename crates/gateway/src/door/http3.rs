@@ -5,11 +5,13 @@
 
 mod backend;
 mod capsules;
+mod date;
 mod leaving;
 mod sessions;
 mod sorting;
 mod webtransport;
 
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,23 +19,21 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Buf, Bytes};
-use futures::FutureExt as _;
 use futures::future::FusedFuture as _;
+use futures::{FutureExt as _, poll};
 use h3::error::{Code, ConnectionError, StreamError};
 use h3::server::{RequestResolver, RequestStream};
-use http::header::{CONTENT_LENGTH, DATE, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use jiff::Timestamp;
-use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::sync::mpsc::unbounded_channel;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::backend::Backend;
-use self::leaving::Leavers;
+use self::leaving::Leaver;
 use self::sessions::{SESSIONS, Sessions};
 use self::sorting::Library;
 use self::webtransport::Hall;
@@ -41,6 +41,7 @@ use super::ledger::{Overdue, Patience};
 use super::serve::{ConnectionService, FAREWELL, Shared, almost_expired};
 use super::watched::{Exchange, Watch, WatchedBody};
 use crate::connection::ConnectionInfo;
+use crate::within::within;
 
 /// How long a peer has to take the end of the last answer before the connection is closed: a stream
 /// that is finished is not yet delivered.
@@ -58,83 +59,86 @@ pub(super) async fn serve(
     info: ConnectionInfo,
 ) {
     let remote = info.remote();
-    if let Err(error) = requests(shared, connection, info).await
+    let watch = Watch::new(Patience {
+        head: None,
+        write: shared.limits.write_time,
+        idle: shared.limits.idle_time,
+    });
+    let requests = requests(shared, connection, info, Arc::clone(&watch));
+    if let Err(error) = watch.clock.during(requests).await
         && !error.is_h3_no_error()
     {
         tracing::debug!(%remote, %error, "the connection broke");
     }
 }
 
+/// What the requests of one connection have in common.
+struct Common {
+    shared: Arc<Shared>,
+    service: ConnectionService,
+    hall: Option<Hall>,
+}
+
 async fn requests(
     shared: Arc<Shared>,
     connection: quinn::Connection,
     info: ConnectionInfo,
+    watch: Arc<Watch>,
 ) -> Result<(), ConnectionError> {
     let leaving = CancellationToken::new();
-    let hall = shared.calls.clone().map(|calls| {
-        Arc::new(Hall {
-            calls,
-            sessions: Sessions::default(),
-            connection: connection.clone(),
-            leaving: leaving.clone(),
-        })
+    let hall = shared.calls.clone().map(|calls| Hall {
+        calls,
+        sessions: Sessions::default(),
+        connection: connection.clone(),
+        leaving: leaving.clone(),
+    });
+    let mut expiring = pin!(almost_expired(info.expires_at()));
+    let service = ConnectionService {
+        behind: shared.behind.clone(),
+        connection: info,
+        watch: Arc::clone(&watch),
+        alt_svc: None,
+    };
+    let common = Arc::new(Common {
+        shared: Arc::clone(&shared),
+        service,
+        hall,
     });
     let ((bidi, bidi_sorted), (uni, uni_sorted)) = (unbounded_channel(), unbounded_channel());
     let library = Library { bidi, uni };
-    let sessions = hall.as_ref().map(|hall| &hall.sessions);
+    let sessions = common.hall.as_ref().map(|hall| &hall.sessions);
     let sorting = sorting::sort(&connection, library, sessions, shared.limits.head_time);
     let mut sorting = pin!(sorting.fuse());
     let mut settings = h3::server::builder();
     settings.max_field_section_size(shared.limits.head_bytes as u64);
-    if hall.is_some() {
+    if sessions.is_some() {
         settings
             .enable_extended_connect(true)
             .enable_datagram(true)
             .enable_webtransport(true)
             .max_webtransport_sessions(SESSIONS as u64);
     }
-    let leavers = Leavers::default();
-    let backend = Backend::new(connection.clone(), bidi_sorted, uni_sorted, leavers.clone());
+    let leaver = Leaver::default();
+    let backend = Backend::new(connection.clone(), bidi_sorted, uni_sorted, leaver.clone());
     let mut h3: Connection = settings.build(backend).await?;
-    let patience = Patience {
-        head: None,
-        write: shared.limits.write_time,
-        idle: shared.limits.idle_time,
-    };
-    let mut expiring = pin!(almost_expired(info.expires_at()));
-    let watch = Watch::new(patience);
-    let service = Arc::new(ConnectionService {
-        behind: shared.behind.clone(),
-        connection: info,
-        watch: Arc::clone(&watch),
-        alt_svc: None,
-    });
     // Handlers end with their connection, also those that have nothing to write.
     let gone = CancellationToken::new();
     let _gone_at_the_end = gone.clone().drop_guard();
     let under_way = TaskTracker::new();
-    let mut look_at = Instant::now();
+    let mut look = pin!(sleep_until(Instant::now()));
     let mut closing = false;
     loop {
-        tokio::select! {
-            accepted = h3.accept() => {
-                let Some(resolver) = accepted? else {
-                    return Ok(());
-                };
-                let (service, hall) = (Arc::clone(&service), hall.clone());
-                let beside = (hall, leavers.clone());
-                let answering = answer(resolver, service, beside, Arc::clone(&shared));
-                let (gone, watch) = (gone.clone().cancelled_owned(), Arc::clone(&watch));
-                under_way.spawn(async move {
-                    tokio::select! {
-                        answered = watch.clock.during(answering) => if let Err(error) = answered {
-                            tracing::debug!(%error, "a stream broke");
-                        },
-                        () = gone => {}
-                    }
-                });
-                continue;
+        let taking = async {
+            while let Some(resolver) = h3.accept().await? {
+                let answering = answer(resolver, Arc::clone(&common), leaver.left());
+                begin(answering, &watch, &gone, &under_way).await;
             }
+            Ok(())
+        };
+        tokio::select! {
+            // In this order: most often there is a request.
+            biased;
+            ended = taking => return ended,
             () = sorting.as_mut(), if !sorting.is_terminated() => continue,
             () = shared.shutdown.cancelled(), if !closing => {}
             () = expiring.as_mut(), if !closing => {}
@@ -144,13 +148,13 @@ async fn requests(
                 let _ = tokio::time::timeout(DELIVERY, closed).await;
                 return Ok(());
             }
-            () = tokio::time::sleep_until(look_at) => {
+            () = look.as_mut() => {
                 match watch.ledger.check(Instant::now()) {
                     Ok(next) => {
-                        look_at = next;
+                        look.as_mut().reset(next);
                         continue;
                     }
-                    Err(Overdue::Idle) if !closing => look_at = Instant::now() + FAREWELL,
+                    Err(Overdue::Idle) if !closing => look.as_mut().reset(Instant::now() + FAREWELL),
                     Err(overdue) => {
                         tracing::debug!(?overdue, "the connection is cut");
                         return Ok(());
@@ -166,25 +170,55 @@ async fn requests(
     }
 }
 
+/// Begins to answer a request. Most are answered at once; one that is not goes on in a task of its own.
+async fn begin(
+    answering: impl Future<Output = Result<(), StreamError>> + Send + 'static,
+    watch: &Arc<Watch>,
+    gone: &CancellationToken,
+    under_way: &TaskTracker,
+) {
+    let answering = async {
+        if let Err(error) = answering.await {
+            tracing::debug!(%error, "a stream broke");
+        }
+    };
+    // A handler that panics ends its stream. The panic hook has logged it.
+    let mut answering = AssertUnwindSafe(answering).catch_unwind().boxed();
+    if poll!(answering.as_mut()).is_pending() {
+        let (gone, watch) = (gone.clone(), Arc::clone(watch));
+        under_way.spawn(async move {
+            tokio::select! {
+                biased;
+                _ = watch.clock.during(answering) => {}
+                () = gone.cancelled() => {}
+            }
+        });
+    }
+}
+
 async fn answer(
     resolver: Resolver,
-    service: Arc<ConnectionService>,
-    (hall, leavers): (Option<Arc<Hall>>, Leavers),
-    shared: Arc<Shared>,
+    common: Arc<Common>,
+    left: impl Future<Output = ()>,
 ) -> Result<(), StreamError> {
-    let Ok(resolved) =
-        tokio::time::timeout(shared.limits.head_time, resolver.resolve_request()).await
-    else {
+    let Common {
+        shared,
+        service,
+        hall,
+    } = &*common;
+    let Some(resolved) = within(shared.limits.head_time, resolver.resolve_request()).await else {
         return Ok(()); // Its head does not come; the stream is reset when it is dropped.
     };
     let (request, stream) = resolved?;
     let (mut sender, receiver) = stream.split();
-    if let Some(hall) = hall.filter(|_| webtransport::is_asked_for(&request)) {
+    if let Some(hall) = hall.as_ref()
+        && webtransport::is_asked_for(&request)
+    {
         let (info, exchange) = (service.connection.clone(), Exchange::begin(&service.watch));
         let stream = (sender, receiver);
-        return webtransport::serve(&hall, &shared, &request, stream, info, exchange).await;
+        let session = webtransport::serve(hall, shared, &request, stream, info, exchange);
+        return Box::pin(session).await;
     }
-    let left = leavers.left(receiver.id().into_inner());
     let body = ReceivedBody::new(receiver, request.headers());
     let request: Request<Body> = request.map(|()| Body::new(body));
     let answering = async {
@@ -192,6 +226,7 @@ async fn answer(
         send(&mut sender, response).await
     };
     tokio::select! {
+        biased;
         answered = answering => answered,
         () = left => Ok(()),
     }
@@ -205,7 +240,18 @@ async fn send(sender: &mut Sender, response: Response<WatchedBody>) -> Result<()
         &http_body::Body::size_hint(&body),
     );
     sender.send_response(Response::from_parts(head, ())).await?;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = match poll!(body.frame()) {
+            Poll::Ready(frame) => frame,
+            // What there is of it is not to wait for what is not.
+            Poll::Pending => {
+                write_out(sender).await?;
+                body.frame().await
+            }
+        };
+        let Some(frame) = frame else {
+            return sender.finish().await;
+        };
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) => sender.send_data(data).await?,
             Ok(Err(frame)) => {
@@ -219,7 +265,11 @@ async fn send(sender: &mut Sender, response: Response<WatchedBody>) -> Result<()
             }
         }
     }
-    sender.finish().await
+}
+
+/// Writes what the [stream](backend::Sent) holds back.
+async fn write_out(sender: &mut Sender) -> Result<(), StreamError> {
+    sender.send_data(Bytes::new()).await
 }
 
 /// What hyper adds over TCP.
@@ -232,9 +282,8 @@ fn complete(status: StatusCode, headers: &mut HeaderMap, size: &SizeHint) {
             .entry(CONTENT_LENGTH)
             .or_insert(HeaderValue::from(length));
     }
-    let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::now());
-    if let Some(now) = now.ok().and_then(|now| HeaderValue::try_from(now).ok()) {
-        headers.entry(DATE).or_insert(now);
+    if let Entry::Vacant(date) = headers.entry(DATE) {
+        date.insert(date::now());
     }
 }
 

@@ -3,22 +3,30 @@
 //! The library's own way takes every stream of a connection. Here they are handed to it one by one,
 //! after somebody else has looked at how each begins ([`sorting`](super::sorting)).
 
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
+use tokio::io::ReadBuf;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::leaving::{Leavers, Listed};
+use super::leaving::Leaver;
 
 /// How much is read in one go, in bytes: at first, which does for most requests, and of a stream that
 /// had more.
 const CHUNK: (usize, usize) = (1 << 10, 16 << 10);
+
+/// How much of an answer is held back, in bytes, to be written with what comes after it.
+const HELD: usize = 4 << 10;
+
+/// A DATA frame without data (RFC 9114, section 7.2.1).
+const NO_DATA: &[u8] = &[0, 0];
 
 /// A stream that the peer opened, whose first bytes were read already.
 pub(super) type Bidi = (quinn::SendStream, Received);
@@ -29,7 +37,7 @@ pub(super) struct Backend {
     bidi: UnboundedReceiver<Bidi>,
     uni: UnboundedReceiver<Received>,
     opener: Opener,
-    leavers: Leavers,
+    leaver: Leaver,
 }
 
 impl Backend {
@@ -37,14 +45,14 @@ impl Backend {
         connection: quinn::Connection,
         bidi: UnboundedReceiver<Bidi>,
         uni: UnboundedReceiver<Received>,
-        leavers: Leavers,
+        leaver: Leaver,
     ) -> Self {
         Self {
             opener: Opener::new(connection.clone()),
             connection,
             bidi,
             uni,
-            leavers,
+            leaver,
         }
     }
 
@@ -76,11 +84,8 @@ impl quic::Connection<Bytes> for Backend {
         let stream = ready!(self.bidi.poll_recv(cx));
         Poll::Ready(match stream {
             Some((send, received)) => {
-                let listed = self.leavers.list(&send);
-                let sent = Sent {
-                    _listed: Some(listed),
-                    ..Sent::new(send)
-                };
+                self.leaver.may_leave(&send);
+                let sent = Sent::new(send, true);
                 Ok(Both { sent, received })
             }
             None => Err(self.ended()),
@@ -142,8 +147,8 @@ impl quic::OpenStreams<Bytes> for Opener {
         self.bidi = None;
         let (send, recv) = opened.map_err(lost)?;
         Poll::Ready(Ok(Both {
-            sent: Sent::new(send),
-            received: Received::new(recv, Bytes::new()),
+            sent: Sent::new(send, false),
+            received: Received::new(recv, Beginning::default()),
         }))
     }
 
@@ -155,7 +160,8 @@ impl quic::OpenStreams<Bytes> for Opener {
         });
         let opened = ready!(opening.as_mut().poll(cx));
         self.uni = None;
-        Poll::Ready(opened.map(Sent::new).map_err(lost))
+        let opened = opened.map(|stream| Sent::new(stream, false));
+        Poll::Ready(opened.map_err(lost))
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
@@ -219,22 +225,61 @@ impl quic::RecvStream for Both {
     }
 }
 
+/// How a stream began: bytes that were read of it already, at most a varint.
+#[derive(Default)]
+pub(super) struct Beginning {
+    bytes: [u8; 8],
+    length: usize,
+}
+
+impl Beginning {
+    /// At most eight bytes.
+    pub(super) fn new(read: &[u8]) -> Self {
+        let (mut bytes, length) = ([0; 8], read.len());
+        bytes[..length].copy_from_slice(read);
+        Self { bytes, length }
+    }
+
+    pub(super) fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
 /// The half that the peer writes.
 pub(super) struct Received {
     stream: quinn::RecvStream,
     /// What was read of it before.
-    first: Bytes,
+    first: Beginning,
     /// Where the next bytes are put, once there was a need for it.
     buffer: Vec<u8>,
 }
 
 impl Received {
-    pub(super) fn new(stream: quinn::RecvStream, first: Bytes) -> Self {
+    pub(super) fn new(stream: quinn::RecvStream, first: Beginning) -> Self {
         Self {
             stream,
             first,
             buffer: Vec::new(),
         }
+    }
+
+    /// How it began, and what is there of the rest.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
+        let mut room = [const { MaybeUninit::uninit() }; CHUNK.0];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        let first = std::mem::take(&mut self.first);
+        buffer.put_slice(first.as_slice());
+        match self.stream.poll_read_buf(cx, &mut buffer) {
+            Poll::Pending if buffer.filled().is_empty() => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending | Poll::Ready(Ok(())) => {}
+        }
+        if buffer.remaining() == 0 {
+            self.buffer.resize(CHUNK.1, 0);
+        }
+        let filled = buffer.filled();
+        let data = (!filled.is_empty()).then(|| Bytes::copy_from_slice(filled));
+        Poll::Ready(Ok(data))
     }
 }
 
@@ -245,18 +290,11 @@ impl quic::RecvStream for Received {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        let first = std::mem::take(&mut self.first);
-        if !first.is_empty() {
-            return Poll::Ready(Ok(Some(first)));
-        }
         if self.buffer.is_empty() {
-            self.buffer.resize(CHUNK.0, 0);
+            return self.poll_first(cx).map_err(read_error);
         }
         let read = ready!(self.stream.poll_read(cx, &mut self.buffer)).map_err(read_error)?;
         let data = (read > 0).then(|| Bytes::copy_from_slice(&self.buffer[..read]));
-        if read == self.buffer.len() {
-            self.buffer.resize(CHUNK.1, 0);
-        }
         Poll::Ready(Ok(data))
     }
 
@@ -271,55 +309,105 @@ impl quic::RecvStream for Received {
 }
 
 /// The half that this end writes.
+///
+/// The library hands over each frame by itself, and each write costs a lock of the connection. So
+/// that an answer that is there is written at once, the stream of an answer may hold back what there
+/// is of it: until it is too much, until the answer is finished, or until a frame without data asks
+/// for it, which itself is not written.
 pub(super) struct Sent {
     stream: quinn::SendStream,
+    /// Whether anything is held back.
+    holds: bool,
+    held: Vec<u8>,
+    /// How much of what was held back is written.
+    written: usize,
+    /// What comes after it.
     writing: Option<WriteBuf<Bytes>>,
-    /// Streams that the peer opened are asked whether it still listens.
-    _listed: Option<Listed>,
+    /// What there is is to be written.
+    due: bool,
 }
 
 impl Sent {
-    fn new(stream: quinn::SendStream) -> Self {
+    fn new(stream: quinn::SendStream, holds: bool) -> Self {
         Self {
             stream,
+            holds,
+            held: Vec::new(),
+            written: 0,
             writing: None,
-            _listed: None,
+            due: false,
         }
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        while self.written < self.held.len() {
+            let stream = Pin::new(&mut self.stream);
+            self.written += ready!(stream.poll_write(cx, &self.held[self.written..]))?;
+        }
+        self.held.clear();
+        self.written = 0;
+        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
+            let stream = Pin::new(&mut self.stream);
+            let written = ready!(stream.poll_write(cx, data.chunk()))?;
+            data.advance(written);
+        }
+        self.writing = None;
+        self.due = false;
+        Poll::Ready(Ok(()))
     }
 }
 
 impl quic::SendStream<Bytes> for Sent {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            let stream = Pin::new(&mut self.stream);
-            let written = ready!(stream.poll_write(cx, data.chunk())).map_err(write_error)?;
-            data.advance(written);
+        match self.due {
+            true => self.poll_write_out(cx).map_err(write_error),
+            false => Poll::Ready(Ok(())),
         }
-        self.writing = None;
-        Poll::Ready(Ok(()))
     }
 
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        debug_assert!(
-            self.writing.is_none(),
-            "the library waits until it is ready"
-        );
-        self.writing = Some(data.into());
+        debug_assert!(!self.due, "the library waits until it is ready");
+        let mut data = data.into();
+        if self.holds && data.remaining() == NO_DATA.len() && data.chunk() == NO_DATA {
+            self.due = true;
+        } else if self.holds && self.held.len() + data.remaining() <= HELD {
+            self.held.reserve(data.remaining());
+            while data.has_remaining() {
+                let piece = data.chunk();
+                self.held.extend_from_slice(piece);
+                data.advance(piece.len());
+            }
+        } else {
+            self.writing = Some(data);
+            self.due = true;
+        }
         Ok(())
     }
 
-    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        ready!(self.poll_write_out(cx)).map_err(write_error)?;
         let finished = self.stream.finish();
         Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
     }
 
     fn reset(&mut self, reset_code: u64) {
+        self.held.clear();
         // It may be over already.
         let _ = self.stream.reset(number(reset_code));
     }
 
     fn send_id(&self) -> StreamId {
         id(self.stream.id())
+    }
+}
+
+impl Drop for Sent {
+    /// The library does not finish every answer of its own: that a head is too long, it says and
+    /// drops the stream.
+    fn drop(&mut self) {
+        if !self.held.is_empty() {
+            let _ = self.poll_write_out(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 

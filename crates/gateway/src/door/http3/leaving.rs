@@ -1,8 +1,6 @@
 //! Who has left a stream of theirs. The library does not tell before something is written to it, and
 //! a stream of events may be silent for long.
 
-use std::collections::HashMap;
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,33 +8,26 @@ use quinn::{SendStream, StoppedError, VarInt};
 
 type Stopped = Pin<Box<dyn Future<Output = Result<Option<VarInt>, StoppedError>> + Send>>;
 
-/// The streams of a connection that are being answered, by their ids.
+/// Whether the peer has left the stream that the library was handed last. What the library makes of a
+/// stream does not tell, so it goes beside the library, by way of this.
 #[derive(Clone, Default)]
-pub(super) struct Leavers(Arc<Mutex<HashMap<u64, Stopped>>>);
+pub(super) struct Leaver(Arc<Mutex<Option<Stopped>>>);
 
-/// Keeps a stream on the list until it is dropped.
-pub(super) struct Listed {
-    leavers: Leavers,
-    id: u64,
-}
-
-impl Leavers {
-    fn streams(&self) -> MutexGuard<'_, HashMap<u64, Stopped>> {
+impl Leaver {
+    fn last(&self) -> MutexGuard<'_, Option<Stopped>> {
         // Every change is whole before anything can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn list(&self, stream: &SendStream) -> Listed {
-        let id = stream.id().into();
-        self.streams().insert(id, Box::pin(stream.stopped()));
-        let leavers = self.clone();
-        Listed { leavers, id }
+    /// The library is about to be handed this stream.
+    pub(super) fn may_leave(&self, stream: &SendStream) {
+        *self.last() = Some(Box::pin(stream.stopped()));
     }
 
-    /// Resolves when the peer wants nothing more of this stream (STOP_SENDING, RFC 9000, section
-    /// 3.5).
-    pub(super) fn left(&self, id: u64) -> impl Future<Output = ()> + Send + use<> {
-        let stopped = self.streams().remove(&id);
+    /// Resolves when the peer wants nothing more of the stream that was handed over last (STOP_SENDING,
+    /// RFC 9000, section 3.5).
+    pub(super) fn left(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stopped = self.last().take();
         async move {
             let left = match stopped {
                 Some(stopped) => matches!(stopped.await, Ok(Some(_))),
@@ -46,11 +37,5 @@ impl Leavers {
                 std::future::pending().await
             }
         }
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        self.leavers.streams().remove(&self.id);
     }
 }

@@ -6,14 +6,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use quinn::{ReadExactError, RecvStream, SendStream, VarInt};
+use futures::{FutureExt as _, StreamExt as _};
+use quinn::{ConnectionError, ReadExactError, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::backend::{Bidi, Received};
+use super::backend::{Beginning, Bidi, Received};
 use super::sessions::Sessions;
 use crate::calls::{SESSION_STREAM, varint};
+use crate::within::within;
 
 /// What a session's stream in one direction begins with.
 const SESSION_STREAM_ONE_WAY: u64 = 0x54;
@@ -30,9 +31,9 @@ pub(super) struct Library {
     pub(super) uni: UnboundedSender<Received>,
 }
 
-/// What a stream begins with.
-enum Beginning {
-    Http3(Bytes),
+/// What a stream is, by how it begins.
+enum Kind {
+    Http3(Beginning),
     Session(u64),
     /// Nothing comes, or half of something.
     Nothing,
@@ -50,8 +51,9 @@ pub(super) async fn sort(
     loop {
         // A library that takes nothing more is about to say why.
         tokio::select! {
-            stream = connection.accept_bi() => match stream {
-                Ok(stream) => bidi.push(sort_bidi(stream, &library, sessions, head_time)),
+            biased;
+            stream = next_unsorted(connection, &library, sessions) => match stream {
+                Ok((begun, sessions)) => bidi.push(sort_bidi(begun, &library, sessions, head_time)),
                 Err(_) => return,
             },
             stream = connection.accept_uni() => match stream {
@@ -70,21 +72,52 @@ pub(super) async fn sort(
     }
 }
 
-async fn sort_bidi(
-    (mut send, mut recv): (SendStream, RecvStream),
+/// A stream of which so much was read.
+type Begun = (SendStream, RecvStream, Beginning);
+
+/// Hands over the streams that show at once that they are HTTP/3's, up to the first that does not.
+async fn next_unsorted<'s>(
+    connection: &quinn::Connection,
     library: &Library,
-    sessions: Option<&Sessions>,
+    sessions: Option<&'s Sessions>,
+) -> Result<(Begun, &'s Sessions), ConnectionError> {
+    loop {
+        let (send, mut recv) = connection.accept_bi().await?;
+        let first = match sessions {
+            Some(_) => first_byte(&mut recv),
+            None => Beginning::default(),
+        };
+        match (sessions, first.as_slice()) {
+            (None, _) => {}
+            // What a session's stream begins with is longer than a byte.
+            (Some(_), [byte]) if varint::length(*byte) == 1 => {}
+            (Some(sessions), _) => return Ok(((send, recv, first), sessions)),
+        }
+        let _ = library.bidi.send((send, Received::new(recv, first)));
+    }
+}
+
+/// What is there of the first byte.
+fn first_byte(recv: &mut RecvStream) -> Beginning {
+    let mut byte = [0];
+    match recv.read(&mut byte).now_or_never() {
+        Some(Ok(Some(_))) => Beginning::new(&byte),
+        // What became of the stream, the next read says again.
+        _ => Beginning::default(),
+    }
+}
+
+async fn sort_bidi(
+    (mut send, mut recv, first): Begun,
+    library: &Library,
+    sessions: &Sessions,
     head_time: Duration,
 ) {
-    let beginning = match sessions {
-        Some(_) => begin(&mut recv, SESSION_STREAM, head_time).await,
-        None => Beginning::Http3(Bytes::new()),
-    };
-    match (beginning, sessions) {
-        (Beginning::Http3(first), _) => {
+    match kind(&mut recv, first, SESSION_STREAM, head_time).await {
+        Kind::Http3(first) => {
             let _ = library.bidi.send((send, Received::new(recv, first)));
         }
-        (Beginning::Session(id), Some(sessions)) => {
+        Kind::Session(id) => {
             let session = tokio::time::timeout(AHEAD, sessions.opened(id)).await;
             let stream = match session {
                 Ok(streams) => streams.send((send, recv)).map_err(|refused| refused.0),
@@ -94,7 +127,7 @@ async fn sort_bidi(
                 let _ = (send.reset(REJECTED), recv.stop(REJECTED));
             }
         }
-        _ => {
+        Kind::Nothing => {
             let _ = (send.reset(REJECTED), recv.stop(REJECTED));
         }
     }
@@ -106,49 +139,61 @@ async fn sort_uni(
     sessions: Option<&Sessions>,
     head_time: Duration,
 ) {
-    let beginning = match sessions {
-        Some(_) => begin(&mut recv, SESSION_STREAM_ONE_WAY, head_time).await,
-        None => Beginning::Http3(Bytes::new()),
+    let first = Beginning::default();
+    let kind = match sessions {
+        Some(_) => kind(&mut recv, first, SESSION_STREAM_ONE_WAY, head_time).await,
+        None => Kind::Http3(first),
     };
-    match beginning {
-        Beginning::Http3(first) => {
+    match kind {
+        Kind::Http3(first) => {
             let _ = library.uni.send(Received::new(recv, first));
         }
         // The call protocol has no use for a stream on which nothing can be answered.
-        Beginning::Session(_) | Beginning::Nothing => {
+        Kind::Session(_) | Kind::Nothing => {
             let _ = recv.stop(REJECTED);
         }
     }
 }
 
-/// Reads how a stream begins, and no byte more.
-async fn begin(recv: &mut RecvStream, of_a_session: u64, head_time: Duration) -> Beginning {
-    let beginning = async {
-        let (kind, first) = match integer(recv).await {
+/// Reads on how a stream begins, and no byte more.
+async fn kind(
+    recv: &mut RecvStream,
+    first: Beginning,
+    of_a_session: u64,
+    head_time: Duration,
+) -> Kind {
+    let kind = async {
+        let (kind, first) = match integer(recv, first).await {
             Ok(read) => read,
             // An empty stream is for the library to judge.
-            Err(ReadExactError::FinishedEarly(0)) => return Beginning::Http3(Bytes::new()),
-            Err(_) => return Beginning::Nothing,
+            Err(ReadExactError::FinishedEarly(0)) => return Kind::Http3(Beginning::default()),
+            Err(_) => return Kind::Nothing,
         };
         if kind != of_a_session {
-            return Beginning::Http3(first);
+            return Kind::Http3(first);
         }
-        match integer(recv).await {
-            Ok((id, _)) => Beginning::Session(id),
-            Err(_) => Beginning::Nothing,
+        match integer(recv, Beginning::default()).await {
+            Ok((id, _)) => Kind::Session(id),
+            Err(_) => Kind::Nothing,
         }
     };
-    let begun = tokio::time::timeout(head_time, beginning).await;
-    begun.unwrap_or(Beginning::Nothing)
+    within(head_time, kind).await.unwrap_or(Kind::Nothing)
 }
 
-async fn integer(recv: &mut RecvStream) -> Result<(u64, Bytes), ReadExactError> {
+/// An integer of which at most the first byte was read.
+async fn integer(
+    recv: &mut RecvStream,
+    first: Beginning,
+) -> Result<(u64, Beginning), ReadExactError> {
     let mut bytes = [0; 8];
-    recv.read_exact(&mut bytes[..1]).await?;
+    match first.as_slice() {
+        [] => recv.read_exact(&mut bytes[..1]).await?,
+        [byte, ..] => bytes[0] = *byte,
+    }
     let length = varint::length(bytes[0]);
     recv.read_exact(&mut bytes[1..length]).await?;
     let (value, _) = varint::read(&bytes).unwrap_or_default();
-    Ok((value, Bytes::copy_from_slice(&bytes[..length])))
+    Ok((value, Beginning::new(&bytes[..length])))
 }
 
 /// A datagram begins with a quarter of its session's id (RFC 9297, section 2.1). One for which there

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::capsules::{self, Capsules};
 use super::sessions::Sessions;
-use super::{DELIVERY, Receiver, Sender, send};
+use super::{DELIVERY, Receiver, Sender, send, write_out};
 use crate::answer::{Failure, Surface};
 use crate::calls::{CallAdapter, Link, Reason, Session};
 use crate::connection::ConnectionInfo;
@@ -66,6 +66,7 @@ pub(super) async fn serve(
         return sender.finish().await;
     };
     sender.send_response(Response::new(())).await?;
+    write_out(&mut sender).await?;
     let session = Session::new(id);
     let link = Link::session(hall.connection.clone(), Arc::clone(&session));
     let leave = hall.leaving.cancelled();

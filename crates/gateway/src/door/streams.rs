@@ -55,6 +55,15 @@ pub(super) struct Running {
     streams: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
+impl Drop for Running {
+    /// A stream keeps where it was put, for a connection that may be handed over, and with that itself:
+    /// those that were begun in the connection's last moment go here or never.
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut *self.begun.begun());
+        drop(left); // What it drops may come back here; not under the lock.
+    }
+}
+
 impl Future for Running {
     type Output = std::convert::Infallible;
 
@@ -79,5 +88,24 @@ impl Future for Running {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_nobody_ran_goes_with_the_connection() {
+        let streams = Streams::default();
+        let running = streams.run();
+        let kept = Arc::new(());
+        let seen = Arc::downgrade(&kept);
+        // As hyper's do, it holds where it was put.
+        let held = (streams.clone(), kept);
+        streams.execute(async move { drop(held) });
+        drop(running);
+        assert_eq!(seen.strong_count(), 0);
+        drop(streams);
     }
 }

@@ -1,47 +1,43 @@
-//! HTTP/3 on a QUIC connection (RFC 9114): each request goes to the router that answers over TCP too.
+//! HTTP/3 on a QUIC connection (RFC 9114): each request goes to what answers over TCP too.
 //!
 //! The library beneath is young and stays in this room. Beside the requests a connection may carry
 //! WebTransport sessions, if calls are served.
 
+mod accepted;
+mod answering;
 mod backend;
+mod body;
 mod capsules;
 mod date;
-mod leaving;
 mod sessions;
 mod sorting;
 mod webtransport;
 
 use std::panic::AssertUnwindSafe;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::future::FusedFuture as _;
 use futures::{FutureExt as _, poll};
-use h3::error::{Code, ConnectionError, StreamError};
+use h3::error::{ConnectionError, StreamError};
 use h3::server::{RequestResolver, RequestStream};
-use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::accepted::Accepted;
+use self::answering::answer;
 use self::backend::Backend;
-use self::leaving::Leaver;
 use self::sessions::{SESSIONS, Sessions};
 use self::sorting::Library;
 use self::webtransport::Hall;
 use super::ledger::{Overdue, Patience};
 use super::serve::{ConnectionService, FAREWELL, Shared, almost_expired};
-use super::watched::{Exchange, Watch, WatchedBody};
+use super::watched::Watch;
 use crate::connection::ConnectionInfo;
-use crate::within::within;
 
 /// How long a peer has to take the end of the last answer before the connection is closed: a stream
 /// that is finished is not yet delivered.
@@ -118,8 +114,13 @@ async fn requests(
             .enable_webtransport(true)
             .max_webtransport_sessions(SESSIONS as u64);
     }
-    let leaver = Leaver::default();
-    let backend = Backend::new(connection.clone(), bidi_sorted, uni_sorted, leaver.clone());
+    let accepted = Accepted::default();
+    let backend = Backend::new(
+        connection.clone(),
+        bidi_sorted,
+        uni_sorted,
+        accepted.clone(),
+    );
     let mut h3: Connection = settings.build(backend).await?;
     // Handlers end with their connection, also those that have nothing to write.
     let gone = CancellationToken::new();
@@ -130,9 +131,11 @@ async fn requests(
     loop {
         let taking = async {
             while let Some(resolver) = h3.accept().await? {
-                let answering = answer(resolver, Arc::clone(&common), leaver.left());
+                let answering = answer(resolver, Arc::clone(&common), accepted.over());
                 begin(answering, &watch, &gone, &under_way).await;
             }
+            // The peer asks for nothing more, and has what was large. It closes when it has the rest.
+            let _ = tokio::time::timeout(DELIVERY, connection.closed()).await;
             Ok(())
         };
         tokio::select! {
@@ -166,7 +169,7 @@ async fn requests(
         closing = true;
         leaving.cancel();
         under_way.close();
-        h3.shutdown(0).await?;
+        h3.shutdown(accepted.close()).await?;
     }
 }
 
@@ -193,170 +196,5 @@ async fn begin(
                 () = gone.cancelled() => {}
             }
         });
-    }
-}
-
-async fn answer(
-    resolver: Resolver,
-    common: Arc<Common>,
-    left: impl Future<Output = ()>,
-) -> Result<(), StreamError> {
-    let Common {
-        shared,
-        service,
-        hall,
-    } = &*common;
-    let Some(resolved) = within(shared.limits.head_time, resolver.resolve_request()).await else {
-        return Ok(()); // Its head does not come; the stream is reset when it is dropped.
-    };
-    let (request, stream) = resolved?;
-    let (mut sender, receiver) = stream.split();
-    if let Some(hall) = hall.as_ref()
-        && webtransport::is_asked_for(&request)
-    {
-        let (info, exchange) = (service.connection.clone(), Exchange::begin(&service.watch));
-        let stream = (sender, receiver);
-        let session = webtransport::serve(hall, shared, &request, stream, info, exchange);
-        return Box::pin(session).await;
-    }
-    let body = ReceivedBody::new(receiver, request.headers());
-    let request: Request<Body> = request.map(|()| Body::new(body));
-    let answering = async {
-        let Ok(response) = service.answer(request).await;
-        send(&mut sender, response).await
-    };
-    tokio::select! {
-        biased;
-        answered = answering => answered,
-        () = left => Ok(()),
-    }
-}
-
-async fn send(sender: &mut Sender, response: Response<WatchedBody>) -> Result<(), StreamError> {
-    let (mut head, mut body) = response.into_parts();
-    complete(
-        head.status,
-        &mut head.headers,
-        &http_body::Body::size_hint(&body),
-    );
-    sender.send_response(Response::from_parts(head, ())).await?;
-    loop {
-        let frame = match poll!(body.frame()) {
-            Poll::Ready(frame) => frame,
-            // What there is of it is not to wait for what is not.
-            Poll::Pending => {
-                write_out(sender).await?;
-                body.frame().await
-            }
-        };
-        let Some(frame) = frame else {
-            return sender.finish().await;
-        };
-        match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => sender.send_data(data).await?,
-            Ok(Err(frame)) => {
-                if let Ok(trailers) = frame.into_trailers() {
-                    sender.send_trailers(trailers).await?;
-                }
-            }
-            Err(_) => {
-                sender.stop_stream(Code::H3_INTERNAL_ERROR);
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Writes what the [stream](backend::Sent) holds back.
-async fn write_out(sender: &mut Sender) -> Result<(), StreamError> {
-    sender.send_data(Bytes::new()).await
-}
-
-/// What hyper adds over TCP.
-fn complete(status: StatusCode, headers: &mut HeaderMap, size: &SizeHint) {
-    if let Some(length) = size.exact()
-        && length > 0
-        && status != StatusCode::NO_CONTENT
-    {
-        headers
-            .entry(CONTENT_LENGTH)
-            .or_insert(HeaderValue::from(length));
-    }
-    if let Entry::Vacant(date) = headers.entry(DATE) {
-        date.insert(date::now());
-    }
-}
-
-/// A request's body as it comes in. It is as long as it said it would be, or it is broken.
-struct ReceivedBody {
-    receiver: Receiver,
-    announced: Option<u64>,
-    received: u64,
-    ended: bool,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum ReceivedError {
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    #[error("the body is not as long as its content-length says")]
-    Length,
-}
-
-impl ReceivedBody {
-    fn new(receiver: Receiver, headers: &HeaderMap) -> Self {
-        let announced = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
-        Self {
-            receiver,
-            announced,
-            received: 0,
-            ended: false,
-        }
-    }
-}
-
-impl http_body::Body for ReceivedBody {
-    type Data = Bytes;
-    type Error = ReceivedError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ReceivedError>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let data = match ready!(self.receiver.poll_recv_data(cx)) {
-            Ok(data) => data.map(|mut data| data.copy_to_bytes(data.remaining())),
-            Err(error) => {
-                self.ended = true;
-                return Poll::Ready(Some(Err(error.into())));
-            }
-        };
-        self.ended = data.is_none();
-        self.received += data.as_ref().map_or(0, |data| data.len() as u64);
-        let fits = |announced| match self.ended {
-            true => self.received == announced,
-            false => self.received <= announced,
-        };
-        if !self.announced.is_none_or(fits) {
-            self.ended = true;
-            return Poll::Ready(Some(Err(ReceivedError::Length)));
-        }
-        Poll::Ready(data.map(|data| Ok(Frame::data(data))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let mut hint = SizeHint::new();
-        if let Some(announced) = self.announced {
-            hint.set_lower(announced.saturating_sub(self.received));
-        }
-        hint
     }
 }

@@ -5,16 +5,11 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Version;
 
 use super::serve::{Carrier, Shared};
 use crate::connection::ConnectionInfo;
-
-/// How long the peer has to take the last of what was written: a stream that is finished is not yet
-/// delivered, and closing the connection forgets what is not (RFC 9000, section 10.2).
-const DELIVERY: Duration = Duration::from_secs(1);
 
 /// Serves a connection to its end.
 pub(super) async fn serve(
@@ -40,7 +35,9 @@ pub(super) async fn serve(
     };
     tokio::select! {
         () = shared.http(stream, version, info, Carrier::QuicStream) => {
-            let _ = tokio::time::timeout(DELIVERY, stopped).await;
+            // A stream that is finished is not yet delivered, and closing the connection forgets what
+            // is not (RFC 9000, section 10.2).
+            let _ = tokio::time::timeout(shared.limits.write_time, stopped).await;
         }
         // One that leaves is noticed though there is nothing to write.
         _ = stopped.as_mut() => {}

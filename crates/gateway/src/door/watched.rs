@@ -144,7 +144,7 @@ pub(super) struct WatchedBody {
 }
 
 /// The largest piece, in bytes: one write to a socket, one window of HTTP/2.
-const PIECE_BYTES: usize = 64 << 10;
+pub(super) const PIECE_BYTES: usize = 64 << 10;
 
 impl WatchedBody {
     /// Of an exchange whose answer is being [written](Exchange::write).

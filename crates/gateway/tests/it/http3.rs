@@ -345,7 +345,9 @@ async fn gtlsclient(world: &World, arguments: &[&str], path: &str) -> (String, S
 #[tokio::test]
 async fn gtlsclient_is_answered_over_a_lossy_path() {
     let world = World::start().await;
-    for loss in [&[][..], &["--tx-loss=0.1", "--rx-loss=0.1"]] {
+    // In a handshake the pauses grow; a few losses one after the other take long.
+    let lossy = ["--tx-loss=0.1", "--rx-loss=0.1", "--handshake-timeout=25s"];
+    for loss in [&[][..], &lossy] {
         let (said, body) = gtlsclient(&world, loss, "/healthz").await;
         assert_eq!(body, "ok", "{said}");
         let (said, body) = gtlsclient(&world, loss, "/nothing-here").await;

@@ -8,6 +8,7 @@ mod conformance;
 mod decoy;
 mod document;
 mod door;
+mod endings;
 mod frames;
 mod from_openapi;
 mod hostile;

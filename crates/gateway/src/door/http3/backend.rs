@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 use quinn::{ConnectionError, ReadError, VarInt, WriteError};
 use tokio::io::ReadBuf;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::leaving::Leaver;
+use super::accepted::Accepted;
 
 /// How much is read in one go, in bytes: at first, which does for most requests, and of a stream that
 /// had more.
@@ -37,7 +37,7 @@ pub(super) struct Backend {
     bidi: UnboundedReceiver<Bidi>,
     uni: UnboundedReceiver<Received>,
     opener: Opener,
-    leaver: Leaver,
+    accepted: Accepted,
 }
 
 impl Backend {
@@ -45,14 +45,14 @@ impl Backend {
         connection: quinn::Connection,
         bidi: UnboundedReceiver<Bidi>,
         uni: UnboundedReceiver<Received>,
-        leaver: Leaver,
+        accepted: Accepted,
     ) -> Self {
         Self {
             opener: Opener::new(connection.clone()),
             connection,
             bidi,
             uni,
-            leaver,
+            accepted,
         }
     }
 
@@ -81,15 +81,16 @@ impl quic::Connection<Bytes> for Backend {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Both, ConnectionErrorIncoming>> {
-        let stream = ready!(self.bidi.poll_recv(cx));
-        Poll::Ready(match stream {
-            Some((send, received)) => {
-                self.leaver.may_leave(&send);
+        while let Some((mut send, mut received)) = ready!(self.bidi.poll_recv(cx)) {
+            if self.accepted.admit(&send) {
                 let sent = Sent::new(send, true);
-                Ok(Both { sent, received })
+                return Poll::Ready(Ok(Both { sent, received }));
             }
-            None => Err(self.ended()),
-        })
+            let refused = Code::H3_REQUEST_REJECTED.value();
+            quic::RecvStream::stop_sending(&mut received, refused);
+            let _ = send.reset(number(refused));
+        }
+        Poll::Ready(Err(self.ended()))
     }
 
     fn opener(&self) -> Opener {
@@ -325,6 +326,17 @@ pub(super) struct Sent {
     writing: Option<WriteBuf<Bytes>>,
     /// What there is is to be written.
     due: bool,
+    /// Whose it is to say how it ends.
+    end: End,
+}
+
+enum End {
+    /// The library's, which has one answer of its own, that a head is too long, and does not finish it.
+    Library,
+    /// Ours. What is dropped is not whole.
+    Ours,
+    /// It was said.
+    Said,
 }
 
 impl Sent {
@@ -336,6 +348,7 @@ impl Sent {
             written: 0,
             writing: None,
             due: false,
+            end: End::Library,
         }
     }
 
@@ -369,6 +382,7 @@ impl quic::SendStream<Bytes> for Sent {
         debug_assert!(!self.due, "the library waits until it is ready");
         let mut data = data.into();
         if self.holds && data.remaining() == NO_DATA.len() && data.chunk() == NO_DATA {
+            self.end = End::Ours;
             self.due = true;
         } else if self.holds && self.held.len() + data.remaining() <= HELD {
             self.held.reserve(data.remaining());
@@ -386,12 +400,13 @@ impl quic::SendStream<Bytes> for Sent {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         ready!(self.poll_write_out(cx)).map_err(write_error)?;
+        self.end = End::Said;
         let finished = self.stream.finish();
         Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
     }
 
     fn reset(&mut self, reset_code: u64) {
-        self.held.clear();
+        self.end = End::Said;
         // It may be over already.
         let _ = self.stream.reset(number(reset_code));
     }
@@ -402,11 +417,18 @@ impl quic::SendStream<Bytes> for Sent {
 }
 
 impl Drop for Sent {
-    /// The library does not finish every answer of its own: that a head is too long, it says and
-    /// drops the stream.
+    /// Left to itself, a stream that is dropped is finished: half an answer would pass for a whole one.
     fn drop(&mut self) {
-        if !self.held.is_empty() {
-            let _ = self.poll_write_out(&mut Context::from_waker(Waker::noop()));
+        match self.end {
+            End::Library => {
+                let _ = self.poll_write_out(&mut Context::from_waker(Waker::noop()));
+            }
+            // Who has left is told so by the stream itself.
+            End::Ours if !matches!(self.stream.stopped().now_or_never(), Some(Ok(Some(_)))) => {
+                let code = Code::H3_INTERNAL_ERROR.value();
+                let _ = self.stream.reset(number(code));
+            }
+            End::Ours | End::Said => {}
         }
     }
 }

@@ -11,14 +11,16 @@ use hostler_operations::RequestId;
 use http::{Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
+use super::answering::{send, write_out};
 use super::capsules::{self, Capsules};
 use super::sessions::Sessions;
-use super::{DELIVERY, Receiver, Sender, send, write_out};
+use super::{DELIVERY, Receiver, Sender};
 use crate::answer::{Failure, Surface};
 use crate::calls::{CallAdapter, Link, Reason, Session};
 use crate::connection::ConnectionInfo;
 use crate::door::serve::Shared;
 use crate::door::watched::{Exchange, WatchedBody};
+use crate::within::within;
 
 /// Where the sessions are.
 const PATH: &str = "/call";
@@ -55,7 +57,7 @@ pub(super) async fn serve(
                 Failure::auth(error).into_response(Surface::Operation, &RequestId::generate());
             exchange.write();
             let refusal = refusal.map(|body| WatchedBody::new(body, exchange, false));
-            return send(&mut sender, refusal).await;
+            return send(&mut sender, refusal).await.map(drop);
         }
     };
     let id = receiver.id().into_inner();
@@ -65,8 +67,16 @@ pub(super) async fn serve(
         sender.send_response(full).await?;
         return sender.finish().await;
     };
-    sender.send_response(Response::new(())).await?;
-    write_out(&mut sender).await?;
+    // Who takes none of it does not hold the place for ever.
+    let time = shared.limits.write_time;
+    let opening = async {
+        sender.send_response(Response::new(())).await?;
+        write_out(&mut sender).await
+    };
+    match within(time, opening).await {
+        Some(opened) => opened?,
+        None => return Ok(()),
+    }
     let session = Session::new(id);
     let link = Link::session(hall.connection.clone(), Arc::clone(&session));
     let leave = hall.leaving.cancelled();
@@ -84,8 +94,14 @@ pub(super) async fn serve(
         _ => "",
     };
     let close = capsules::close(session.why() as u32, words);
-    sender.send_data(Bytes::from(close)).await?;
-    sender.finish().await?;
+    let closing = async {
+        sender.send_data(Bytes::from(close)).await?;
+        sender.finish().await
+    };
+    match within(time, closing).await {
+        Some(closed) => closed?,
+        None => return Ok(()),
+    }
     // A peer that is told to stop before it has read this takes the connection for lost.
     let _ = tokio::time::timeout(DELIVERY, left).await;
     Ok(())

@@ -60,18 +60,21 @@ impl Rates {
         Some(decoy::too_often(whole_secs(wait)))
     }
 
-    /// Whose these credentials are, when they do not come with a request that was counted already.
+    /// Counts what came with these credentials, before anything else is looked at. How long to wait,
+    /// when it is too much.
+    pub(crate) fn count(&self, credentials: &Credentials) -> Result<(), Duration> {
+        match credentials.remote {
+            Some(from) if !credentials.connection_is_known() => self.stranger(from),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whose these credentials are, of something that was counted.
     pub(crate) async fn resolve(
         &self,
         provider: &dyn IdentityProvider,
         credentials: &Credentials,
     ) -> Result<Option<Identity>, AuthError> {
-        let stranger = credentials
-            .remote
-            .filter(|_| !credentials.connection_is_known());
-        if let Some(from) = stranger {
-            self.stranger(from).map_err(AuthError::TooOften)?;
-        }
         let identity = provider.resolve(credentials).await?;
         if let Some(identity) = &identity {
             self.caller(identity, credentials)?;

@@ -96,6 +96,12 @@ impl Answering {
         self
     }
 
+    /// Counts that something came, whatever it is.
+    fn count(&self, credentials: &Credentials) -> Result<(), Duration> {
+        let rates = self.rates.as_ref();
+        rates.map_or(Ok(()), |rates| rates.count(credentials))
+    }
+
     async fn resolve(&self, credentials: &Credentials) -> Result<Option<Identity>, AuthError> {
         match &self.rates {
             Some(rates) => rates.resolve(&*self.provider, credentials).await,
@@ -135,8 +141,9 @@ impl Answering {
                 let token = SecretString::from(token.expose());
                 let mut credentials = self.credentials.clone();
                 credentials.bearer = Some(token.clone());
-                let proven = self.resolve(&credentials).await;
-                matches!(proven, Ok(Some(_))) && gate.token.set(token).is_ok()
+                self.count(&credentials).is_ok()
+                    && matches!(self.resolve(&credentials).await, Ok(Some(_)))
+                    && gate.token.set(token).is_ok()
             }
             _ => false,
         };
@@ -228,6 +235,8 @@ impl Answering {
         input: Value,
         line: &mut Line<'a>,
     ) -> Result<Begun, CallError> {
+        let credentials = self.shown(asked.auth_token.as_ref());
+        self.count(&credentials).map_err(rates::too_often)?;
         let operation = asked
             .operation
             .strip_prefix('/')
@@ -239,7 +248,6 @@ impl Answering {
                 ))
             })?;
         line.operation = Some(operation);
-        let credentials = self.shown(asked.auth_token.as_ref());
         let identity = self.identify(&credentials, &line.request_id).await?;
         line.identity = identity.clone();
         let request = Request {

@@ -79,6 +79,19 @@ async fn a_stranger_is_slowed_down_and_told_the_same_whatever_the_path() {
 }
 
 #[tokio::test]
+async fn a_stranger_who_tries_the_names_of_operations_over_calls_is_slowed_down() {
+    let world = limited(|limits| limits.strangers = only(3)).await;
+    let client = world.caller().await;
+    for n in 0..3 {
+        let error = client.call("/no/such", json!({}), None).await;
+        assert_eq!(error.expect_err("there is none").code, "NOT_FOUND", "{n}");
+    }
+    let error = client.call("/no/such", json!({}), None).await;
+    assert_eq!(error.expect_err("too many").code, "RATE_LIMITED");
+    assert_eq!(world.get("", "/nothing").await.status, 429);
+}
+
+#[tokio::test]
 async fn who_is_known_is_no_stranger() {
     let world = limited(|limits| limits.strangers = only(2)).await;
     for n in 0..20 {

@@ -22,8 +22,8 @@ use crate::target;
 
 /// Serves the operations of a registry over HTTP, whichever transport brings the requests.
 ///
-/// Built once; its [`router`](HttpAdapter::router) is cloned for each connection, which costs a
-/// reference count.
+/// Built once. Where there are routes beside the operations, its [`router`](HttpAdapter::router) is
+/// cloned for each connection, which costs a reference count.
 #[derive(Clone)]
 pub struct HttpAdapter {
     router: Router,

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::BytesMut;
-use futures::future::BoxFuture;
+use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, FutureExt as _};
 use http::header::{CONTENT_TYPE, EXPECT, HeaderMap};
 use http::request;
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
@@ -17,8 +17,11 @@ use crate::limits::RequestLimits;
 use crate::within::within;
 
 /// After an answer that did not wait for the body, at most this much of the rest is still taken
-/// in, for at most this long.
-const LINGER: (usize, Duration) = (8 << 20, Duration::from_secs(5));
+/// in, in bytes, for at most this long.
+pub(crate) const LINGER: (usize, Duration) = (8 << 20, Duration::from_secs(5));
+
+/// The same for those who come too often.
+pub(crate) const LINGER_A_LITTLE: (usize, Duration) = (64 << 10, Duration::from_secs(1));
 
 /// Why a body is no input.
 #[derive(Debug, thiserror::Error)]
@@ -131,21 +134,29 @@ impl Incoming {
     /// further bytes are met with a reset, of the connection by the kernel or of the stream by
     /// HTTP/2; it can overtake our answer, or make the client forget it, and the client never
     /// reads why it was refused.
-    pub(crate) fn linger(mut self) {
+    pub(crate) fn linger(mut self, (most, time): (usize, Duration)) {
         if !self.lingers || self.body.is_end_stream() {
             return;
         }
-        let (most, time) = LINGER;
+        let mut taken = 0;
+        // HTTP/3 does not know that nothing comes before it has looked.
+        match self.body.frame().now_or_never() {
+            None => {}
+            Some(Some(Ok(frame))) => taken += length(&frame),
+            Some(_) => return,
+        }
         tokio::spawn(tokio::time::timeout(time, async move {
-            let mut taken = 0;
-            while let Some(Ok(frame)) = self.body.frame().await {
-                taken += frame.data_ref().map_or(0, bytes::Bytes::len);
-                if taken > most {
-                    break;
-                }
+            while taken <= most
+                && let Some(Ok(frame)) = self.body.frame().await
+            {
+                taken += length(&frame);
             }
         }));
     }
+}
+
+fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 /// `application/json` or `application/*+json` (RFC 6839 section 3.1), with any parameters.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use axum::body::Body;
 use axum::response::Response;
 use futures::future::BoxFuture;
-use http::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Method, StatusCode};
 use url::Url;
 
@@ -69,15 +69,20 @@ impl Ready {
             Self::Site(site) if [Method::GET, Method::HEAD].contains(method) => {
                 look(site, path).await.unwrap_or_else(not_found)
             }
-            Self::Redirect(to) => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::FOUND;
-                response.headers_mut().insert(LOCATION, to.clone());
-                response
-            }
+            Self::Redirect(to) => redirect(StatusCode::FOUND, to.clone()),
             Self::NotFound | Self::Site(_) => not_found(),
         }
     }
+}
+
+/// Says its length itself, as other servers do: over HTTP/2 and HTTP/3 nobody else would.
+fn redirect(status: StatusCode, to: HeaderValue) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(LOCATION, to);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    response
 }
 
 /// Boxed here and not where it is awaited: every request would carry the room that it takes.

@@ -16,7 +16,7 @@ use http::{Method, StatusCode, request};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::{self, Failure};
-use crate::body::Incoming;
+use crate::body::{Incoming, LINGER, LINGER_A_LITTLE};
 use crate::budget::Budget;
 use crate::connection::ConnectionInfo;
 use crate::credentials::{AuthError, Credentials, IdentityProvider};
@@ -32,7 +32,7 @@ use crate::rates::Rates;
 use crate::recheck;
 use crate::route::{Found, Table};
 use crate::sse;
-use crate::target::{Route, Target};
+use crate::target::{Further, Route, Target};
 
 /// Everything that answering needs, shared by all requests.
 pub(crate) struct Dispatch {
@@ -93,12 +93,13 @@ impl Dispatch {
         let (head, body) = request.into_parts();
         let envelope = Envelope::new(&head.method, &head.headers, connection);
         Box::pin(async move {
+            let body = Incoming::new(body, &head);
             let (response, facts) = match self.rates.turn_away(envelope.connection()) {
-                Some(refusal) => (refusal, Facts::default()),
-                None => {
-                    let body = Incoming::new(body, &head);
-                    self.answer(&head, body, &envelope).await
+                Some(refusal) => {
+                    body.linger(LINGER_A_LITTLE);
+                    (refusal, Facts::default())
                 }
+                None => self.answer(&head, body, &envelope).await,
             };
             envelope.seal(response, facts)
         })
@@ -131,14 +132,14 @@ impl Dispatch {
                 let answered = match target.as_ref() {
                     Target::Health => Ok(self.health(connection).await),
                     Target::Docs(file) => Ok(file.answer()),
-                    further => self.reach(visit, further, values).await,
+                    Target::Further(further) => self.reach(visit, further, values).await,
                 };
                 answered.unwrap_or_else(|failure| {
                     failure.into_response(target.surface(), envelope.id())
                 })
             }
         };
-        body.linger();
+        body.linger(LINGER);
         (response, facts)
     }
 
@@ -147,15 +148,13 @@ impl Dispatch {
     fn reach<'r>(
         &'r self,
         visit: Visit<'r>,
-        target: &'r Target,
+        further: &'r Further,
         values: Vec<Cow<'r, str>>,
     ) -> BoxFuture<'r, Result<Response, Failure>> {
-        match target {
-            Target::Document => Box::pin(self.document(visit)),
-            Target::Mcp(endpoint) => Box::pin(self.mcp(visit, endpoint)),
-            Target::Operation(route) => Box::pin(self.operate(visit, route, values)),
-            Target::Docs(file) => Box::pin(async { Ok(file.answer()) }),
-            Target::Health => Box::pin(async move { Ok(self.health(visit.connection).await) }),
+        match further {
+            Further::Document => Box::pin(self.document(visit)),
+            Further::Mcp(endpoint) => Box::pin(self.mcp(visit, endpoint)),
+            Further::Operation(route) => Box::pin(self.operate(visit, route, values)),
         }
     }
 

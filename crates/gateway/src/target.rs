@@ -17,14 +17,19 @@ pub(crate) const DOCUMENT: &str = "/openapi.json";
 
 /// A target of the path table.
 pub(crate) enum Target {
-    /// An operation, on one of its paths.
-    Operation(Route),
     /// `/healthz`.
     Health,
-    /// `/openapi.json`.
-    Document,
     /// A file of `/docs`.
     Docs(docs::File),
+    Further(Further),
+}
+
+/// What has to know who asks.
+pub(crate) enum Further {
+    /// An operation, on one of its paths.
+    Operation(Route),
+    /// `/openapi.json`.
+    Document,
     /// `/mcp`.
     Mcp(mcp::Endpoint),
 }
@@ -48,27 +53,29 @@ impl Target {
     /// The path template, for the log.
     pub(crate) fn template(&self) -> &str {
         match self {
-            Self::Operation(route) => &route.template,
             Self::Health => HEALTH,
-            Self::Document => DOCUMENT,
             Self::Docs(file) => file.path,
-            Self::Mcp(_) => MCP,
+            Self::Further(Further::Operation(route)) => &route.template,
+            Self::Further(Further::Document) => DOCUMENT,
+            Self::Further(Further::Mcp(_)) => MCP,
         }
     }
 
     /// The operation's name, for the log.
     pub(crate) fn operation(&self) -> Option<&str> {
-        match self {
-            Self::Operation(route) => Some(route.operation.name().as_str()),
-            Self::Health | Self::Document | Self::Docs(_) | Self::Mcp(_) => None,
-        }
+        self.route().map(|route| route.operation.name().as_str())
     }
 
     /// In which form its failures are told.
     pub(crate) fn surface(&self) -> Surface {
+        self.route()
+            .map_or(Surface::Operation, |route| route.surface)
+    }
+
+    fn route(&self) -> Option<&Route> {
         match self {
-            Self::Operation(route) => route.surface,
-            Self::Health | Self::Document | Self::Docs(_) | Self::Mcp(_) => Surface::Operation,
+            Self::Further(Further::Operation(route)) => Some(route),
+            _ => None,
         }
     }
 }
@@ -83,6 +90,10 @@ pub(crate) fn operation_methods(kind: Kind) -> &'static [Method] {
     }
 }
 
+fn operation_at(route: Route) -> Target {
+    Target::Further(Further::Operation(route))
+}
+
 /// Every path of every external operation, and those that are no operation's.
 pub(crate) fn table(
     registry: &Registry,
@@ -90,18 +101,23 @@ pub(crate) fn table(
 ) -> Result<Table<Arc<Target>>, RouteError> {
     let mut table = Table::new();
     table.insert(Method::GET, HEALTH, Arc::new(Target::Health))?;
-    table.insert(Method::GET, DOCUMENT, Arc::new(Target::Document))?;
+    table.insert(
+        Method::GET,
+        DOCUMENT,
+        Arc::new(Target::Further(Further::Document)),
+    )?;
     for file in docs::FILES {
         table.insert(Method::GET, file.path, Arc::new(Target::Docs(file)))?;
     }
     if let Some(endpoint) = mcp {
-        table.insert(Method::POST, MCP, Arc::new(Target::Mcp(endpoint)))?;
+        let target = Target::Further(Further::Mcp(endpoint));
+        table.insert(Method::POST, MCP, Arc::new(target))?;
     }
     for operation in registry.external() {
         let plan = Arc::new(Plan::new(operation.input_schema()));
         let pages = pages(operation);
         let path = operation.name().path();
-        let target = Arc::new(Target::Operation(Route {
+        let target = Arc::new(operation_at(Route {
             operation: Arc::clone(operation),
             surface: Surface::Operation,
             success: StatusCode::OK,
@@ -125,7 +141,7 @@ pub(crate) fn table(
                 plan: Arc::clone(&plan),
                 pages,
             };
-            let target = Arc::new(Target::Operation(route));
+            let target = Arc::new(operation_at(route));
             table.insert(rest.method.clone(), &rest.path, target)?;
         }
     }

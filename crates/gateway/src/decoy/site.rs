@@ -15,10 +15,11 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::stream::unfold;
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use rustix::fs::{Mode, OFlags, open, openat};
 use tokio::io::AsyncReadExt as _;
 
+use super::redirect;
 use crate::input::percent;
 
 const CHUNK_BYTES: usize = 64 << 10;
@@ -77,11 +78,8 @@ impl Site {
             .ok()??;
         match entry {
             Entry::Directory => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
                 let to = HeaderValue::try_from(format!("{path}/")).ok()?;
-                response.headers_mut().insert(LOCATION, to);
-                Some(response)
+                Some(redirect(StatusCode::MOVED_PERMANENTLY, to))
             }
             Entry::File { file, length, kind } => {
                 let mut response = Response::new(Body::from_stream(chunks(file, length)));

@@ -84,6 +84,17 @@ async fn an_adapter_answers_the_same_with_and_without_a_router() {
 
 #[tokio::test]
 async fn answers_without_a_body_are_the_same_too() {
-    let elsewhere = "https://example.org/".parse().expect("an address");
-    compare(Decoy::Redirect(elsewhere)).await;
+    let elsewhere = url::Url::parse("https://example.org/").expect("an address");
+    compare(Decoy::Redirect(elsewhere.clone())).await;
+    let decoy = Decoy::Redirect(elsewhere);
+    let world = World::with(DoorLimits::default(), |adapter| adapter.decoy(decoy)).await;
+    let away = call("GET", "/", "", None);
+    for answer in [
+        world.http1().await.send(away.clone()).await,
+        world.http2().await.send(away.clone()).await,
+        world.http3().await.send(away).await,
+    ] {
+        assert_eq!(answer.status, 302);
+        assert_eq!(answer.header("content-length"), Some("0"));
+    }
 }

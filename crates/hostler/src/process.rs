@@ -1,6 +1,8 @@
 //! The process around a command: its runtime, its log, the signals that end it.
 
 use std::future::Future;
+use std::num::NonZero;
+use std::thread::available_parallelism;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,7 +12,8 @@ use tracing_subscriber::EnvFilter;
 use crate::failure::{Doing, Failure};
 use crate::output;
 
-/// A daemon's work is mostly waiting: few threads, and each one costs memory.
+/// A daemon's work is mostly waiting: few threads, and each one costs memory. Where it may use fewer
+/// processors than that, more threads would only take turns.
 const DAEMON_THREADS: usize = 2;
 
 /// Runs a daemon until it is done.
@@ -18,8 +21,9 @@ pub(crate) fn daemon(work: impl Future<Output = Result<(), Failure>>) -> Result<
     log_to_stderr();
     use_all_descriptors();
     use_one_cryptography()?;
+    let processors = available_parallelism().map_or(1, NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(DAEMON_THREADS)
+        .worker_threads(DAEMON_THREADS.min(processors))
         .enable_all()
         .build()
         .doing(|| "cannot start the runtime")?

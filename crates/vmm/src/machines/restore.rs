@@ -69,8 +69,6 @@ pub(super) async fn restore(
         None => rest(slot).await.map_err(StartError::from),
     };
     let Err(source) = gone_on else {
-        // What it was to be started again for is over.
-        slot.note(|record| record.restarts.forget()).await;
         return Ok(slot.view());
     };
     Err(match (give_back(slot, draft), source) {
@@ -183,7 +181,11 @@ fn give_back(slot: &Slot, draft: DraftFile) -> Option<String> {
 /// to do with this disk.
 async fn rest(slot: &Slot) -> Result<(), StorageError> {
     let now = Timestamp::now();
-    slot.commit(|record| record.phase.stop(now)).await.map(drop)
+    let rested = slot.commit(|record| {
+        record.restarts.forget();
+        record.phase.stop(now)
+    });
+    rested.await.map(drop)
 }
 
 /// What a memory would be loaded into.
@@ -222,6 +224,20 @@ mod tests {
     use crate::layout::Layout;
     use crate::process::{Birth, Process};
     use crate::record::tests::record;
+
+    #[tokio::test]
+    async fn a_vm_that_is_restored_without_a_memory_is_not_started_again() {
+        let data = tempfile::tempdir().unwrap();
+        let mut record = record();
+        let dir = Layout::new(data.path().to_owned()).vm(&record.spec.name);
+        fs::create_dir_all(dir.path()).unwrap();
+        record.restarts.begun();
+        record.restarts.due = Some(Timestamp::now());
+        let slot = Slot::new(dir, record);
+        rest(&slot).await.unwrap();
+        let vm = slot.view();
+        assert_eq!((vm.restarts, vm.next_restart_at), (0, None));
+    }
 
     #[test]
     fn a_disk_gets_its_place_back_and_is_kept_when_it_cannot() {

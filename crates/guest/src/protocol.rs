@@ -43,8 +43,10 @@
 //! - **Files** are read and written in pieces, each of them a request. With `stage` a piece goes into
 //!   what will be the named file, from offset 0 on; `commit` puts it in its place in one step, and
 //!   `discard` removes it. Until then nobody sees it, and it is given up when no piece comes for
-//!   ten minutes: the next is refused as not found then. Without `stage` a piece goes into the file
-//!   itself. Only regular files are read and written.
+//!   ten minutes: the next is refused as not found then. A `discard` that comes while a `commit` is
+//!   still flushing keeps the file from its place; once that is answered, the file does not change
+//!   any more. Without `stage` a piece goes into the file itself. Only regular files are read and
+//!   written.
 
 #![allow(dead_code, reason = "each end uses its own half")]
 

@@ -250,7 +250,8 @@ pub enum ListSnapshotsError {
     Storage(#[from] StorageError),
 }
 
-/// A VM was not restored. Its disk is what it was; the message says so if its process was ended.
+/// A VM was not restored. Its disk is what it was, and the message says so if its process was ended;
+/// only [`RestoreError::Ousted`] is different.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
@@ -275,6 +276,18 @@ pub enum RestoreError {
     #[error("VM {name} was not restored, and does not run now; its disk is what it was: {source}")]
     Start {
         name: VmName,
+        source: Box<StartError>,
+    },
+    /// The same, and the disk that it had cannot take its place again: a process that does not end, not
+    /// even when killed, has the snapshot's, or the host's disk refuses.
+    #[error(
+        "VM {name} was not restored, and has the snapshot's disk all the same; the disk that it had is \
+         kept beside that one on its host, as {kept}: {source}"
+    )]
+    Ousted {
+        name: VmName,
+        /// The file's name.
+        kept: String,
         source: Box<StartError>,
     },
     #[error(transparent)]

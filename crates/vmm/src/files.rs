@@ -348,9 +348,36 @@ impl DraftFile {
         self.making.path()
     }
 
-    /// Keeps the file under another name. Should that fail, it is removed all the same.
-    pub(crate) fn keep_as(self, place: &Path) -> Result<(), StorageError> {
-        fs::rename(self.path(), place).context("create", place)
+    /// Keeps the file in its directory under a name like this one: `stem.extension`, or `stem-2.extension`
+    /// when that is taken, and so on. Says which.
+    ///
+    /// # Errors
+    /// When the disk refuses. The error says where the file is; there it stays until the next start.
+    pub(crate) fn keep_as(self, stem: &str, extension: &str) -> Result<PathBuf, StorageError> {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        use rustix::io::Errno;
+        let directory = parent(self.path());
+        let mut place = directory.join(format!("{stem}.{extension}"));
+        let mut number = 1;
+        loop {
+            // Somebody else may be keeping one at the same time.
+            match renameat_with(CWD, self.path(), CWD, &place, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => {
+                    number += 1;
+                    place = directory.join(format!("{stem}-{number}.{extension}"));
+                }
+                Ok(()) => {
+                    flush_name(&place);
+                    return Ok(place);
+                }
+                Err(error) => {
+                    let error = StorageError::new("rename", self.path(), error.into());
+                    // It is in the making for good, so nothing of ours sweeps it away meanwhile.
+                    std::mem::forget(self);
+                    return Err(error);
+                }
+            }
+        }
     }
 }
 
@@ -526,6 +553,25 @@ mod tests {
         assert_eq!(fs::read(draft.path()).unwrap(), b"old");
         drop(draft);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_kept_takes_nobodys_name_and_is_not_removed_when_it_gets_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let draft = |content: &str| {
+            let draft = DraftFile::begin(dir.path());
+            fs::write(draft.path(), content).unwrap();
+            draft
+        };
+        for (number, name) in ["old.ext4", "old-2.ext4", "old-3.ext4"].iter().enumerate() {
+            let kept = draft(&number.to_string()).keep_as("old", "ext4").unwrap();
+            assert_eq!(kept, dir.path().join(name));
+        }
+        let first = fs::read_to_string(dir.path().join("old.ext4"));
+        assert_eq!(first.unwrap(), "0");
+        // There is no such directory.
+        let error = draft("last").keep_as("no/old", "ext4").unwrap_err();
+        assert_eq!(fs::read_to_string(error.path()).unwrap(), "last");
     }
 
     #[test]

@@ -58,6 +58,9 @@ const UNTIL_READY: Duration = Duration::from_secs(25);
 /// How long a guest that is up may take for what takes it milliseconds.
 const ANSWER: Duration = Duration::from_secs(20);
 
+/// How long it may take to flush a file that was put together: gigabytes, on a disk that is emulated.
+const FLUSHED: Duration = Duration::from_secs(300);
+
 /// What callers may have going on with one guest at one time, commands and files together.
 const MAX_CONVERSATIONS: usize = 64;
 
@@ -150,11 +153,16 @@ impl Guest {
         Ok(wire)
     }
 
-    /// Asks a guest that is up, and waits as long as that may take.
+    /// Asks a guest that is up for what takes it milliseconds.
     async fn ask_promptly(&self, request: Request) -> Result<Reply, GuestProblem> {
+        self.ask_within(ANSWER, request).await
+    }
+
+    /// Asks a guest that is up, and waits as long as that may take.
+    async fn ask_within(&self, limit: Duration, request: Request) -> Result<Reply, GuestProblem> {
         let _turn = self.turn()?;
         let wire = self.able().await?;
-        let answer = timeout(ANSWER, wire.ask(request)).await;
+        let answer = timeout(limit, wire.ask(request)).await;
         match answer.map_err(|_| GuestProblem::Silent)?? {
             Reply::Refused(refused) => Err(refused.into()),
             Reply::Failed { reason } => Err(GuestProblem::Refused { reason }),

@@ -287,7 +287,8 @@ impl Machines {
     /// # Errors
     /// When the snapshot is not there, damaged, or of something else than the VM and the host are
     /// now; then nothing has changed (a VM without a process counts as starting meanwhile). When the
-    /// process does not come up all the same, the VM is stopped, with the disk that it had.
+    /// process does not come up all the same, the VM is stopped, with the disk that it had; should that
+    /// process not end either, the error says where that disk is.
     pub async fn restore(
         &self,
         name: &str,

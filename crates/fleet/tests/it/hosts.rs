@@ -445,12 +445,20 @@ async fn a_vm_that_is_being_started_when_its_host_begins_to_drain_is_stopped_aga
     let host = StandIn::enrol(&desk).await;
     desk.call("vms/create", json!({"name": "web"})).await;
     let about = json!({"id": host.id});
-    for (operation, input) in [
-        ("vms/start", json!({"name": "web"})),
-        ("vms/restore", json!({"name": "web", "snapshot": "s"})),
+    let start = ("vms/start", json!({"name": "web"}));
+    let restore = ("vms/restore", json!({"name": "web", "snapshot": "s"}));
+    for ((operation, input), is_heard) in [
+        (start.clone(), true),
+        (restore.clone(), true),
+        // Nobody hears whether it was started.
+        (start, false),
+        (restore, false),
     ] {
         let go = Arc::new(Notify::new());
-        host.be(Mood::Hesitates(Arc::clone(&go)));
+        host.be(match is_heard {
+            true => Mood::Hesitates(Arc::clone(&go)),
+            false => Mood::HesitatesAndMumbles(Arc::clone(&go)),
+        });
         host.inside().calls.clear();
         let drain = async {
             while !host.inside().calls.iter().any(|call| call.0 == operation) {
@@ -462,8 +470,13 @@ async fn a_vm_that_is_being_started_when_its_host_begins_to_drain_is_stopped_aga
         };
         let (refused, drained) = tokio::join!(desk.refusal(operation, input), drain);
         assert_eq!(drained["vms_running"], json!([]));
-        assert_eq!(refused.code().as_str(), "INVALID_STATE");
-        assert!(refused.message().contains("is draining"), "{refused:?}");
+        match is_heard {
+            true => {
+                assert_eq!(refused.code().as_str(), "INVALID_STATE");
+                assert!(refused.message().contains("is draining"), "{refused:?}");
+            }
+            false => assert_eq!(refused.code().as_str(), "INTERNAL"),
+        }
         let state = |vm: &Value| vm["state"].clone();
         let at_the_host: Vec<_> = host.inside().vms.values().map(state).collect();
         assert_eq!(at_the_host, ["stopped"]);
@@ -471,6 +484,11 @@ async fn a_vm_that_is_being_started_when_its_host_begins_to_drain_is_stopped_aga
         assert_eq!(listed[0]["state"], "stopped");
         desk.call("hosts/uncordon", about.clone()).await;
     }
+    // On a host that does not drain it runs, whatever was heard of it.
+    host.be(Mood::Mumbles);
+    host.inside().calls.clear();
+    desk.refusal("vms/start", json!({"name": "web"})).await;
+    assert!(!host.inside().calls.iter().any(|call| call.0 == "vms/stop"));
     // Nothing stands in its way any more.
     host.be(Mood::Well);
     let started = desk.call("vms/start", json!({"name": "web"})).await;

@@ -32,6 +32,8 @@ pub(crate) enum Mood {
     Raves,
     /// Does what would start a VM only once it is told to.
     Hesitates(Arc<Notify>),
+    /// The same, and what it says then is no answer.
+    HesitatesAndMumbles(Arc<Notify>),
     /// Answers with a stream: these bytes, and then an end, or none for as long as the caller
     /// listens.
     Streams(Vec<String>, bool),
@@ -175,14 +177,19 @@ async fn answer(
         inside.calls.push(called);
         inside.mood.clone()
     };
-    if let Mood::Hesitates(go) = &mood
-        && matches!(&*operation, "vms/start" | "vms/restore")
+    let starts = matches!(&*operation, "vms/start" | "vms/restore");
+    if let Mood::Hesitates(go) | Mood::HesitatesAndMumbles(go) = &mood
+        && starts
     {
         go.notified().await;
     }
     let mut inside = shared.lock().unwrap_or_else(PoisonError::into_inner);
     match mood {
-        Mood::Well | Mood::Hesitates(_) => {
+        Mood::HesitatesAndMumbles(_) if starts => {
+            act(&mut inside, &operation, &input);
+            "mumble".into_response()
+        }
+        Mood::Well | Mood::Hesitates(_) | Mood::HesitatesAndMumbles(_) => {
             let (status, body) = act(&mut inside, &operation, &input);
             (status, Json(body)).into_response()
         }

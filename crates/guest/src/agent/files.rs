@@ -44,7 +44,7 @@ pub(super) fn answer(request: Request) -> Reply {
             stage: Some(stage),
         } => write_staged(&path, offset, &data, &stage),
         Request::Commit { path, stage, mode } => commit(&path, &stage, mode),
-        Request::Discard { path, stage } => discard(&path, &stage),
+        Request::Discard { path, stage } => Ok(discard(&path, &stage)),
         _ => Err(Errno::NOSYS.into()),
     };
     answered.unwrap_or_else(|error| Reply::Refused(refused(&error)))
@@ -123,10 +123,10 @@ fn commit(path: &[u8], stage: &Stage, mode: Option<u32>) -> io::Result<Reply> {
     Ok(Reply::Done)
 }
 
-fn discard(path: &[u8], stage: &Stage) -> io::Result<Reply> {
+fn discard(path: &[u8], stage: &Stage) -> Reply {
     // One that is not there is discarded.
-    let _ = STAGING.take(path, stage);
-    Ok(Reply::Done)
+    STAGING.discard(path, stage);
+    Reply::Done
 }
 
 /// Opens a regular file. What else there is (a device, a pipe) could keep us waiting for ever, or

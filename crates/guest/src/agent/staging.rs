@@ -9,6 +9,9 @@
 //!
 //! The host cannot tell us that whoever sent the pieces is gone, so what nobody has touched for a
 //! while is given up.
+//!
+//! To flush a large file takes minutes, and the host may give it up meanwhile: it is placed only if it
+//! is still wanted when it is flushed. Whoever was told that it is discarded never sees it appear.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -43,8 +46,13 @@ type Key = (Vec<u8>, String);
 #[derive(Default)]
 struct All {
     staged: HashMap<Key, Staged>,
+    /// What is whole and on its way to its place.
+    leaving: HashMap<Key, Wanted>,
     is_swept: bool,
 }
+
+/// Whether what is on its way to its place still has to get there. It is held while it gets there.
+type Wanted = Arc<Mutex<bool>>;
 
 /// Everything that is gathered.
 pub(super) struct Staging(Mutex<Option<All>>);
@@ -62,7 +70,7 @@ impl Staging {
         let key = key(path, stage);
         if offset == 0 {
             // What was begun under this name ends first.
-            drop(self.take(path, stage));
+            self.discard(path, stage);
             self.keep(key.clone(), Staged::begin(directory, stage)?);
         }
         let file = self.lock(|all| {
@@ -73,10 +81,34 @@ impl Staging {
         file.ok_or_else(gone)?.write_all_at(data, offset)
     }
 
-    /// What was gathered for a file, which is gone unless it is put in its place.
-    pub(super) fn take(&self, path: &[u8], stage: &Stage) -> io::Result<Staged> {
+    /// What was gathered for a file, which is gone unless it is put in its place. Nothing is added to
+    /// it any more, but until then it can be discarded.
+    pub(super) fn take(&self, path: &[u8], stage: &Stage) -> io::Result<Leaving<'_>> {
         let key = key(path, stage);
-        self.lock(|all| all.staged.remove(&key)).ok_or_else(gone)
+        let wanted = Arc::new(Mutex::new(true));
+        let staged = self.lock(|all| {
+            let staged = all.staged.remove(&key)?;
+            all.leaving.insert(key.clone(), Arc::clone(&wanted));
+            Some(staged)
+        });
+        Ok(Leaving {
+            staged: staged.ok_or_else(gone)?,
+            all: self,
+            key,
+            wanted,
+        })
+    }
+
+    /// Gives up what was gathered for a file. One that is on its way to its place gets there before
+    /// this returns, or never.
+    pub(super) fn discard(&self, path: &[u8], stage: &Stage) {
+        let key = key(path, stage);
+        let (staged, wanted) = self.lock(|all| (all.staged.remove(&key), all.leaving.remove(&key)));
+        // To remove a large file may take a while, for which nobody else has to wait.
+        drop(staged);
+        if let Some(wanted) = wanted {
+            *wanted.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        }
     }
 
     fn keep(&'static self, key: Key, staged: Staged) {
@@ -128,8 +160,49 @@ fn gone() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, reason)
 }
 
+/// What is whole and on its way to its place.
+pub(super) struct Leaving<'a> {
+    staged: Staged,
+    all: &'a Staging,
+    key: Key,
+    wanted: Wanted,
+}
+
+impl Leaving<'_> {
+    pub(super) fn file(&self) -> &File {
+        &self.staged.file
+    }
+
+    pub(super) fn directory(&self) -> impl AsFd {
+        &self.staged.directory
+    }
+
+    /// Gives it the name that it was for, in one step, unless it was discarded meanwhile.
+    pub(super) fn place(mut self, name: &[u8]) -> io::Result<()> {
+        let wanted = Arc::clone(&self.wanted);
+        // Whoever discards it now waits until it is there.
+        let wanted = wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        match *wanted {
+            true => self.staged.place(name),
+            false => Err(gone()),
+        }
+    }
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.all.lock(|all| {
+            // The same upload may have been begun anew, and be on its way too.
+            let own = all.leaving.get(&self.key);
+            if own.is_some_and(|wanted| Arc::ptr_eq(wanted, &self.wanted)) {
+                all.leaving.remove(&self.key);
+            }
+        });
+    }
+}
+
 /// What becomes a file.
-pub(super) struct Staged {
+struct Staged {
     file: Arc<File>,
     directory: OwnedFd,
     stage: Stage,
@@ -168,16 +241,8 @@ impl Staged {
         }
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
-    }
-
-    pub(super) fn directory(&self) -> impl AsFd {
-        &self.directory
-    }
-
     /// Gives it the name that it was for, in one step.
-    pub(super) fn place(mut self, name: &[u8]) -> io::Result<()> {
+    fn place(&mut self, name: &[u8]) -> io::Result<()> {
         let from = match self.name.take() {
             Some(from) => from,
             None => {
@@ -299,6 +364,50 @@ mod tests {
     }
 
     #[test]
+    fn what_is_discarded_while_it_is_flushed_is_not_placed() {
+        let (all, place, stage) = (staging(), Directory::new("late"), "k3".parse().unwrap());
+        let write = |data: &[u8]| all.write(b"/a", &stage, place.open(), 0, data);
+        fs::write(place.0.join("a"), "old").unwrap();
+        write(b"given up").unwrap();
+        let flushed = all.take(b"/a", &stage).unwrap();
+        assert!(all.take(b"/a", &stage).is_err(), "it is on its way already");
+        let more = all.write(b"/a", &stage, place.open(), 8, b"!");
+        assert!(more.is_err(), "it would not be flushed");
+        all.discard(b"/a", &stage);
+        // Somebody tries once more under the same name before the flush is over.
+        write(b"anew").unwrap();
+        let anew = all.take(b"/a", &stage).unwrap();
+        assert!(flushed.place(b"a").is_err());
+        assert_eq!((place.names().len(), place.read("a")), (1, b"old".into()));
+        anew.place(b"a").unwrap();
+        assert_eq!(place.read("a"), b"anew");
+        // To begin again is to give up what was begun.
+        write(b"first").unwrap();
+        let first = all.take(b"/a", &stage).unwrap();
+        write(b"second").unwrap();
+        assert!(first.place(b"a").is_err());
+        assert_eq!(place.read("a"), b"anew");
+        all.lock(|all| assert!(all.leaving.is_empty()));
+    }
+
+    #[test]
+    fn a_file_does_not_change_any_more_once_its_upload_is_discarded() {
+        let (all, place) = (staging(), Directory::new("race"));
+        for round in 0..200 {
+            let stage = format!("k{round}").parse().unwrap();
+            fs::write(place.0.join("a"), "old").unwrap();
+            all.write(b"/a", &stage, place.open(), 0, b"new").unwrap();
+            let flushed = all.take(b"/a", &stage).unwrap();
+            let placing = thread::spawn(move || flushed.place(b"a").is_ok());
+            all.discard(b"/a", &stage);
+            let told = place.read("a");
+            let placed = placing.join().unwrap();
+            assert_eq!(place.read("a"), told, "in round {round}");
+            assert_eq!(told, if placed { b"new" } else { b"old" });
+        }
+    }
+
+    #[test]
     fn what_was_left_is_in_nobodys_way() {
         let (all, place, stage) = (staging(), Directory::new("left"), "k3".parse().unwrap());
         // An older agent called it so.
@@ -309,7 +418,7 @@ mod tests {
         // As when the guest ends before it takes its place.
         let left = Staged::begin_named(place.open(), &stage).unwrap();
         std::mem::forget(left);
-        let staged = Staged::begin_named(place.open(), &stage).unwrap();
+        let mut staged = Staged::begin_named(place.open(), &stage).unwrap();
         staged.place(b"b").unwrap();
         assert_eq!(place.read("b"), b"");
     }
@@ -318,9 +427,9 @@ mod tests {
     fn no_two_files_have_one_name() {
         let (place, stage) = (Directory::new("names"), "k3".parse().unwrap());
         let begin = || Staged::begin_named(place.open(), &stage).unwrap();
-        let (first, second, third) = (begin(), begin(), begin());
-        first.file().write_all_at(b"first", 0).unwrap();
-        second.file().write_all_at(b"second", 0).unwrap();
+        let (mut first, mut second, third) = (begin(), begin(), begin());
+        first.file.write_all_at(b"first", 0).unwrap();
+        second.file.write_all_at(b"second", 0).unwrap();
         drop(third);
         first.place(b"a").unwrap();
         second.place(b"b").unwrap();

@@ -320,7 +320,8 @@ impl From<hostler_vmm::RestoreError> for RestoreError {
             | E::Damaged(_)
             | E::UnknownKernel(_)
             | E::Stop(_)
-            | E::Start { .. } => Self::NotRestorable { reason },
+            | E::Start { .. }
+            | E::Ousted { .. } => Self::NotRestorable { reason },
             E::Storage(storage) => storage.into(),
             other => internal(other).into(),
         }

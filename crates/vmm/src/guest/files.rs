@@ -2,7 +2,7 @@
 
 use super::errors::GuestProblem;
 use super::protocol::{CHUNK, Reply, Request, Stage};
-use super::{Guest, unexpected};
+use super::{FLUSHED, Guest, unexpected};
 
 /// The most of a file that is read or written at one time, in bytes.
 pub const PIECE_BYTES: usize = 512 * 1024;
@@ -105,12 +105,12 @@ impl Guest {
             let Some(mode) = commit else {
                 return Ok(());
             };
-            self.done(Request::Commit {
+            let commit = Request::Commit {
                 path: path.as_bytes().to_vec(),
                 stage: stage.clone(),
                 mode,
-            })
-            .await
+            };
+            of_done(self.ask_within(FLUSHED, commit).await?)
         };
         let written = written.await;
         if written.is_err() {
@@ -151,9 +151,13 @@ impl Guest {
     }
 
     async fn done(&self, request: Request) -> Result<(), GuestProblem> {
-        match self.ask_promptly(request).await? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(other)),
-        }
+        of_done(self.ask_promptly(request).await?)
+    }
+}
+
+fn of_done(reply: Reply) -> Result<(), GuestProblem> {
+    match reply {
+        Reply::Done => Ok(()),
+        other => Err(unexpected(other)),
     }
 }

@@ -332,6 +332,35 @@ async fn nor_is_one_that_falls_silent() {
     drop(far);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_flushed_for_long_is_waited_for_and_discarded_when_that_is_too_long() {
+    let (guest, mut far) = Far::greeted().await;
+    for (flushing, in_time) in [(Duration::from_secs(240), true), (FLUSHED * 2, false)] {
+        let replacing = tokio::spawn({
+            let guest = Arc::clone(&guest);
+            async move { guest.replace_file("/x", b"new", None).await }
+        });
+        let piece = far.hear().await;
+        assert!(matches!(piece.body, Request::Write { .. }), "{piece:?}");
+        far.say(piece.id, Reply::Done).await;
+        let asked = far.hear().await;
+        let Request::Commit { path, stage, .. } = asked.body else {
+            panic!("{asked:?}");
+        };
+        tokio::time::sleep(flushing).await;
+        if in_time {
+            far.say(asked.id, Reply::Done).await;
+            replacing.await.unwrap().unwrap();
+            continue;
+        }
+        let given_up = far.hear().await;
+        assert_eq!(given_up.body, Request::Discard { path, stage });
+        far.say(given_up.id, Reply::Done).await;
+        let told = replacing.await.unwrap();
+        assert!(matches!(told, Err(GuestProblem::Silent)), "{told:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_says_of_which_kind_it_is() {
     let (guest, mut far) = Far::greeted().await;

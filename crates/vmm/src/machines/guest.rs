@@ -112,7 +112,8 @@ impl Machines {
     ///
     /// # Errors
     /// When the guest cannot write it, or cannot be spoken to. A file that was to appear in one
-    /// step is then what it was before.
+    /// step is then what it was before, and stays so; of a guest that does not answer any more
+    /// nobody knows.
     pub async fn write_file(&self, name: &str, write: FileWrite) -> Result<(), GuestError> {
         let (vm, guest) = self.guest(name)?;
         check_path("path", &write.path)?;

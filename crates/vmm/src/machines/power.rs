@@ -19,7 +19,7 @@ use crate::files::{self, Context as _, StorageError};
 use crate::initrd::{self, GuestConfig};
 use crate::kernels::KernelFiles;
 use crate::layout::{OWNER, VmDir};
-use crate::lifecycle::{Mode, StartStep, StopStep};
+use crate::lifecycle::{Mode, Phase, StartStep, StopStep};
 use crate::model::Vm;
 use crate::mounts::{MountError, Shared};
 use crate::name::{ItemName, VmName};
@@ -114,7 +114,8 @@ pub(super) async fn start_saved(
     let gone_on = async {
         let launched = prepared.complete(saved).await?;
         fault::point("restore.completed");
-        keep(inner, slot, launched).await?;
+        // What it was to be started again for is over. Whatever becomes of it from now on counts.
+        keep(inner, slot, launched, |record| record.restarts.forget()).await?;
         // The first time that these processors run. Whoever dies from here on leaves a process that the
         // next daemon sets going.
         fault::point("restore.recorded");
@@ -128,6 +129,11 @@ pub(super) async fn start_saved(
             tracing::error!(%error, "a VM that could not be restored is still there");
         }
     } else {
+        // It died while it was told to run. Who restored it hears that it does not run now, so its restart
+        // policy must not have it run a moment later.
+        if !matches!(slot.record().phase, Phase::Starting { .. }) {
+            slot.note(|record| record.restarts.forget()).await;
+        }
         undo(inner, slot).await;
     }
     Err(error)
@@ -147,7 +153,7 @@ async fn launch(inner: &Inner, slot: &Arc<Slot>) -> Result<(), StartError> {
     let vmm_ms = begun.elapsed().as_secs_f64() * 1000.0;
     tracing::info!(vmm_ms, "the VM's process is up");
     fault::point("start.launched");
-    keep(inner, slot, launched).await
+    keep(inner, slot, launched, |_| ()).await
 }
 
 /// Prepares everything that a process needs.
@@ -167,9 +173,14 @@ async fn lay_out(inner: &Inner, slot: &Slot) -> Result<(Arc<dyn Driver>, Bluepri
     Ok((driver, blueprint))
 }
 
-/// Writes a process down that was just made, and appoints its keeper.
-async fn keep(inner: &Inner, slot: &Arc<Slot>, launched: Launched) -> Result<(), StartError> {
-    match adopt_newborn(slot, launched.process).await? {
+/// Writes a process down that was just made, with what else there is to say then, and appoints its keeper.
+async fn keep(
+    inner: &Inner,
+    slot: &Arc<Slot>,
+    launched: Launched,
+    also: impl FnOnce(&mut Record),
+) -> Result<(), StartError> {
+    match adopt_newborn(slot, launched.process, also).await? {
         Some(watched) => {
             fault::point("start.recorded");
             let networks = inner.networks.clone();
@@ -206,7 +217,11 @@ async fn plug(inner: &Inner, driver: &dyn Driver, slot: &Slot) -> Result<Network
 
 /// Takes hold of a process that was just made and writes it down. A process that cannot be held or
 /// written down is ended: nobody would find it again.
-async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>, StorageError> {
+async fn adopt_newborn(
+    slot: &Slot,
+    process: Process,
+    also: impl FnOnce(&mut Record),
+) -> Result<Option<Watched>, StorageError> {
     let watched = match Watched::open(&process.birth) {
         Ok(Some(watched)) => watched,
         Ok(None) => return Ok(None),
@@ -217,7 +232,10 @@ async fn adopt_newborn(slot: &Slot, process: Process) -> Result<Option<Watched>,
     };
     process.birth.yield_to_others();
     let noted = slot
-        .commit(|record| record.phase.launched(process, Timestamp::now()))
+        .commit(|record| {
+            record.phase.launched(process, Timestamp::now());
+            also(record);
+        })
         .await;
     if let Err(error) = noted {
         let _ = watched.signal(Signal::KILL);

@@ -3,7 +3,8 @@
 //! In this order, so that whatever fails costs as little as it can: everything is compared and
 //! read, while the disk is copied beside the one that is there; what runs is ended; a process is made
 //! and the memory loaded; the two disks change names; the processors run. Should that fail, the disks
-//! change back.
+//! change back. A process that does not end then has the snapshot's disk, and the next daemon may adopt
+//! it: the other one is kept beside it.
 //!
 //! A VM that does not run is given its process while everything is still read and copied: a restore is
 //! waited for, and most of what it does can be done at once. Until the end that process has the disk
@@ -26,7 +27,7 @@ use crate::snapshots::{Found, Memory, Snapshots};
 use crate::{blocking, disk, fault};
 
 /// What the disk of a VM is called that lost its place and could not get it back.
-const OUSTED: &str = "disk-before-restore.ext4";
+const OUSTED: (&str, &str) = ("disk-before-restore", "ext4");
 
 /// Restores a VM whose turn the caller has.
 pub(super) async fn restore(
@@ -62,27 +63,23 @@ pub(super) async fn restore(
         return Err(error.into());
     }
     fault::point("restore.exchanged");
+    let starts = prepared.is_some();
     let gone_on = match prepared {
-        Some(prepared) => {
-            let started = power::start_saved(inner, slot, prepared, found.directory()).await;
-            started.map_err(|source| not_started(slot, source))
-        }
-        None => rest(slot).await.map_err(RestoreError::from),
+        Some(prepared) => power::start_saved(inner, slot, prepared, found.directory()).await,
+        None => rest(slot).await.map_err(StartError::from),
     };
-    match gone_on {
-        Ok(()) => {
-            // What it was to be started again for is over.
-            slot.note(|record| record.restarts.forget()).await;
-            Ok(slot.view())
-        }
-        Err(error) => {
-            // A process that could not be ended has this disk.
-            if slot.record().phase.live().is_none() {
-                give_back(slot, draft);
-            }
-            Err(error)
-        }
-    }
+    let Err(source) = gone_on else {
+        return Ok(slot.view());
+    };
+    Err(match (give_back(slot, draft), source) {
+        (Some(kept), source) => RestoreError::Ousted {
+            name: spec.name,
+            kept,
+            source: Box::new(source),
+        },
+        (None, StartError::Storage(error)) if !starts => error.into(),
+        (None, source) => not_started(slot, source),
+    })
 }
 
 /// A restore, up to where the VM's disk is touched.
@@ -159,22 +156,36 @@ impl Restoring<'_> {
     }
 }
 
-/// Gives the VM the disk again that it had.
-fn give_back(slot: &Slot, draft: DraftFile) {
-    let Err(error) = files::exchange(draft.path(), &slot.dir.disk()) else {
-        return;
+/// Gives the VM the disk again that it had. Should that not be possible, that disk is kept, and this
+/// says under which name.
+fn give_back(slot: &Slot, draft: DraftFile) -> Option<String> {
+    let problem = match slot.record().phase.live() {
+        Some(_) => "its process does not end, and has the disk of the snapshot".to_owned(),
+        None => match files::exchange(draft.path(), &slot.dir.disk()) {
+            Ok(()) => return None,
+            Err(error) => error.to_string(),
+        },
     };
-    let place = slot.dir.path().join(OUSTED);
-    let kept = draft.keep_as(&place);
-    let kept = kept.map_or_else(|error| error.to_string(), |()| place.display().to_string());
-    tracing::error!(%error, kept, "a VM did not get its disk back after a restore that failed");
+    let (stem, extension) = OUSTED;
+    let kept = draft.keep_as(stem, extension).unwrap_or_else(|error| {
+        tracing::error!(%error, "a disk keeps its name until the next start, and goes then");
+        error.path().to_owned()
+    });
+    let vm = slot.record().spec.name;
+    let (kept, name) = (kept.display(), kept.file_name().unwrap_or_default());
+    tracing::error!(%vm, problem, %kept, "a VM did not get its disk back after a restore that failed");
+    Some(name.to_string_lossy().into_owned())
 }
 
 /// A VM whose snapshot has no memory does not run. Whatever its last process came to, it has nothing
 /// to do with this disk.
 async fn rest(slot: &Slot) -> Result<(), StorageError> {
     let now = Timestamp::now();
-    slot.commit(|record| record.phase.stop(now)).await.map(drop)
+    let rested = slot.commit(|record| {
+        record.restarts.forget();
+        record.phase.stop(now)
+    });
+    rested.await.map(drop)
 }
 
 /// What a memory would be loaded into.
@@ -209,16 +220,37 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::driver::GuestEndpoint;
     use crate::layout::Layout;
+    use crate::process::{Birth, Process};
     use crate::record::tests::record;
+
+    #[tokio::test]
+    async fn a_vm_that_is_restored_without_a_memory_is_not_started_again() {
+        let data = tempfile::tempdir().unwrap();
+        let mut record = record();
+        let dir = Layout::new(data.path().to_owned()).vm(&record.spec.name);
+        fs::create_dir_all(dir.path()).unwrap();
+        record.restarts.begun();
+        record.restarts.due = Some(Timestamp::now());
+        let slot = Slot::new(dir, record);
+        rest(&slot).await.unwrap();
+        let vm = slot.view();
+        assert_eq!((vm.restarts, vm.next_restart_at), (0, None));
+    }
 
     #[test]
     fn a_disk_gets_its_place_back_and_is_kept_when_it_cannot() {
         let data = tempfile::tempdir().unwrap();
-        let record = record();
+        let mut record = record();
         let dir = Layout::new(data.path().to_owned()).vm(&record.spec.name);
         fs::create_dir_all(dir.path()).unwrap();
-        let (disk, slot) = (dir.disk(), Slot::new(dir, record));
+        let process = Process {
+            birth: Birth::of(1).unwrap(),
+            control_socket: dir.control_socket(),
+            guest: GuestEndpoint::Socket(dir.guest_socket()),
+        };
+        let (disk, slot) = (dir.disk(), Slot::new(dir.clone(), record.clone()));
         let ousted = || {
             let draft = DraftFile::begin(slot.dir.path());
             fs::write(draft.path(), "old").unwrap();
@@ -227,15 +259,28 @@ mod tests {
         let names = || fs::read_dir(slot.dir.path()).unwrap().count();
 
         fs::write(&disk, "new").unwrap();
-        give_back(&slot, ousted());
+        assert_eq!(give_back(&slot, ousted()), None);
         assert_eq!(fs::read_to_string(&disk).unwrap(), "old");
         assert_eq!(names(), 1, "the other one goes");
 
         // Nothing is there to change places with.
         fs::remove_file(&disk).unwrap();
-        give_back(&slot, ousted());
-        let kept = slot.dir.path().join(OUSTED);
-        assert_eq!(fs::read_to_string(kept).unwrap(), "old");
+        let kept = |slot| {
+            let name = give_back(slot, ousted()).unwrap();
+            let content = fs::read_to_string(slot.dir.path().join(&name)).unwrap();
+            (name, content)
+        };
+        let old = |name: &str| (name.to_owned(), "old".to_owned());
+        assert_eq!(kept(&slot), old("disk-before-restore.ext4"));
         assert_eq!(names(), 1);
+
+        // A process that does not end has the new one.
+        fs::write(&disk, "new").unwrap();
+        record.phase.start(Timestamp::now());
+        record.phase.launched(process, Timestamp::now());
+        let slot = Slot::new(dir, record);
+        assert_eq!(kept(&slot), old("disk-before-restore-2.ext4"));
+        assert_eq!(fs::read_to_string(&disk).unwrap(), "new");
+        assert_eq!(names(), 3);
     }
 }

@@ -30,6 +30,8 @@ const BESIDE_THE_COMMAND: Duration = Duration::from_secs(100);
 const LONGEST_RUN: Duration = Duration::from_secs(3600);
 /// For what is quick once the guest is up.
 const QUICK: Duration = Duration::from_secs(70);
+/// For the piece with which a file appears: a little longer than hosts wait until it is flushed.
+const FLUSHED: Duration = Duration::from_secs(370);
 
 pub(super) fn operations(service: Service<Fleet>) -> Service<Fleet> {
     service
@@ -74,7 +76,7 @@ pub(super) fn operations(service: Service<Fleet>) -> Service<Fleet> {
         .with(
             mutation("write-file", write_file)
                 .requires(VMS_EXEC)
-                .timeout(QUICK + MARGIN)
+                .timeout(FLUSHED + MARGIN)
                 .rest(Method::PUT, "/v1/vms/{name}/file", StatusCode::OK),
         )
         .with(query("logs", logs).requires(VMS_READ).rest(
@@ -456,7 +458,9 @@ async fn write_file(fleet: &Fleet, call: Call, input: WriteFile) -> Asked<Done> 
     // Once for each upload, not for each of its pieces.
     let begins = input.upload.is_none() || input.offset.unwrap_or(0) == 0;
     let action = begins.then_some("vm.write-file");
-    pass_on(fleet, &call, &input, action, QUICK).await
+    let appears = input.last || (input.upload.is_none() && input.offset.is_none());
+    let patience = if appears { FLUSHED } else { QUICK };
+    pass_on(fleet, &call, &input, action, patience).await
 }
 
 /// Shows the last lines of a VM's console: what its kernel and its init wrote there.

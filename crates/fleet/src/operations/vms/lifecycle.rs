@@ -140,7 +140,19 @@ pub(super) async fn on_its_host(
         may_start(&vm, &host)?;
     }
     input["name"] = json!(vm.id);
-    let said: HostVm = ask(fleet, call, (&vm, &host), input, timeout).await?;
+    let said: HostVm = match ask(fleet, call, (&vm, &host), input, timeout).await {
+        Ok(said) => said,
+        Err(failure) => {
+            // It may run all the same.
+            if starts && !failure.is_certain() {
+                let stopped = stop_what_started_in_vain(fleet, call, &vm, &host).await;
+                if let Err(error) = stopped {
+                    tracing::error!(vm = %vm.id, host = %host.id, ?error, "a VM may run on a host that drains");
+                }
+            }
+            return Err(failure.into());
+        }
+    };
     let actor = Actor::of(call, clock::now());
     let mut tx = fleet.store.begin().await?;
     let in_vain = starts && lives(said.state) && drains_by_now(&mut tx, &vm).await?;
@@ -148,13 +160,28 @@ pub(super) async fn on_its_host(
     audit::record(&mut tx, &actor, action, &vm.id).await?;
     store::commit(tx).await?;
     if in_vain {
-        let stopped = drain::ask_to_stop(fleet, call, &host, &vm.id).await;
-        let stopped =
-            stopped.map_err(|failure| failure.naming(vm.id.as_str(), vm.name.as_str()))?;
-        note(fleet, &vm.id, &stopped).await?;
+        stop_again(fleet, call, &vm, &host).await?;
         return Err(VmError::Draining { host: host.id }.into());
     }
     Ok(described(vm, &said))
+}
+
+/// Stops a VM of which nobody knows whether it was started, if its host drains by now.
+async fn stop_what_started_in_vain(fleet: &Fleet, call: &Call, vm: &Vm, host: &Host) -> Asked<()> {
+    let mut db = fleet.store.read().await?;
+    let in_vain = drains_by_now(&mut db, vm).await?;
+    drop(db);
+    match in_vain {
+        true => stop_again(fleet, call, vm, host).await,
+        false => Ok(()),
+    }
+}
+
+/// Stops a VM whose start came after the drain of its host.
+async fn stop_again(fleet: &Fleet, call: &Call, vm: &Vm, host: &Host) -> Asked<()> {
+    let stopped = drain::ask_to_stop(fleet, call, host, &vm.id).await;
+    let stopped = stopped.map_err(|failure| failure.naming(vm.id.as_str(), vm.name.as_str()))?;
+    Ok(note(fleet, &vm.id, &stopped).await?)
 }
 
 fn lives(state: VmState) -> bool {

@@ -1,5 +1,7 @@
 //! `vms/read-file` and `vms/write-file`: files inside a VM, in pieces.
 
+use std::time::Duration;
+
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hostler_operations::{Call, Method, Service, StatusCode, mutation, query};
 use hostler_vmm::{FilePlace, FileWrite, PIECE_BYTES, VmName};
@@ -11,6 +13,10 @@ use super::{Done, decoded};
 use crate::host::Host;
 use crate::operations::VMS_EXEC;
 
+/// How long a file may take to be written. The last piece of one is answered when the file is flushed,
+/// for which a guest is given five minutes; it may be coming up first.
+const WRITTEN: Duration = Duration::from_secs(360);
+
 /// Adds the operations on files.
 pub(in crate::operations) fn operations(service: Service<Host>) -> Service<Host> {
     service
@@ -19,11 +25,12 @@ pub(in crate::operations) fn operations(service: Service<Host>) -> Service<Host>
             "/v1/vms/{name}/file",
             StatusCode::OK,
         ))
-        .with(mutation("write-file", write_file).requires(VMS_EXEC).rest(
-            Method::PUT,
-            "/v1/vms/{name}/file",
-            StatusCode::OK,
-        ))
+        .with(
+            mutation("write-file", write_file)
+                .requires(VMS_EXEC)
+                .timeout(WRITTEN)
+                .rest(Method::PUT, "/v1/vms/{name}/file", StatusCode::OK),
+        )
 }
 
 /// Reads a regular file in a VM, or a piece of one.

@@ -10,7 +10,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::client::{Api, Connect};
+use crate::client::{Api, Connect, LONG_PATIENCE};
 use crate::failure::{Doing, Failure};
 use crate::output;
 
@@ -104,8 +104,10 @@ async fn upload(api: &Api, file: &Path, vm: &str, path: &str) -> Result<u64, Fai
             "offset": sent,
             "last": last,
         });
+        // The last piece is answered when the whole file is flushed.
         api.put(&["v1", "vms", vm, "file"])
             .body(body)
+            .patience(LONG_PATIENCE)
             .send()
             .await?;
         sent += piece.len() as u64;

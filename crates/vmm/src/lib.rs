@@ -65,6 +65,7 @@ mod lifecycle;
 mod long;
 mod lz4;
 mod machines;
+mod metadata;
 mod metrics;
 mod model;
 mod mounts;

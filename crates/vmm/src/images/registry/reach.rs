@@ -12,12 +12,14 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 use url::{Host, Url};
 
+use crate::metadata;
+
 /// Nothing is asked for at this address.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "no image is fetched from {host} at {address}: a registry may not be at a link-local address, \
-     nor lead into this host's own network unless it is there itself, and then only to its own \
-     address and port, or over https to another machine"
+    "no image is fetched from {host} at {address}: a registry may not be at a link-local address or \
+     another where clouds keep metadata, nor lead into this host's own network unless it is there \
+     itself, and then only to its own address and port, or over https to another machine"
 )]
 pub(crate) struct OutOfReach {
     host: String,
@@ -27,8 +29,7 @@ pub(crate) struct OutOfReach {
 /// How far a request may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reach {
-    /// Somebody named it: anywhere but to what is link-local, where the cloud's metadata is and no
-    /// registry ever was.
+    /// Somebody named it: anywhere but to where a cloud's metadata may be ([`metadata`]).
     Named,
     /// Somebody at a public address led there: only to what is public too.
     Public,
@@ -57,7 +58,7 @@ impl Reach {
 
     fn admits(self, address: IpAddr) -> bool {
         let address = plain(address);
-        if is_link_local(address) {
+        if metadata::is_at(address) {
             return false;
         }
         match self {
@@ -97,13 +98,6 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
-}
-
 /// Whether an address is this host's: loopback, or none, which means the same (RFC 1122), or one
 /// that it has now, however public: behind it is what a firewall keeps from everybody else.
 fn is_this_host(address: IpAddr) -> bool {
@@ -129,11 +123,11 @@ fn is_own(address: IpAddr) -> bool {
     from.is_ok_and(|from| from.ip() == address)
 }
 
-/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598), or it is
-/// this host's own.
+/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598), the cloud's
+/// metadata included, or it is this host's own.
 fn is_near(address: IpAddr) -> bool {
     let address = plain(address);
-    is_link_local(address)
+    metadata::is_at(address)
         || is_this_host(address)
         || match address {
             IpAddr::V4(address) => {
@@ -228,6 +222,11 @@ mod tests {
             "fe80::1",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "168.63.129.16",
+            "64:ff9b::a83f:8110",
+            "100.100.100.200",
+            "::ffff:100.100.100.200",
+            "fd00:ec2::254",
         ] {
             assert!(
                 !admits(Reach::Named, text) && !admits(Reach::Public, text),
@@ -270,6 +269,9 @@ mod tests {
             ("10.0.0.5:5000", "http://10.0.0.5:9100/"),
             ("10.0.0.5:5000", "http://10.0.0.6:5000/"),
             ("10.0.0.5:443", "https://169.254.169.254/"),
+            ("10.0.0.5:443", "https://100.100.100.200/"),
+            ("10.0.0.5:443", "https://[fd00:ec2::254]/"),
+            ("203.0.113.7:443", "https://168.63.129.16/"),
             ("169.254.169.254:80", "http://169.254.169.254/"),
         ] {
             assert!(!admits(sender, to), "{sender} to {to}");
@@ -318,6 +320,9 @@ mod tests {
             "http://0xa9.0xfe.0xa9.0xfe/v2/",
             "http://[fe80::1]/v2/",
             "http://[::ffff:a9fe:a9fe]/v2/",
+            "http://168.63.129.16/v2/",
+            "http://0xa8.077.0x81.020/v2/",
+            "http://[fd00:0ec2:0::254]/v2/",
         ] {
             assert!(check(url).is_err(), "{url}");
         }

@@ -8,7 +8,7 @@ use crate::mounts::MountError;
 use crate::name::{ItemName, SnapshotName, VmName};
 use crate::network::NetworkError;
 use crate::ports::PortError;
-use crate::snapshots::{Damaged, FindError, Incompatible, MAX_SNAPSHOTS, NoSuchSnapshot};
+use crate::snapshots::{Damaged, FindError, Incompatible, MAX_SNAPSHOTS, Newer, NoSuchSnapshot};
 use crate::spec::InvalidField;
 use crate::tool::ToolError;
 
@@ -267,6 +267,8 @@ pub enum RestoreError {
     #[error(transparent)]
     Damaged(#[from] Damaged),
     #[error(transparent)]
+    Newer(#[from] Newer),
+    #[error(transparent)]
     NoDriver(#[from] NoDriver),
     #[error(transparent)]
     UnknownKernel(#[from] UnknownKernel),
@@ -311,6 +313,7 @@ impl From<FindError> for RestoreError {
         match error {
             FindError::Missing(error) => Self::NoSuchSnapshot(error),
             FindError::Damaged(error) => Self::Damaged(error),
+            FindError::Newer(error) => Self::Newer(error),
             FindError::Storage(error) => Self::Storage(error),
         }
     }

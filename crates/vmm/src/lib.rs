@@ -65,6 +65,7 @@ mod lifecycle;
 mod long;
 mod lz4;
 mod machines;
+mod metadata;
 mod metrics;
 mod model;
 mod mounts;
@@ -117,7 +118,7 @@ pub use network::{
 pub use ports::PortError;
 pub use restart::RestartPolicy;
 pub use shelf::RemoveError;
-pub use snapshots::{Damaged, Incompatible, NoSuchSnapshot, Snapshot};
+pub use snapshots::{Damaged, Incompatible, Newer as NewerSnapshot, NoSuchSnapshot, Snapshot};
 pub use sources::UnusableDirectory;
 pub use spec::InvalidField;
 pub use status::{DriverStatus, Health, HostStatus};

@@ -96,6 +96,31 @@ pub struct Damaged {
     pub problem: String,
 }
 
+/// A snapshot says what its files have to be in a way that this version does not know. Whether they
+/// are is not to be told, so nothing speaks against it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "snapshot {snapshot} of VM {vm} was written by a newer version of this program; use that one \
+     (this one knows no digest {kind:?})"
+)]
+pub struct Newer {
+    /// The VM.
+    pub vm: VmName,
+    /// The snapshot.
+    pub snapshot: SnapshotName,
+    /// The kind of digest that is not known here.
+    pub kind: String,
+}
+
+/// Why the files of a snapshot are not used.
+#[derive(Debug)]
+enum Problem {
+    /// They are not what they were; says what is wrong.
+    Damage(String),
+    /// It cannot be told, because a digest is of this kind.
+    UnknownDigest(String),
+}
+
 /// A snapshot could not be found or used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
@@ -103,6 +128,8 @@ pub(crate) enum FindError {
     Missing(#[from] NoSuchSnapshot),
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    #[error(transparent)]
+    Newer(#[from] Newer),
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
@@ -230,10 +257,16 @@ impl Snapshots {
 
     /// Whether all files of a snapshot are what they were. Reads them to the end.
     pub(crate) fn verify(&self, found: &Found) -> Result<(), FindError> {
-        let problem = found.manifest.problem_in(&found.directory)?;
-        match problem {
+        let name = found.manifest.name();
+        match found.manifest.problem_in(&found.directory)? {
             None => Ok(()),
-            Some(problem) => Err(self.damaged(found.manifest.name().as_str(), problem).into()),
+            Some(Problem::Damage(problem)) => Err(self.damaged(name.as_str(), problem).into()),
+            Some(Problem::UnknownDigest(kind)) => Err(Newer {
+                vm: self.vm.clone(),
+                snapshot: name.clone(),
+                kind,
+            }
+            .into()),
         }
     }
 

@@ -318,6 +318,7 @@ impl From<hostler_vmm::RestoreError> for RestoreError {
             E::NoDriver(_) => Self::Unsupported { reason },
             E::Incompatible(_)
             | E::Damaged(_)
+            | E::Newer(_)
             | E::UnknownKernel(_)
             | E::Stop(_)
             | E::Start { .. }

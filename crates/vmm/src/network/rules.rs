@@ -16,6 +16,7 @@ use std::net::Ipv4Addr;
 use super::leases::Lease;
 use super::names::Instance;
 use super::subnet::Subnet;
+use crate::metadata;
 use crate::model::PortForward;
 
 /// Everything that rules depend on.
@@ -36,11 +37,9 @@ pub(crate) struct Guest<'a> {
     pub(crate) forwards: &'a [PortForward],
 }
 
-/// What guests never reach: this host as itself, link-local addresses and with them a cloud's
-/// metadata, those where other clouds have it (Microsoft's and Alibaba's), and all that are more than
-/// one (RFC 6890).
-const UNREACHABLE: &str =
-    "0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 168.63.129.16, 100.100.100.200, 224.0.0.0/3";
+/// What guests never reach beside a cloud's metadata: this host as itself, and all addresses that
+/// are more than one (RFC 6890).
+const UNREACHABLE: &str = "0.0.0.0/8, 127.0.0.0/8, 224.0.0.0/3";
 
 /// The transaction that replaces both tables.
 pub(crate) fn replacement(plan: &Plan<'_>) -> String {
@@ -69,6 +68,7 @@ fn write_bridge_table(text: &mut String, plan: &Plan<'_>) -> fmt::Result {
         instance, subnet, ..
     } = plan;
     let (table, taps) = (instance.table(), instance.taps());
+    let metadata = metadata::elements_4();
     let guests = plan.guests.iter().map(|Guest { lease, .. }| {
         let tap = instance.tap(*subnet, lease.address);
         format!("\"{tap}\" . {} . {}", lease.mac.as_str(), lease.address)
@@ -96,7 +96,7 @@ fn write_bridge_table(text: &mut String, plan: &Plan<'_>) -> fmt::Result {
     ether type arp iifname . ether saddr . arp saddr ip @guests \
         iifname . arp saddr ether . arp saddr ip @guests accept
     ether type != ip drop
-    ip daddr {{ {UNREACHABLE} }} drop
+    ip daddr {{ {UNREACHABLE}, {metadata} }} drop
     iifname . ether saddr . ip saddr @guests accept
     drop
   }}

@@ -23,8 +23,8 @@ const BLOCK: usize = 64 * 1024;
 /// How many blocks are read ahead of what is summed.
 const AHEAD: usize = 16;
 
-/// What a new digest begins with. Those of before have no such beginning, and are SHA-256.
-const BLAKE3: &str = "blake3:";
+/// The kind of a new digest, before a colon. Those of before say no kind, and are SHA-256.
+const BLAKE3: &str = "blake3";
 
 /// A sum in the making.
 enum Sum {
@@ -42,7 +42,7 @@ impl Sum {
 
     fn finish(self) -> String {
         match self {
-            Self::Blake3(sum) => format!("{BLAKE3}{}", sum.finalize().to_hex()),
+            Self::Blake3(sum) => format!("{BLAKE3}:{}", sum.finalize().to_hex()),
             Self::Sha256(sum) => hex::encode(sum.finalize()),
         }
     }
@@ -53,13 +53,26 @@ pub(super) fn of(path: &Path) -> Result<String, StorageError> {
     sum(path, Sum::Blake3(Box::default()))
 }
 
-/// Whether a file still has the digest that it had.
-pub(super) fn matches(path: &Path, digest: &str) -> Result<bool, StorageError> {
-    let kind = match digest.starts_with(BLAKE3) {
-        true => Sum::Blake3(Box::default()),
-        false => Sum::Sha256(Box::default()),
+/// What a file is, beside the digest that it had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Comparison<'a> {
+    Same,
+    Changed,
+    /// Nobody here can tell: the digest is of this kind, which a later version made.
+    Unknown(&'a str),
+}
+
+/// Compares a file with the digest that it had.
+pub(super) fn compare<'a>(path: &Path, digest: &'a str) -> Result<Comparison<'a>, StorageError> {
+    let kind = match digest.split_once(':') {
+        None => Sum::Sha256(Box::default()),
+        Some((BLAKE3, _)) => Sum::Blake3(Box::default()),
+        Some((kind, _)) => return Ok(Comparison::Unknown(kind)),
     };
-    Ok(sum(path, kind)? == digest)
+    Ok(match sum(path, kind)? == digest {
+        true => Comparison::Same,
+        false => Comparison::Changed,
+    })
 }
 
 fn sum(path: &Path, mut digest: Sum) -> Result<String, StorageError> {
@@ -156,10 +169,21 @@ mod tests {
         let file = file(&[0], false);
         let before = sum(file.path(), Sum::Sha256(Box::default())).unwrap();
         assert_eq!(before.len(), 64);
-        assert!(matches(file.path(), &before).unwrap());
-        assert!(matches(file.path(), &of(file.path()).unwrap()).unwrap());
+        let compared = |digest: &str| match compare(file.path(), digest).unwrap() {
+            Comparison::Unknown(kind) => panic!("{kind}"),
+            comparison => comparison == Comparison::Same,
+        };
+        assert!(compared(&before) && compared(&of(file.path()).unwrap()));
         file.as_file().write_all_at(b"x", 0).unwrap();
-        assert!(!matches(file.path(), &before).unwrap());
+        assert!(!compared(&before));
+    }
+
+    #[test]
+    fn a_digest_of_a_later_kind_says_nothing_of_its_file() {
+        let file = file(&[0], false);
+        let later = of(file.path()).unwrap().replace("blake3:", "blake3-wide:");
+        let compared = compare(file.path(), &later).unwrap();
+        assert_eq!(compared, Comparison::Unknown("blake3-wide"));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Snapshot, digest};
+use super::digest::{self, Comparison};
+use super::{Problem, Snapshot};
 use crate::files::{Context as _, StorageError};
 use crate::model::{DriverKind, VmId};
 use crate::name::{ItemName, SnapshotName, VmName};
@@ -77,23 +78,24 @@ impl FileSum {
     }
 
     /// What is wrong with the file of this name in a directory.
-    fn problem_in(&self, directory: &Path) -> Result<Option<String>, StorageError> {
+    fn problem_in(&self, directory: &Path) -> Result<Option<Problem>, StorageError> {
         let path = directory.join(&self.name);
+        let damage = |what: &str| Ok(Some(Problem::Damage(format!("{} {what}", self.name))));
         let size = match path.symlink_metadata() {
             Ok(metadata) if metadata.is_file() => metadata.len(),
-            Ok(_) => return Ok(Some(format!("{} is no file", self.name))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Some(format!("{} is missing", self.name)));
-            }
+            Ok(_) => return damage("is no file"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return damage("is missing"),
             Err(error) => return Err(error).context("read", &path),
         };
         if size != self.size_bytes {
             let expected = self.size_bytes;
-            let problem = format!("{} has {size} bytes instead of {expected}", self.name);
-            return Ok(Some(problem));
+            return damage(&format!("has {size} bytes instead of {expected}"));
         }
-        let same = digest::matches(&path, &self.digest)?;
-        Ok((!same).then(|| format!("{} has changed", self.name)))
+        match digest::compare(&path, &self.digest)? {
+            Comparison::Same => Ok(None),
+            Comparison::Changed => damage("has changed"),
+            Comparison::Unknown(kind) => Ok(Some(Problem::UnknownDigest(kind.to_owned()))),
+        }
     }
 }
 
@@ -158,7 +160,7 @@ impl Manifest {
     }
 
     /// What is wrong with the files in the snapshot's directory.
-    pub(super) fn problem_in(&self, directory: &Path) -> Result<Option<String>, StorageError> {
+    pub(super) fn problem_in(&self, directory: &Path) -> Result<Option<Problem>, StorageError> {
         // Side by side: whoever restores a VM waits for the largest of them, and not for all.
         std::thread::scope(|scope| {
             let looking: Vec<_> = self

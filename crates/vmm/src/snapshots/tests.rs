@@ -128,6 +128,25 @@ fn every_damage_is_noticed_and_named() {
 }
 
 #[test]
+fn what_a_newer_version_wrote_is_not_taken_for_damaged() {
+    let place = place();
+    take(&place, "a");
+    let path = place.snapshots.root.join("a").join(MANIFEST);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("blake3:", "blake4:", 1)).unwrap();
+    let found = place.snapshots.find("a").unwrap();
+    let error = place.snapshots.verify(&found).unwrap_err();
+    assert!(matches!(error, FindError::Newer(_)), "{error}");
+    let said = error.to_string();
+    assert!(
+        said.contains("newer version") && said.contains("blake4"),
+        "{said}"
+    );
+    assert!(!said.contains("delete"), "{said}");
+    assert_eq!(place.snapshots.list().unwrap().len(), 1);
+}
+
+#[test]
 fn a_manifest_that_names_a_file_elsewhere_is_not_used() {
     let place = place();
     take(&place, "a");

@@ -4,7 +4,9 @@
 //! its own network. Addresses count, not names, and at the moment of the connection: what a name
 //! means may change between two looks at it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+mod own;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -12,12 +14,15 @@ use hyper_util::client::legacy::connect::dns::{GaiResolver, Name};
 use tower_service::Service;
 use url::{Host, Url};
 
+use self::own::is_own;
+use crate::metadata;
+
 /// Nothing is asked for at this address.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error(
-    "no image is fetched from {host} at {address}: a registry may not be at a link-local address, \
-     nor lead into this host's own network unless it is there itself, and then only to its own \
-     address and port, or over https to another machine"
+    "no image is fetched from {host} at {address}: a registry may not be at a link-local address or \
+     another where clouds keep metadata, nor lead into this host's own network unless it is there \
+     itself, and then only to its own address and port, or over https to another machine"
 )]
 pub(crate) struct OutOfReach {
     host: String,
@@ -27,8 +32,7 @@ pub(crate) struct OutOfReach {
 /// How far a request may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reach {
-    /// Somebody named it: anywhere but to what is link-local, where the cloud's metadata is and no
-    /// registry ever was.
+    /// Somebody named it: anywhere but to where a cloud's metadata may be ([`metadata`]).
     Named,
     /// Somebody at a public address led there: only to what is public too.
     Public,
@@ -43,10 +47,11 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    /// How far one may go to where an answer leads, by who gave the answer.
+    /// How far one may go to where an answer leads, by who gave the answer. Who may be near or not
+    /// counts as public, and leads less far.
     pub(super) fn led_by(sender: Option<SocketAddr>, to: &Url) -> Self {
         match sender {
-            Some(sender) if is_near(sender.ip()) => Self::Near {
+            Some(sender) if is_near(sender.ip()) == Some(true) => Self::Near {
                 itself: (to.port_or_known_default() == Some(sender.port()))
                     .then(|| plain(sender.ip())),
                 is_proven: to.scheme() == "https",
@@ -55,16 +60,19 @@ impl Reach {
         }
     }
 
+    /// Whether an address is within reach; one of which it cannot be told is not.
     fn admits(self, address: IpAddr) -> bool {
         let address = plain(address);
-        if is_link_local(address) {
+        if metadata::is_at(address) {
             return false;
         }
         match self {
             Self::Named => true,
-            Self::Public => !is_near(address),
+            Self::Public => is_near(address) == Some(false),
             Self::Near { itself, is_proven } => {
-                !is_near(address) || itself == Some(address) || is_proven && !is_this_host(address)
+                itself == Some(address)
+                    || is_near(address) == Some(false)
+                    || is_proven && is_this_host(address) == Some(false)
             }
         }
     }
@@ -97,52 +105,36 @@ fn plain(address: IpAddr) -> IpAddr {
     }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
-}
-
 /// Whether an address is this host's: loopback, or none, which means the same (RFC 1122), or one
-/// that it has now, however public: behind it is what a firewall keeps from everybody else.
-fn is_this_host(address: IpAddr) -> bool {
+/// that it has now, however public: behind it is what a firewall keeps from everybody else. `None`
+/// where that cannot be found out.
+fn is_this_host(address: IpAddr) -> Option<bool> {
     let is_always = match address {
         IpAddr::V4(address) => address.is_loopback() || address.octets()[0] == 0,
         IpAddr::V6(address) => address.is_loopback() || address == Ipv6Addr::UNSPECIFIED,
     };
-    is_always || is_own(address)
+    if is_always {
+        return Some(true);
+    }
+    is_own(address)
 }
 
-/// Whether this host has an address now: the system reaches its own from themselves. It is asked
-/// about the way only, and nothing is sent. What has no way there will not be reached either.
-fn is_own(address: IpAddr) -> bool {
-    let any: IpAddr = match address {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
-        // Any port will do.
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    from.is_ok_and(|from| from.ip() == address)
-}
-
-/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598), or it is
-/// this host's own.
-fn is_near(address: IpAddr) -> bool {
+/// Whether only this host or its network reaches an address (RFC 1122, 1918, 4193, 6598), the cloud's
+/// metadata included, or it is this host's own. `None` where that cannot be found out.
+fn is_near(address: IpAddr) -> Option<bool> {
     let address = plain(address);
-    is_link_local(address)
-        || is_this_host(address)
-        || match address {
-            IpAddr::V4(address) => {
-                let [first, second, ..] = address.octets();
-                let is_shared = first == 100 && second & 0xc0 == 64;
-                address.is_private() || is_shared
-            }
-            IpAddr::V6(address) => address.is_unique_local(),
+    let is_of_a_network = match address {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            let is_shared = first == 100 && second & 0xc0 == 64;
+            address.is_private() || is_shared
         }
+        IpAddr::V6(address) => address.is_unique_local(),
+    };
+    if is_of_a_network || metadata::is_at(address) {
+        return Some(true);
+    }
+    is_this_host(address)
 }
 
 /// Resolves names to those of their addresses that are within reach.
@@ -195,6 +187,8 @@ impl Service<Name> for Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket;
+
     use super::*;
 
     #[test]
@@ -228,6 +222,11 @@ mod tests {
             "fe80::1",
             "::ffff:169.254.169.254",
             "64:ff9b::a9fe:a9fe",
+            "168.63.129.16",
+            "64:ff9b::a83f:8110",
+            "100.100.100.200",
+            "::ffff:100.100.100.200",
+            "fd00:ec2::254",
         ] {
             assert!(
                 !admits(Reach::Named, text) && !admits(Reach::Public, text),
@@ -270,6 +269,9 @@ mod tests {
             ("10.0.0.5:5000", "http://10.0.0.5:9100/"),
             ("10.0.0.5:5000", "http://10.0.0.6:5000/"),
             ("10.0.0.5:443", "https://169.254.169.254/"),
+            ("10.0.0.5:443", "https://100.100.100.200/"),
+            ("10.0.0.5:443", "https://[fd00:ec2::254]/"),
+            ("203.0.113.7:443", "https://168.63.129.16/"),
             ("169.254.169.254:80", "http://169.254.169.254/"),
         ] {
             assert!(!admits(sender, to), "{sender} to {to}");
@@ -287,7 +289,8 @@ mod tests {
             return;
         };
         let own = own.ip();
-        assert!(is_own(own) && !is_own("203.0.113.1".parse().unwrap()));
+        let is_own = [own, "203.0.113.1".parse().unwrap()].map(is_own);
+        assert_eq!(is_own, [Some(true), Some(false)]);
         let admits = |sender: &str, to: &str| {
             let to = Url::parse(to).unwrap();
             Reach::led_by(sender.parse().ok(), &to).check(&to).is_ok()
@@ -318,6 +321,9 @@ mod tests {
             "http://0xa9.0xfe.0xa9.0xfe/v2/",
             "http://[fe80::1]/v2/",
             "http://[::ffff:a9fe:a9fe]/v2/",
+            "http://168.63.129.16/v2/",
+            "http://0xa8.077.0x81.020/v2/",
+            "http://[fd00:0ec2:0::254]/v2/",
         ] {
             assert!(check(url).is_err(), "{url}");
         }

@@ -8,6 +8,7 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
+use crate::metadata;
 use crate::model::{PortForward, Protocol};
 
 /// Everything that the rules depend on.
@@ -26,14 +27,11 @@ pub(super) struct Plan<'a> {
     pub(super) forwards: Vec<PortForward>,
 }
 
-/// Link-local addresses, where clouds keep their metadata, those where other clouds have it
-/// (Microsoft's and Alibaba's), and all that are more than one or none (RFC 6890). They go nowhere, not
-/// even as answers.
-const UNREACHABLE_4: &str =
-    "0.0.0.0/8, 169.254.0.0/16, 168.63.129.16, 100.100.100.200, 224.0.0.0/3";
-/// The same (RFC 4291), and the one unique local address at which a cloud keeps metadata (that of
-/// Amazon).
-const UNREACHABLE_6: &str = "fe80::/10, ff00::/8, fd00:ec2::254";
+/// What goes nowhere, not even as an answer, beside a cloud's metadata: addresses that are more than
+/// one or none (RFC 6890).
+const UNREACHABLE_4: &str = "0.0.0.0/8, 224.0.0.0/3";
+/// The same (RFC 4291).
+const UNREACHABLE_6: &str = "ff00::/8";
 
 /// The last rule: that of the table which is there is whole when this is.
 pub(super) const LAST: &str = "fib daddr type local drop";
@@ -82,10 +80,11 @@ fn write_table(text: &mut String, plan: &Plan<'_>) -> fmt::Result {
             "    {family} daddr {server} meta l4proto {{ tcp, udp }} th dport 53 accept"
         )?;
     }
+    let (metadata_4, metadata_6) = (metadata::elements_4(), metadata::elements_6());
     writeln!(
         text,
-        "    ip daddr {{ {UNREACHABLE_4} }} drop
-    ip6 daddr {{ {UNREACHABLE_6} }} drop
+        "    ip daddr {{ {UNREACHABLE_4}, {metadata_4} }} drop
+    ip6 daddr {{ {UNREACHABLE_6}, {metadata_6} }} drop
     ct state established,related accept"
     )?;
     if let Some(bridge) = plan.bridge {

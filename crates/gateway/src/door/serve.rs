@@ -1,7 +1,7 @@
 //! One connection, from the handshake to its end.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt as _};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use hostler_identity::{PeerIdentity, wait_until};
 use http::header::{ALT_SVC, CONTENT_TYPE};
 use http::{HeaderValue, Version};
@@ -22,7 +23,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,9 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 /// A connection is closed politely so long before its peer's certificate expires, or a tenth of
 /// what is left of that certificate's life, so that the peer comes back with a newer one in time.
 const BEFORE_EXPIRY: SignedDuration = SignedDuration::from_secs(30);
+
+/// How many header fields hyper takes over HTTP/1.1 when it is not told.
+const HEADERS: usize = 100;
 
 /// How long, and how much of, what a refused peer still sends is read.
 const LINGER: Duration = Duration::from_millis(500);
@@ -124,6 +128,7 @@ impl Shared {
         let info = ConnectionInfo::new((local, remote), tls, self.shutdown.clone());
         let withdrawn = self.withdrawn(info.peer().cloned());
         tokio::select! {
+            biased;
             () = self.http(stream, version, info, Carrier::Tcp) => {}
             () = withdrawn => {
                 tracing::info!(%remote, "the peer of a connection is admitted no more; it is cut");
@@ -156,14 +161,14 @@ impl Shared {
             alt_svc: self.alt_svc.clone().filter(|_| carrier == Carrier::Tcp),
         };
         let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&watch)));
-        let streams = Streams::default();
         let ended = if is_h2 {
+            let streams = Streams::default();
             let connection = self.http2(&streams, &watch).serve_connection(io, service);
-            let driving = self.drive(connection, streams, &watch, expires_at);
+            let driving = self.drive(connection, streams.run(), &watch, expires_at);
             watch.clock.during(driving).await
         } else {
             let connection = self.http1(carrier).serve_connection(io, service);
-            let driving = self.drive(connection, streams, &watch, expires_at);
+            let driving = self.drive(connection, pending(), &watch, expires_at);
             watch.clock.during(driving).await
         };
         if let Err(error) = ended {
@@ -205,8 +210,11 @@ impl Shared {
             .header_read_timeout(None)
             // Over TCP a client that says nothing more has left; a stream's other half says so itself.
             .half_close(carrier == Carrier::QuicStream)
-            .max_headers(self.limits.headers)
             .max_header_size(self.limits.head_bytes);
+        // Said again, hyper's own number costs it room on the heap for each request.
+        if self.limits.headers != HEADERS {
+            builder.max_headers(self.limits.headers);
+        }
         builder
     }
 
@@ -223,11 +231,11 @@ impl Shared {
         builder
     }
 
-    /// Runs a connection until it ends by itself or its time is up.
+    /// Runs a connection, and beside it its streams, until it ends by itself or its time is up.
     async fn drive<C>(
         &self,
         connection: C,
-        streams: Streams,
+        streams: impl Future<Output = Infallible>,
         watch: &Watch,
         expires_at: Option<Timestamp>,
     ) -> Result<(), C::Error>
@@ -235,43 +243,60 @@ impl Shared {
         C: GracefulConnection,
     {
         let mut connection = pin!(connection);
-        let mut running = pin!(streams.run());
-        let mut expiring = pin!(almost_expired(expires_at));
-        let mut look_at = Instant::now();
+        let mut streams = pin!(streams);
+        // Together they are asked only when one of them has something to say, and not with each request.
+        let mut events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
+        events.push(Box::pin(self.cut.cancelled().map(|()| Event::Cut)));
+        events.push(Box::pin(self.shutdown.cancelled().map(|()| Event::Leave)));
+        events.push(Box::pin(almost_expired(expires_at).map(|()| Event::Leave)));
+        let look = |at| Box::pin(sleep_until(at).map(|()| Event::Look));
+        events.push(look(Instant::now()));
         let mut closing = false;
         loop {
-            tokio::select! {
+            let event = tokio::select! {
                 // In this order: what comes in begins streams, and these run at once.
                 biased;
                 ended = connection.as_mut() => return ended,
-                never = running.as_mut() => match never {},
-                () = self.cut.cancelled() => return Ok(()),
-                () = self.shutdown.cancelled(), if !closing => {
-                    closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = expiring.as_mut(), if !closing => {
-                    closing = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = tokio::time::sleep_until(look_at) => {
+                never = streams.as_mut() => match never {},
+                Some(event) = events.next() => event,
+            };
+            let leave = match event {
+                Event::Cut => return Ok(()),
+                Event::Leave => true,
+                Event::Look => {
                     let now = Instant::now();
-                    look_at = match watch.ledger.check(now) {
-                        Ok(next) => next,
+                    match watch.ledger.check(now) {
+                        Ok(next) => {
+                            events.push(look(next));
+                            false
+                        }
                         Err(Overdue::Idle) if !closing => {
-                            closing = true;
-                            connection.as_mut().graceful_shutdown();
-                            now + FAREWELL
+                            events.push(look(now + FAREWELL));
+                            true
                         }
                         Err(overdue) => {
                             tracing::debug!(?overdue, "the connection is cut");
                             return Ok(());
                         }
-                    };
+                    }
                 }
+            };
+            if leave && !closing {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
     }
+}
+
+/// What happens to a connection from this side.
+enum Event {
+    /// It is cut off.
+    Cut,
+    /// It is time to take leave.
+    Leave,
+    /// It is time to look at the ledger.
+    Look,
 }
 
 /// Waits until the peer's certificate has almost expired.

@@ -3,30 +3,22 @@
 //! The library's own way takes every stream of a connection. Here they are handed to it one by one,
 //! after somebody else has looked at how each begins ([`sorting`](super::sorting)).
 
-use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+mod received;
+mod sent;
 
-use bytes::{Buf, Bytes};
-use futures::future::{BoxFuture, FutureExt as _};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use h3::error::Code;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
-use quinn::{ConnectionError, ReadError, VarInt, WriteError};
-use tokio::io::ReadBuf;
+use quinn::{ConnectionError, VarInt};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::accepted::Accepted;
-
-/// How much is read in one go, in bytes: at first, which does for most requests, and of a stream that
-/// had more.
-const CHUNK: (usize, usize) = (1 << 10, 16 << 10);
-
-/// How much of an answer is held back, in bytes, to be written with what comes after it.
-const HELD: usize = 4 << 10;
-
-/// A DATA frame without data (RFC 9114, section 7.2.1).
-const NO_DATA: &[u8] = &[0, 0];
+pub(super) use received::{Beginning, Received};
+pub(super) use sent::Sent;
 
 /// A stream that the peer opened, whose first bytes were read already.
 pub(super) type Bidi = (quinn::SendStream, Received);
@@ -226,213 +218,6 @@ impl quic::RecvStream for Both {
     }
 }
 
-/// How a stream began: bytes that were read of it already, at most a varint.
-#[derive(Default)]
-pub(super) struct Beginning {
-    bytes: [u8; 8],
-    length: usize,
-}
-
-impl Beginning {
-    /// At most eight bytes.
-    pub(super) fn new(read: &[u8]) -> Self {
-        let (mut bytes, length) = ([0; 8], read.len());
-        bytes[..length].copy_from_slice(read);
-        Self { bytes, length }
-    }
-
-    pub(super) fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
-/// The half that the peer writes.
-pub(super) struct Received {
-    stream: quinn::RecvStream,
-    /// What was read of it before.
-    first: Beginning,
-    /// Where the next bytes are put, once there was a need for it.
-    buffer: Vec<u8>,
-}
-
-impl Received {
-    pub(super) fn new(stream: quinn::RecvStream, first: Beginning) -> Self {
-        Self {
-            stream,
-            first,
-            buffer: Vec::new(),
-        }
-    }
-
-    /// How it began, and what is there of the rest.
-    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ReadError>> {
-        let mut room = [const { MaybeUninit::uninit() }; CHUNK.0];
-        let mut buffer = ReadBuf::uninit(&mut room);
-        let first = std::mem::take(&mut self.first);
-        buffer.put_slice(first.as_slice());
-        match self.stream.poll_read_buf(cx, &mut buffer) {
-            Poll::Pending if buffer.filled().is_empty() => return Poll::Pending,
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending | Poll::Ready(Ok(())) => {}
-        }
-        if buffer.remaining() == 0 {
-            self.buffer.resize(CHUNK.1, 0);
-        }
-        let filled = buffer.filled();
-        let data = (!filled.is_empty()).then(|| Bytes::copy_from_slice(filled));
-        Poll::Ready(Ok(data))
-    }
-}
-
-impl quic::RecvStream for Received {
-    type Buf = Bytes;
-
-    fn poll_data(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        if self.buffer.is_empty() {
-            return self.poll_first(cx).map_err(read_error);
-        }
-        let read = ready!(self.stream.poll_read(cx, &mut self.buffer)).map_err(read_error)?;
-        let data = (read > 0).then(|| Bytes::copy_from_slice(&self.buffer[..read]));
-        Poll::Ready(Ok(data))
-    }
-
-    fn stop_sending(&mut self, error_code: u64) {
-        // It may be over already.
-        let _ = self.stream.stop(number(error_code));
-    }
-
-    fn recv_id(&self) -> StreamId {
-        id(self.stream.id())
-    }
-}
-
-/// The half that this end writes.
-///
-/// The library hands over each frame by itself, and each write costs a lock of the connection. So
-/// that an answer that is there is written at once, the stream of an answer may hold back what there
-/// is of it: until it is too much, until the answer is finished, or until a frame without data asks
-/// for it, which itself is not written.
-pub(super) struct Sent {
-    stream: quinn::SendStream,
-    /// Whether anything is held back.
-    holds: bool,
-    held: Vec<u8>,
-    /// How much of what was held back is written.
-    written: usize,
-    /// What comes after it.
-    writing: Option<WriteBuf<Bytes>>,
-    /// What there is is to be written.
-    due: bool,
-    /// Whose it is to say how it ends.
-    end: End,
-}
-
-enum End {
-    /// The library's, which has one answer of its own, that a head is too long, and does not finish it.
-    Library,
-    /// Ours. What is dropped is not whole.
-    Ours,
-    /// It was said.
-    Said,
-}
-
-impl Sent {
-    fn new(stream: quinn::SendStream, holds: bool) -> Self {
-        Self {
-            stream,
-            holds,
-            held: Vec::new(),
-            written: 0,
-            writing: None,
-            due: false,
-            end: End::Library,
-        }
-    }
-
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
-        while self.written < self.held.len() {
-            let stream = Pin::new(&mut self.stream);
-            self.written += ready!(stream.poll_write(cx, &self.held[self.written..]))?;
-        }
-        self.held.clear();
-        self.written = 0;
-        while let Some(data) = self.writing.as_mut().filter(|data| data.has_remaining()) {
-            let stream = Pin::new(&mut self.stream);
-            let written = ready!(stream.poll_write(cx, data.chunk()))?;
-            data.advance(written);
-        }
-        self.writing = None;
-        self.due = false;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl quic::SendStream<Bytes> for Sent {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        match self.due {
-            true => self.poll_write_out(cx).map_err(write_error),
-            false => Poll::Ready(Ok(())),
-        }
-    }
-
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        debug_assert!(!self.due, "the library waits until it is ready");
-        let mut data = data.into();
-        if self.holds && data.remaining() == NO_DATA.len() && data.chunk() == NO_DATA {
-            self.end = End::Ours;
-            self.due = true;
-        } else if self.holds && self.held.len() + data.remaining() <= HELD {
-            self.held.reserve(data.remaining());
-            while data.has_remaining() {
-                let piece = data.chunk();
-                self.held.extend_from_slice(piece);
-                data.advance(piece.len());
-            }
-        } else {
-            self.writing = Some(data);
-            self.due = true;
-        }
-        Ok(())
-    }
-
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        ready!(self.poll_write_out(cx)).map_err(write_error)?;
-        self.end = End::Said;
-        let finished = self.stream.finish();
-        Poll::Ready(finished.map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
-    }
-
-    fn reset(&mut self, reset_code: u64) {
-        self.end = End::Said;
-        // It may be over already.
-        let _ = self.stream.reset(number(reset_code));
-    }
-
-    fn send_id(&self) -> StreamId {
-        id(self.stream.id())
-    }
-}
-
-impl Drop for Sent {
-    /// Left to itself, a stream that is dropped is finished: half an answer would pass for a whole one.
-    fn drop(&mut self) {
-        match self.end {
-            End::Library => {
-                let _ = self.poll_write_out(&mut Context::from_waker(Waker::noop()));
-            }
-            // Who has left is told so by the stream itself.
-            End::Ours if !matches!(self.stream.stopped().now_or_never(), Some(Ok(Some(_)))) => {
-                let code = Code::H3_INTERNAL_ERROR.value();
-                let _ = self.stream.reset(number(code));
-            }
-            End::Ours | End::Said => {}
-        }
-    }
-}
-
 fn number(code: u64) -> VarInt {
     VarInt::from_u64(code).unwrap_or(VarInt::MAX)
 }
@@ -455,25 +240,5 @@ fn connection_error(error: ConnectionError) -> ConnectionErrorIncoming {
 fn lost(error: ConnectionError) -> StreamErrorIncoming {
     StreamErrorIncoming::ConnectionErrorIncoming {
         connection_error: connection_error(error),
-    }
-}
-
-fn read_error(error: ReadError) -> StreamErrorIncoming {
-    match error {
-        ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated {
-            error_code: code.into_inner(),
-        },
-        ReadError::ConnectionLost(error) => lost(error),
-        error => StreamErrorIncoming::Unknown(Box::new(error)),
-    }
-}
-
-fn write_error(error: WriteError) -> StreamErrorIncoming {
-    match error {
-        WriteError::Stopped(code) => StreamErrorIncoming::StreamTerminated {
-            error_code: code.into_inner(),
-        },
-        WriteError::ConnectionLost(error) => lost(error),
-        error => StreamErrorIncoming::Unknown(Box::new(error)),
     }
 }

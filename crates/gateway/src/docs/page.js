@@ -31,8 +31,9 @@ function operations(api) {
   return [...found.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-/** A text without the marks of Markdown that the document's texts use. */
-const plain = (text) => text.replaceAll("`", "").replaceAll(/\n\n+/g, "\n");
+/** A text without the marks of Markdown that the document's texts use: a line for each paragraph and each item of a list. */
+const plain = (text) => text.replaceAll("`", "").split(/\n\n+/)
+  .map((paragraph) => paragraph.replaceAll(/\n(?!\s*[-*] )/g, " ")).join("\n");
 
 function resolve(api, thing) {
   for (let hops = 0; thing && thing.$ref && hops < 16; hops += 1) {
@@ -95,7 +96,7 @@ function output(api, response) {
   return [make("p", { class: "kind" }, `${words(api, schema)}, ${media}`), fields(api, inner)];
 }
 
-/** A request for a shell that has the token in TOKEN. */
+/** A request for a shell that has the token in TOKEN, if it needs one. */
 function example(api, way) {
   const body = way.described.requestBody;
   const schema = body && resolve(api, Object.values(body.content)[0].schema);
@@ -105,7 +106,8 @@ function example(api, way) {
     return { integer: 1, number: 1, boolean: true, array: [] }[type] ?? name.toUpperCase();
   };
   const path = way.path.replace(/[{}]/g, (brace) => (brace === "{" ? "<" : ">"));
-  const parts = [`curl -H "Authorization: Bearer $TOKEN"`];
+  const needs = way.described.security ?? api.security ?? [];
+  const parts = [needs.length > 0 ? `curl -H "Authorization: Bearer $TOKEN"` : "curl"];
   if (schema) {
     parts.push(`--json '${JSON.stringify(Object.fromEntries(required.map((name) => [name, value(name)])))}'`);
   }

@@ -101,24 +101,24 @@ pub struct Damaged {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "snapshot {snapshot} of VM {vm} was written by a newer version of this program; use that one \
-     (this one knows no digest {kind:?})"
+     (this one knows no {unknown})"
 )]
 pub struct Newer {
     /// The VM.
     pub vm: VmName,
     /// The snapshot.
     pub snapshot: SnapshotName,
-    /// The kind of digest that is not known here.
-    pub kind: String,
+    /// What is not known here: a form of its manifest, or a kind of digest.
+    pub unknown: String,
 }
 
-/// Why the files of a snapshot are not used.
+/// Why a snapshot is not used.
 #[derive(Debug)]
 enum Problem {
-    /// They are not what they were; says what is wrong.
+    /// Its files are not what they were; says what is wrong.
     Damage(String),
-    /// It cannot be told, because a digest is of this kind.
-    UnknownDigest(String),
+    /// It cannot be told, because this is not known here.
+    Unknown(String),
 }
 
 /// A snapshot could not be found or used.
@@ -260,13 +260,7 @@ impl Snapshots {
         let name = found.manifest.name();
         match found.manifest.problem_in(&found.directory)? {
             None => Ok(()),
-            Some(Problem::Damage(problem)) => Err(self.damaged(name.as_str(), problem).into()),
-            Some(Problem::UnknownDigest(kind)) => Err(Newer {
-                vm: self.vm.clone(),
-                snapshot: name.clone(),
-                kind,
-            }
-            .into()),
+            Some(problem) => Err(self.unusable(name, problem)),
         }
     }
 
@@ -300,8 +294,19 @@ impl Snapshots {
             }
             bytes => bytes.context("read", &path)?,
         };
-        let read = Manifest::read(&bytes, name);
-        read.map_err(|problem| self.damaged(name.as_str(), problem).into())
+        Manifest::read(&bytes, name).map_err(|problem| self.unusable(name, problem))
+    }
+
+    fn unusable(&self, name: &SnapshotName, problem: Problem) -> FindError {
+        match problem {
+            Problem::Damage(problem) => self.damaged(name.as_str(), problem).into(),
+            Problem::Unknown(unknown) => Newer {
+                vm: self.vm.clone(),
+                snapshot: name.clone(),
+                unknown,
+            }
+            .into(),
+        }
     }
 
     fn damaged(&self, snapshot: &str, problem: String) -> Damaged {

@@ -29,6 +29,12 @@ pub(crate) struct Manifest {
     files: Vec<FileSum>,
 }
 
+/// What every form has.
+#[derive(Deserialize)]
+struct Form {
+    version: u32,
+}
+
 /// What a snapshot was taken of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -94,7 +100,7 @@ impl FileSum {
         match digest::compare(&path, &self.digest)? {
             Comparison::Same => Ok(None),
             Comparison::Changed => damage("has changed"),
-            Comparison::Unknown(kind) => Ok(Some(Problem::UnknownDigest(kind.to_owned()))),
+            Comparison::Unknown(kind) => Ok(Some(Problem::Unknown(format!("digest {kind:?}")))),
         }
     }
 }
@@ -111,21 +117,30 @@ impl Manifest {
     }
 
     /// Understands the manifest of the snapshot of this name; an error says what is wrong with it.
-    pub(super) fn read(bytes: &[u8], name: &SnapshotName) -> Result<Self, String> {
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    pub(super) fn read(bytes: &[u8], name: &SnapshotName) -> Result<Self, Problem> {
+        let damage = |what: String| Err(Problem::Damage(what));
+        // First of all, since another form has other fields.
+        let form: Form = match serde_json::from_slice(bytes) {
+            Ok(form) => form,
+            Err(error) => return damage(error.to_string()),
+        };
+        if form.version > VERSION {
+            return Err(Problem::Unknown(format!("form {}", form.version)));
+        }
+        let manifest: Self = match serde_json::from_slice(bytes) {
+            Ok(manifest) => manifest,
+            Err(error) => return damage(error.to_string()),
+        };
         if manifest.version != VERSION {
-            return Err(format!(
-                "it has form {}, this program knows form {VERSION}",
-                manifest.version
-            ));
+            return damage(format!("there never was a form {}", manifest.version));
         }
         if manifest.parts.name != *name {
-            return Err(format!("it is the snapshot {}", manifest.parts.name));
+            return damage(format!("it is the snapshot {}", manifest.parts.name));
         }
         // A name with a path in it would lead out of the snapshot.
         let strange = |file: &&FileSum| file.name.contains('/') || file.name.starts_with('.');
         if let Some(file) = manifest.files.iter().find(strange) {
-            return Err(format!("it names a file {:?}", file.name));
+            return damage(format!("it names a file {:?}", file.name));
         }
         Ok(manifest)
     }

@@ -129,21 +129,28 @@ fn every_damage_is_noticed_and_named() {
 
 #[test]
 fn what_a_newer_version_wrote_is_not_taken_for_damaged() {
-    let place = place();
-    take(&place, "a");
-    let path = place.snapshots.root.join("a").join(MANIFEST);
-    let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replacen("blake3:", "blake4:", 1)).unwrap();
-    let found = place.snapshots.find("a").unwrap();
-    let error = place.snapshots.verify(&found).unwrap_err();
-    assert!(matches!(error, FindError::Newer(_)), "{error}");
-    let said = error.to_string();
-    assert!(
-        said.contains("newer version") && said.contains("blake4"),
-        "{said}"
-    );
-    assert!(!said.contains("delete"), "{said}");
-    assert_eq!(place.snapshots.list().unwrap().len(), 1);
+    for (ours, theirs, unknown) in [
+        ("blake3:", "blake4:", "digest \"blake4\""),
+        ("\"version\":1", "\"more\":true,\"version\":2", "form 2"),
+    ] {
+        let place = place();
+        take(&place, "a");
+        let path = place.snapshots.root.join("a").join(MANIFEST);
+        let text = fs::read_to_string(&path).unwrap().replace("\": ", "\":");
+        assert!(text.contains(ours), "{text}");
+        fs::write(&path, text.replacen(ours, theirs, 1)).unwrap();
+        let found = place.snapshots.find("a");
+        let error = found
+            .and_then(|found| place.snapshots.verify(&found))
+            .unwrap_err();
+        assert!(matches!(error, FindError::Newer(_)), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("newer version") && said.contains(unknown),
+            "{said}"
+        );
+        assert!(!said.contains("delete"), "{said}");
+    }
 }
 
 #[test]

@@ -18,6 +18,9 @@ const VERSION: u32 = 1;
 /// No record is longer, in bytes.
 const MAX_RECORD: u64 = 4 * 1024 * 1024;
 
+const RESTORE_INTERRUPTED: &str = "the daemon ended while the VM was restored; its disk is whole, either the \
+                                   snapshot's or the one that it had: restore it again, or start it";
+
 /// Everything that is known of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +32,9 @@ pub(crate) struct Record {
     /// Absent in the records of earlier versions.
     #[serde(default)]
     pub(crate) restarts: Restarts,
+    /// Its process gives way to a restore, which is not over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_restored: bool,
 }
 
 impl Record {
@@ -39,6 +45,7 @@ impl Record {
             port_forwards,
             phase: Phase::NEW,
             restarts: Restarts::default(),
+            is_restored: false,
         }
     }
 
@@ -52,6 +59,16 @@ impl Record {
         if let Phase::Idle(idle) = &self.phase {
             let cause = Cause::of(idle, unwatched);
             self.decide(cause, Some(started_at), now);
+        }
+    }
+
+    /// Whoever restored it is gone. That its process gave way was nobody's wish, so without one the VM
+    /// has failed.
+    pub(crate) fn restore_interrupted(&mut self, now: Timestamp) {
+        self.is_restored = false;
+        if self.phase.live().is_none() {
+            self.phase.failed(RESTORE_INTERRUPTED.to_owned(), now);
+            self.decide(Cause::Failure, None, now);
         }
     }
 
@@ -111,6 +128,7 @@ impl Record {
             port_forwards,
             phase,
             restarts,
+            is_restored: _,
         } = self;
         let live = phase.live();
         Vm {

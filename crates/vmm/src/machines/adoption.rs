@@ -74,12 +74,17 @@ impl Heir {
     /// # Errors
     /// When it cannot be found out whether the VM has a process; nothing has changed then.
     async fn try_once(&self, found: &[VmProcess]) -> io::Result<()> {
-        let Some(live) = self.slot.record().phase.live().cloned() else {
-            return self.take_over_unrecorded(found).await;
-        };
-        match Watched::open(&live.process.birth)? {
-            Some(watched) => self.connect(&live.process, watched).await,
-            None => self.note_end().await,
+        match self.slot.record().phase.live() {
+            None => self.take_over_unrecorded(found).await?,
+            Some(live) => match Watched::open(&live.process.birth)? {
+                Some(watched) => self.connect(&live.process, watched).await,
+                None => self.note_end().await,
+            },
+        }
+        if self.slot.record().is_restored {
+            let interrupted = |record: &mut Record| record.restore_interrupted(Timestamp::now());
+            self.slot.note(interrupted).await;
+            self.slot.ring();
         }
         Ok(())
     }

@@ -115,7 +115,11 @@ pub(super) async fn start_saved(
         let launched = prepared.complete(saved).await?;
         fault::point("restore.completed");
         // What it was to be started again for is over. Whatever becomes of it from now on counts.
-        keep(inner, slot, launched, |record| record.restarts.forget()).await?;
+        let as_restored = |record: &mut Record| {
+            record.is_restored = false;
+            record.restarts.forget();
+        };
+        keep(inner, slot, launched, as_restored).await?;
         // The first time that these processors run. Whoever dies from here on leaves a process that the
         // next daemon sets going.
         fault::point("restore.recorded");

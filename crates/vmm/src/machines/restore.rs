@@ -3,7 +3,8 @@
 //! In this order, so that whatever fails costs as little as it can: everything is compared and
 //! read, while the disk is copied beside the one that is there; what runs is ended; a process is made
 //! and the memory loaded; the two disks change names; the processors run. Should that fail, the disks
-//! change back. A process that does not end then has the snapshot's disk, and the next daemon may adopt
+//! change back. Should the daemon end meanwhile, the next one takes a VM whose process gave way for one
+//! that failed, and its restart policy says what becomes of it. A process that does not end then has the snapshot's disk, and the next daemon may adopt
 //! it: the other one is kept beside it.
 //!
 //! A VM that does not run is given its process while everything is still read and copied: a restore is
@@ -31,6 +32,20 @@ const OUSTED: (&str, &str) = ("disk-before-restore", "ext4");
 
 /// Restores a VM whose turn the caller has.
 pub(super) async fn restore(
+    inner: &Inner,
+    slot: &Arc<Slot>,
+    snapshot: &str,
+    force: bool,
+) -> Result<Vm, RestoreError> {
+    let restored = go_back(inner, slot, snapshot, force).await;
+    if slot.record().is_restored {
+        // The caller hears that it failed; nobody else has to find out.
+        slot.note(|record| record.is_restored = false).await;
+    }
+    restored
+}
+
+async fn go_back(
     inner: &Inner,
     slot: &Arc<Slot>,
     snapshot: &str,
@@ -118,6 +133,8 @@ impl Restoring<'_> {
         if !lives {
             return Ok(prepared);
         }
+        // Its end is not what anybody wishes for it. Should this daemon end too, the next one knows.
+        self.slot.commit(|record| record.is_restored = true).await?;
         power::kill(self.slot).await?;
         fault::point("restore.ended");
         match with_memory {
@@ -182,6 +199,7 @@ fn give_back(slot: &Slot, draft: DraftFile) -> Option<String> {
 async fn rest(slot: &Slot) -> Result<(), StorageError> {
     let now = Timestamp::now();
     let rested = slot.commit(|record| {
+        record.is_restored = false;
         record.restarts.forget();
         record.phase.stop(now)
     });

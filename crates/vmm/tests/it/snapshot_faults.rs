@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use hostler_vmm::{Config, Machines, VmState};
+use hostler_vmm::{Config, Machines, RestartPolicy, VmState};
 
 use crate::snapshots::World;
 use crate::support::{PATIENCE, page, processes_of};
@@ -74,14 +74,17 @@ async fn a_daemon_that_dies_at_any_step_leaves_a_whole_vm_and_no_half_snapshot()
     // Over a VM that runs.
     for (point, state) in [
         ("restore.copied", VmState::Running),
-        ("restore.ended", VmState::Stopped),
-        ("restore.loaded", VmState::Stopped),
-        ("restore.exchanged", VmState::Stopped),
-        ("restore.completed", VmState::Stopped),
+        ("restore.ended", VmState::Error),
+        ("restore.loaded", VmState::Error),
+        ("restore.exchanged", VmState::Error),
+        ("restore.completed", VmState::Error),
         ("restore.recorded", VmState::Running),
     ] {
         world = after_dying(world, "restore", point).await;
-        assert_eq!(world.vm().await.state, state, "{point}");
+        let vm = world.vm().await;
+        assert_eq!(vm.state, state, "{point}");
+        let told = vm.state_reason.is_some_and(|why| why.contains("restored"));
+        assert_eq!(told, state == VmState::Error, "{point}");
         assert!(world.drafts().is_empty(), "{point}: {:?}", world.drafts());
         let running = usize::from(state == VmState::Running);
         assert_eq!(
@@ -89,7 +92,7 @@ async fn a_daemon_that_dies_at_any_step_leaves_a_whole_vm_and_no_half_snapshot()
             running,
             "{point}"
         );
-        if state == VmState::Stopped {
+        if state == VmState::Error {
             world
                 .host
                 .machines
@@ -117,6 +120,28 @@ async fn a_daemon_that_dies_at_any_step_leaves_a_whole_vm_and_no_half_snapshot()
         assert!(world.drafts().is_empty(), "{point}: {:?}", world.drafts());
         assert!(processes_of(&world.host.data_dir()).is_empty(), "{point}");
         assert_eq!(disk(&world) != before, restored, "{point}");
+    }
+    world.host.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_is_always_to_run_does_after_a_daemon_that_died_restoring_it() {
+    let mut world = World::with(RestartPolicy::Always).await;
+    world.snapshot("old").await.unwrap();
+    for point in [
+        "stop.intended",
+        "stop.ended",
+        "restore.ended",
+        "restore.loaded",
+        "restore.exchanged",
+        "restore.completed",
+        "restore.recorded",
+    ] {
+        world = after_dying(world, "restore", point).await;
+        page(world.http).await;
+        assert_eq!(world.vm().await.state, VmState::Running, "{point}");
+        assert_eq!(processes_of(&world.host.data_dir()).len(), 1, "{point}");
+        assert!(world.drafts().is_empty(), "{point}: {:?}", world.drafts());
     }
     world.host.clear().await;
 }

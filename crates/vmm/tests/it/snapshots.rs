@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hostler_vmm::{CreateVm, PauseError, RestoreError, Snapshot, SnapshotError, Vm, VmState};
+use hostler_vmm::{
+    CreateVm, PauseError, RestartPolicy, RestoreError, Snapshot, SnapshotError, Vm, VmState,
+};
 
 use crate::support::{Filesystem, Host, PATIENCE, forward, free_port, page, processes_of, small};
 
@@ -19,6 +21,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::with(RestartPolicy::Never).await
+    }
+
+    pub(crate) async fn with(restart_policy: RestartPolicy) -> Self {
         let keys = tempfile::tempdir().unwrap();
         let key = keys.path().join("key");
         let made = Command::new("ssh-keygen")
@@ -31,6 +37,7 @@ impl World {
         let request = CreateVm {
             ssh_public_key: Some(fs::read_to_string(key.with_extension("pub")).unwrap()),
             port_forwards: vec![forward(http, 80), forward(ssh, 22)],
+            restart_policy,
             ..small("web-1")
         };
         host.machines.create(request).await.unwrap();

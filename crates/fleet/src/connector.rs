@@ -158,8 +158,8 @@ impl From<HostFailure> for CallError {
             HostFailure::NoAnswer { host, .. } => Self::new(
                 TIMEOUT,
                 format!(
-                    "the host {host} did not answer in time and may still do it; look at the \
-                     state before trying again"
+                    "the host {host} gave no answer and may do it all the same; look at the state \
+                     before trying again"
                 ),
             ),
             nonsense @ HostFailure::Nonsense { .. } => Self::internal(nonsense),

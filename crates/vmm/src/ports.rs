@@ -15,10 +15,10 @@ use crate::name::VmName;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PortError {
-    /// Another VM has it, even if it does not run now. The message does not name it: it may be
-    /// somebody else's.
+    /// A VM has it, even if it does not run now. The message does not name it: it may be somebody
+    /// else's.
     #[error(
-        "{} port {}:{} of the host belongs to another VM; choose another port",
+        "{} port {}:{} of the host leads to a VM already; choose another port",
         forward.protocol, forward.bind, forward.host_port
     )]
     Claimed {

@@ -109,7 +109,8 @@ pub(crate) fn run(command: Tls) -> Result<(), Failure> {
         put(&dir.join(CLIENT), "client", &pair)?;
     }
     output::progress(format!(
-        "wrote {}: give ca.crt to everybody, each host its own directory, and ca.key to nobody",
+        "wrote {}: give ca.crt to everybody, each host its own directory, and ca.key to nobody; every \
+         certificate of this CA, also a host's, may do everything on each host that trusts it",
         dir.display()
     ));
     Ok(())

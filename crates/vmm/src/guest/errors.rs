@@ -16,7 +16,7 @@ pub enum GuestError {
     #[error(transparent)]
     Invalid(#[from] InvalidField),
     /// The VM does not run.
-    #[error("VM {name} is {state}; start or resume it, and it can be spoken to")]
+    #[error("VM {name} is {state}; {}, and it can be spoken to", mend(*state))]
     NotRunning { name: VmName, state: VmState },
     /// It runs, and there is no way to speak to it.
     #[error("the guest of VM {name} cannot be spoken to; stop and start the VM to mend that")]
@@ -27,6 +27,15 @@ pub enum GuestError {
     /// Its console's log cannot be read.
     #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+/// How a VM in this state comes to run.
+fn mend(state: VmState) -> &'static str {
+    match state {
+        VmState::Paused => "resume it",
+        VmState::Starting => "wait until it runs",
+        _ => "start it",
+    }
 }
 
 /// What went wrong in a conversation with a guest; the sentence begins with the guest.
@@ -48,8 +57,8 @@ pub enum GuestProblem {
     /// As much as can be is going on in it.
     #[error("is busy: {reason}; try again when something of that has ended")]
     Busy { reason: String },
-    /// It has no such file.
-    #[error("has no such file: {reason}")]
+    /// It has no such file, or no directory to put it in.
+    #[error("cannot find it: {reason}")]
     FileNotFound { reason: String },
     /// It cannot do this.
     #[error("refused: {reason}")]

@@ -3,9 +3,9 @@
 //! In this order, so that whatever fails costs as little as it can: everything is compared and
 //! read, while the disk is copied beside the one that is there; what runs is ended; a process is made
 //! and the memory loaded; the two disks change names; the processors run. Should that fail, the disks
-//! change back. Should the daemon end meanwhile, the next one takes a VM whose process gave way for one
-//! that failed, and its restart policy says what becomes of it. A process that does not end then has the snapshot's disk, and the next daemon may adopt
-//! it: the other one is kept beside it.
+//! change back. A process that does not end then has the snapshot's disk, and the next daemon may adopt
+//! it: the other one is kept beside it. Should the daemon end meanwhile, the next one takes a VM whose
+//! process gave way for one that failed, and its restart policy says what becomes of it.
 //!
 //! A VM that does not run is given its process while everything is still read and copied: a restore is
 //! waited for, and most of what it does can be done at once. Until the end that process has the disk

@@ -60,7 +60,7 @@ pub(crate) async fn copy(copy: Copy) -> Result<(), Failure> {
         (Place::Inside { vm, path }, Place::Here(file)) => download(&api, vm, path, file).await?,
         (Place::Here(_), Place::Here(_)) => {
             return Err(Failure::new(
-                "neither is in a VM; write NAME:/path for the one that is",
+                "neither is in a VM; write NAME:/path, with a path from the root on, for the one that is",
             ));
         }
         (Place::Inside { .. }, Place::Inside { .. }) => {

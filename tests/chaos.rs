@@ -126,11 +126,16 @@ fn check(host: &Standalone, what: &str, interrupted: Interrupted, bystander: &Va
     let now = vm(host, "bystander").unwrap_or_else(|| panic!("{what}: a VM is lost"));
     assert_eq!(now["started_at"], bystander["started_at"], "{what}");
     assert_eq!(now["state"], "running", "{what}: {now}");
-    let web = vm(host, "web");
+    // What was ending when its daemon died may still be.
+    let web = wait_for("the VM's end", || {
+        let web = vm(host, "web");
+        let is_ending = web.as_ref().is_some_and(|web| web["state"] == "stopping");
+        (!is_ending).then_some(web)
+    });
     let state = web.as_ref().and_then(|web| web["state"].as_str());
     assert!(
         interrupted.allows(state),
-        "{what}, {interrupted:?}: {state:?}"
+        "{what}, {interrupted:?}: {web:?}"
     );
     no_leaks(host, what);
     if web.is_some() {

@@ -325,12 +325,11 @@ impl Phase {
     }
 
     /// A new daemon has found the process alive, and it does not answer. Whatever the earlier daemon
-    /// was about to do with it was never done.
+    /// was about to do with it was never done, but for one thing: a process that was asked to end may be
+    /// ending now, so it stays on its way out until it answers.
     pub(crate) fn unresponsive(&mut self, reason: String) {
         let paused = self.was_paused();
-        if let Self::Live(live) = self {
-            live.mode = Mode::Unresponsive { reason, paused };
-        }
+        self.change_mode(Mode::Unresponsive { reason, paused });
     }
 
     /// A new daemon has found the process alive, and its processors like this. What the earlier

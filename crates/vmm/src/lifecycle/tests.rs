@@ -199,7 +199,7 @@ fn nothing_turns_a_stopping_vm_back() {
 
 #[test]
 fn a_process_that_does_not_answer_the_next_daemon_is_in_error_and_a_pause_is_remembered() {
-    for mode in [Mode::Stopping, Mode::Saving, Mode::Paused { reason: None }] {
+    for mode in [Mode::Saving, Mode::Paused { reason: None }] {
         let goes_on = mode != Mode::Paused { reason: None };
         let mut phase = running();
         let Phase::Live(live) = &mut phase else {
@@ -213,6 +213,24 @@ fn a_process_that_does_not_answer_the_next_daemon_is_in_error_and_a_pause_is_rem
         );
         assert_eq!(phase.adopted(Condition::Halted), goes_on);
     }
+}
+
+#[test]
+fn a_process_that_was_ending_when_its_daemon_died_has_ended_as_it_was_asked_to() {
+    let stopping = || {
+        let mut phase = running();
+        phase.stop(at(3));
+        phase.unresponsive("silent".into());
+        assert_eq!(phase.state(), VmState::Stopping);
+        phase
+    };
+    let mut ended = stopping();
+    let reason = "killed".into();
+    ended.ended(Ending::Unexpected { reason }, at(4));
+    assert_eq!((ended.state(), ended.reason()), (VmState::Stopped, None));
+    let mut lives = stopping();
+    lives.adopted(Condition::Running);
+    assert_eq!(lives.state(), VmState::Running);
 }
 
 #[test]

@@ -40,16 +40,21 @@ impl TryFrom<Row> for Record {
 
     fn try_from(row: Row) -> Result<Self, StoreError> {
         let spec: VmSpec = serde_json::from_str(&row.spec).map_err(StoreError::unreadable)?;
-        let observed: Observed = match &row.observed {
+        let state = VmState::parse(&row.state).map_err(StoreError::unreadable)?;
+        let mut observed: Observed = match &row.observed {
             Some(json) => serde_json::from_str(json).map_err(StoreError::unreadable)?,
             None => Observed::default(),
         };
+        if matches!(state, VmState::Created | VmState::Stopped) {
+            // Of a VM that ended by itself a heartbeat tells the state and nothing else.
+            (observed.started_at, observed.ready_at) = (None, None);
+        }
         let vm = Vm {
             name: VmName::try_from(row.name).map_err(StoreError::unreadable)?,
             id: VmId::named(row.id),
             host: HostId::named(row.host_id),
             team_id: row.team_id.map(TeamId::named),
-            state: VmState::parse(&row.state).map_err(StoreError::unreadable)?,
+            state,
             state_reason: row.state_reason,
             spec,
             observed,

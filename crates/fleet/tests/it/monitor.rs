@@ -100,10 +100,20 @@ async fn a_heartbeat_brings_the_books_in_line_with_the_host() {
     assert_eq!(states(&desk).await, ["running", "missing", "created"]);
     let vms = desk.call("vms/list", json!({})).await;
     assert_eq!(vms[1]["state_reason"], "its host does not have it");
-    // It turns up again.
-    let report = json!([{"name": ids[1], "state": "stopped"}]);
-    host.heartbeat(&desk, report).await;
+    // It turns up again, and has run meanwhile.
+    desk.tamper(&format!(
+        "UPDATE vms SET observed = '{{\"started_at\":\"2026-01-01T00:00:00Z\"}}' WHERE id = '{}'",
+        ids[1]
+    ))
+    .await;
+    let report = |state| json!([{"name": ids[1], "state": state}]);
+    host.heartbeat(&desk, report("running")).await;
+    let vms = desk.call("vms/list", json!({})).await;
+    assert_eq!(vms[1]["started_at"], "2026-01-01T00:00:00Z");
+    host.heartbeat(&desk, report("stopped")).await;
     assert_eq!(states(&desk).await, ["running", "stopped", "created"]);
+    let vms = desk.call("vms/list", json!({})).await;
+    assert_eq!(vms[1]["started_at"], json!(null), "it does not run");
 }
 
 #[tokio::test]

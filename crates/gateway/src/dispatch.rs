@@ -87,10 +87,10 @@ impl Dispatch {
     /// box, and not moved from one future into the next.
     pub(crate) fn serve(
         self: Arc<Self>,
-        request: http::Request<Body>,
+        head: request::Parts,
+        body: Body,
         connection: Option<ConnectionInfo>,
     ) -> BoxFuture<'static, Response> {
-        let (head, body) = request.into_parts();
         let envelope = Envelope::new(&head.method, &head.headers, connection);
         Box::pin(async move {
             let body = Incoming::new(body, &head);
@@ -368,6 +368,7 @@ impl tower::Service<http::Request<Body>> for DispatchService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let connection = request.extensions().get().cloned();
-        Arc::clone(&self.0).serve(request, connection).map(Ok)
+        let (head, body) = request.into_parts();
+        Arc::clone(&self.0).serve(head, body, connection).map(Ok)
     }
 }

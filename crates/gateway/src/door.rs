@@ -9,15 +9,16 @@ mod admission;
 mod behind;
 mod calls;
 mod clock;
+mod complete;
 mod crowd;
+mod date;
 mod handed;
+mod http2;
 mod http3;
 mod ledger;
 mod one_stream;
 mod quic;
 mod serve;
-mod streams;
-mod timer;
 mod watched;
 
 use std::io;

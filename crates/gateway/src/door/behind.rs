@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use futures::future::{BoxFuture, FutureExt as _};
-use http::Request;
+use http::{Request, request};
 use tower::Service as _;
 
 use crate::adapter::HttpAdapter;
@@ -39,17 +39,24 @@ impl From<Router> for Behind {
 }
 
 impl Behind {
+    /// Whether a router answers, of which nothing is known here.
+    pub(super) fn is_routed(&self) -> bool {
+        matches!(self.0, Way::Routed(_))
+    }
+
     /// Answers a request that this connection brought.
     pub(super) fn answer(
         &self,
-        mut request: Request<Body>,
+        head: request::Parts,
+        body: Body,
         connection: &ConnectionInfo,
     ) -> BoxFuture<'static, Response> {
         match &self.0 {
             Way::Straight(dispatch) => {
-                Arc::clone(dispatch).serve(request, Some(connection.clone()))
+                Arc::clone(dispatch).serve(head, body, Some(connection.clone()))
             }
             Way::Routed(router) => {
+                let mut request = Request::from_parts(head, body);
                 if let Some(peer) = connection.peer() {
                     request.extensions_mut().insert(peer.clone());
                 }

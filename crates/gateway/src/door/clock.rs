@@ -29,7 +29,17 @@ impl Clock {
 
     /// The time of the last look.
     pub(super) fn now(&self) -> Instant {
-        self.began + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+        self.at(self.stamp())
+    }
+
+    /// The same as a number, which costs no more than that to keep.
+    pub(super) fn stamp(&self) -> u64 {
+        self.nanos.load(Ordering::Relaxed)
+    }
+
+    /// The time of a [stamp](Self::stamp).
+    pub(super) fn at(&self, stamp: u64) -> Instant {
+        self.began + Duration::from_nanos(stamp)
     }
 
     /// Looks what time it is.

@@ -8,7 +8,6 @@ mod answering;
 mod backend;
 mod body;
 mod capsules;
-mod date;
 mod sessions;
 mod sorting;
 mod webtransport;

@@ -92,6 +92,12 @@ impl Ledger {
         request
     }
 
+    /// Requests have arrived, and all that was to be said to them is said.
+    pub(super) fn served(&self, now: Instant) {
+        let mut state = self.state();
+        (state.head_since, state.idle_since) = (None, now);
+    }
+
     /// Its answer begins, or another piece of its stream was asked for.
     pub(super) fn write(&self, request: u64, now: Instant) {
         let mut state = self.state();

@@ -1,7 +1,7 @@
 //! One connection, from the handshake to its end.
 
 use std::convert::Infallible;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -14,12 +14,11 @@ use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hostler_identity::{PeerIdentity, wait_until};
 use http::header::{ALT_SVC, CONTENT_TYPE};
-use http::{HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Version};
 use hyper::body::{Body as _, Incoming};
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -32,9 +31,8 @@ use tokio_util::task::TaskTracker;
 use super::admission::Admission;
 use super::behind::Behind;
 use super::handed::{Handed, Handlers};
+use super::http2::Http2;
 use super::ledger::{Overdue, Patience};
-use super::streams::Streams;
-use super::timer::Timer;
 use super::watched::{Exchange, Watch, WatchedBody, WatchedStream};
 use crate::calls::CallAdapter;
 use crate::connection::ConnectionInfo;
@@ -160,19 +158,17 @@ impl Shared {
             watch: Arc::clone(&watch),
             alt_svc: self.alt_svc.clone().filter(|_| carrier == Carrier::Tcp),
         };
-        let io = TokioIo::new(WatchedStream::new(stream, Arc::clone(&watch)));
-        let ended = if is_h2 {
-            let streams = Streams::default();
-            let connection = self.http2(&streams, &watch).serve_connection(io, service);
-            let driving = self.drive(connection, streams.run(), &watch, expires_at);
-            watch.clock.during(driving).await
+        let stream = WatchedStream::new(stream, Arc::clone(&watch));
+        if version == Version::HTTP_2 {
+            let (connection, silence) = Http2::new(stream, service, &self.limits);
+            let driving = self.drive(connection, silence, &watch, expires_at);
+            told(remote, watch.clock.during(driving).await);
         } else {
-            let connection = self.http1(carrier).serve_connection(io, service);
+            let connection = self
+                .http1(carrier)
+                .serve_connection(TokioIo::new(stream), service);
             let driving = self.drive(connection, pending(), &watch, expires_at);
-            watch.clock.during(driving).await
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%remote, %error, "the connection broke");
+            told(remote, watch.clock.during(driving).await);
         }
     }
 
@@ -218,35 +214,19 @@ impl Shared {
         builder
     }
 
-    fn http2(&self, streams: &Streams, watch: &Arc<Watch>) -> http2::Builder<Streams> {
-        let limits = &self.limits;
-        let mut builder = http2::Builder::new(streams.clone());
-        builder
-            .timer(Timer(Arc::clone(watch)))
-            .max_concurrent_streams(limits.streams)
-            .max_pending_accept_reset_streams(limits.reset_streams)
-            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(limits.ping_interval)
-            .keep_alive_timeout(limits.ping_interval);
-        builder
-    }
-
-    /// Runs a connection, and beside it its streams, until it ends by itself or its time is up.
-    async fn drive<C>(
+    /// Runs a connection until it ends by itself, its time is up, or its peer is silent.
+    async fn drive<C: Served>(
         &self,
         connection: C,
-        streams: impl Future<Output = Infallible>,
+        silence: impl Future<Output = ()> + Send,
         watch: &Watch,
         expires_at: Option<Timestamp>,
-    ) -> Result<(), C::Error>
-    where
-        C: GracefulConnection,
-    {
+    ) -> Result<(), C::Error> {
         let mut connection = pin!(connection);
-        let mut streams = pin!(streams);
         // Together they are asked only when one of them has something to say, and not with each request.
         let mut events = FuturesUnordered::<BoxFuture<'_, Event>>::new();
         events.push(Box::pin(self.cut.cancelled().map(|()| Event::Cut)));
+        events.push(Box::pin(silence.map(|()| Event::Silence)));
         events.push(Box::pin(self.shutdown.cancelled().map(|()| Event::Leave)));
         events.push(Box::pin(almost_expired(expires_at).map(|()| Event::Leave)));
         let look = |at| Box::pin(sleep_until(at).map(|()| Event::Look));
@@ -254,14 +234,17 @@ impl Shared {
         let mut closing = false;
         loop {
             let event = tokio::select! {
-                // In this order: what comes in begins streams, and these run at once.
+                // In this order: most often there is a request.
                 biased;
                 ended = connection.as_mut() => return ended,
-                never = streams.as_mut() => match never {},
                 Some(event) = events.next() => event,
             };
             let leave = match event {
                 Event::Cut => return Ok(()),
+                Event::Silence => {
+                    tracing::debug!("the peer of a connection does not answer any more; it is cut");
+                    return Ok(());
+                }
                 Event::Leave => true,
                 Event::Look => {
                     let now = Instant::now();
@@ -283,9 +266,35 @@ impl Shared {
             };
             if leave && !closing {
                 closing = true;
-                connection.as_mut().graceful_shutdown();
+                connection.as_mut().leave();
             }
         }
+    }
+}
+
+/// Tells those who look for it that a connection broke.
+fn told<E: std::fmt::Display>(remote: SocketAddr, ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::debug!(%remote, %error, "the connection broke");
+    }
+}
+
+/// A connection that is served for as long as it is polled.
+pub(super) trait Served: Future<Output = Result<(), Self::Error>> {
+    type Error;
+
+    /// Takes no further requests, and ends when those under way have their answers.
+    fn leave(self: Pin<&mut Self>);
+}
+
+impl<I> Served for http1::Connection<I, ConnectionService>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + 'static,
+{
+    type Error = hyper::Error;
+
+    fn leave(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
     }
 }
 
@@ -295,6 +304,8 @@ enum Event {
     Cut,
     /// It is time to take leave.
     Leave,
+    /// Its peer answers nothing any more.
+    Silence,
     /// It is time to look at the ledger.
     Look,
 }
@@ -319,9 +330,10 @@ pub(super) struct ConnectionService {
 impl ConnectionService {
     /// Answers one request, whichever version of HTTP brought it.
     pub(super) fn answer(&self, request: Request<Body>) -> Answering {
+        let (head, body) = request.into_parts();
         Answering {
             stage: Stage::New(Arc::clone(&self.watch)),
-            answer: self.behind.answer(request, &self.connection),
+            answer: self.behind.answer(head, body, &self.connection),
             alt_svc: self.alt_svc.clone(),
         }
     }
@@ -381,12 +393,16 @@ impl Future for Answering {
         if let Some(alt_svc) = self.alt_svc.take() {
             response.headers_mut().insert(ALT_SVC, alt_svc);
         }
-        let is_stream = response
-            .headers()
-            .get(CONTENT_TYPE)
-            .is_some_and(|kind| kind == EVENT_STREAM);
+        let is_stream = is_event_stream(response.headers());
         Poll::Ready(Ok(
             response.map(|body| WatchedBody::new(body, exchange, is_stream))
         ))
     }
+}
+
+/// Whether an answer is a stream without a known end.
+pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind == EVENT_STREAM)
 }

@@ -3,12 +3,14 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::ledger::{Ledger, Patience};
@@ -18,13 +20,24 @@ use super::ledger::{Ledger, Patience};
 pub(super) struct Watch {
     pub(super) ledger: Ledger,
     pub(super) clock: Clock,
+    /// The [stamp](Clock::stamp) of the last bytes that came in.
+    heard: AtomicU64,
 }
 
 impl Watch {
     pub(super) fn new(patience: Patience) -> Arc<Self> {
         let clock = Clock::new();
         let ledger = Ledger::new(patience, clock.now());
-        Arc::new(Self { ledger, clock })
+        Arc::new(Self {
+            ledger,
+            clock,
+            heard: AtomicU64::new(0),
+        })
+    }
+
+    /// When bytes came in last.
+    pub(super) fn heard(&self) -> Instant {
+        self.clock.at(self.heard.load(Ordering::Relaxed))
     }
 }
 
@@ -40,7 +53,7 @@ impl<S> WatchedStream<S> {
     }
 
     fn told<T>(&self, written: Poll<T>) -> Poll<T> {
-        let Watch { ledger, clock } = &*self.watch;
+        let Watch { ledger, clock, .. } = &*self.watch;
         ledger.stuck(written.is_pending(), || clock.now());
         written
     }
@@ -55,7 +68,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.watch.ledger.read(self.watch.clock.now());
+            let Watch {
+                ledger,
+                clock,
+                heard,
+            } = &*self.watch;
+            heard.store(clock.stamp(), Ordering::Relaxed);
+            ledger.read(clock.now());
         }
         read
     }
@@ -111,21 +130,21 @@ impl Exchange {
 
     /// Begins one whose answer is there already.
     pub(super) fn answered(watch: Arc<Watch>) -> Self {
-        let Watch { ledger, clock } = &*watch;
+        let Watch { ledger, clock, .. } = &*watch;
         let request = ledger.begin_to_write(clock.now());
         Self { watch, request }
     }
 
     /// Its answer begins, or another piece of its stream was asked for.
     pub(super) fn write(&self) {
-        let Watch { ledger, clock } = &*self.watch;
+        let Watch { ledger, clock, .. } = &*self.watch;
         ledger.write(self.request, clock.now());
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let Watch { ledger, clock } = &*self.watch;
+        let Watch { ledger, clock, .. } = &*self.watch;
         ledger.end(self.request, clock.now());
     }
 }
@@ -139,7 +158,8 @@ pub(super) struct WatchedBody {
     body: Body,
     /// What is left of a piece that was too large.
     rest: Bytes,
-    exchange: Exchange,
+    /// `None` while nobody waits for the answer to be taken.
+    exchange: Option<Exchange>,
     is_stream: bool,
 }
 
@@ -148,13 +168,19 @@ pub(super) const PIECE_BYTES: usize = 64 << 10;
 
 impl WatchedBody {
     /// Of an exchange whose answer is being [written](Exchange::write).
-    pub(super) fn new(body: Body, exchange: Exchange, is_stream: bool) -> Self {
+    pub(super) fn new(body: Body, exchange: impl Into<Option<Exchange>>, is_stream: bool) -> Self {
         Self {
             body,
             rest: Bytes::new(),
-            exchange,
+            exchange: exchange.into(),
             is_stream,
         }
+    }
+
+    /// It is not sent with the first look: from now on it is being written.
+    pub(super) fn is_written(&mut self, watch: &Arc<Watch>) {
+        let answered = || Exchange::answered(Arc::clone(watch));
+        self.exchange.get_or_insert_with(answered);
     }
 
     fn piece(&mut self, mut data: Bytes) -> Frame<Bytes> {
@@ -172,8 +198,10 @@ impl http_body::Body for WatchedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        if self.is_stream {
-            self.exchange.write();
+        if self.is_stream
+            && let Some(exchange) = &self.exchange
+        {
+            exchange.write();
         }
         let rest = std::mem::take(&mut self.rest);
         if !rest.is_empty() {

@@ -201,7 +201,7 @@ async fn an_answer_that_nobody_takes_is_cut() {
 }
 
 /// An HTTP/2 frame (RFC 9113, section 4.1).
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len())
         .expect("a short payload")
         .to_be_bytes();
@@ -212,7 +212,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The kinds and payloads of the whole frames in these bytes.
-fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub(crate) fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let [a, b, c, kind, ..] = *bytes else {
             return None;

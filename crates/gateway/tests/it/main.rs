@@ -12,6 +12,7 @@ mod endings;
 mod frames;
 mod from_openapi;
 mod hostile;
+mod http2;
 mod http3;
 mod inputs;
 mod log;

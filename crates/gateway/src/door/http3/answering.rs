@@ -8,13 +8,14 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::poll;
 use h3::error::{Code, StreamError};
-use http::header::{CONTENT_LENGTH, DATE, Entry, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http::{Request, Response};
+use http_body::Frame;
 use http_body_util::BodyExt as _;
 
 use super::body::ReceivedBody;
-use super::{Common, Resolver, Sender, date, webtransport};
+use super::{Common, Resolver, Sender, webtransport};
+use crate::door::complete::{complete, without_connection};
+use crate::door::date;
 use crate::door::watched::{Exchange, PIECE_BYTES, WatchedBody};
 use crate::within::within;
 
@@ -45,7 +46,10 @@ pub(super) async fn answer(
     let body = ReceivedBody::new(receiver, request.headers());
     let request: Request<Body> = request.map(|()| Body::new(body));
     let answering = async {
-        let Ok(response) = service.answer(request).await;
+        let Ok(mut response) = service.answer(request).await;
+        if service.behind.is_routed() {
+            without_connection(response.headers_mut());
+        }
         send(&mut sender, response).await
     };
     let mut over = pin!(over);
@@ -68,11 +72,7 @@ pub(super) async fn send(
     response: Response<WatchedBody>,
 ) -> Result<Option<WatchedBody>, StreamError> {
     let (mut head, mut body) = response.into_parts();
-    complete(
-        head.status,
-        &mut head.headers,
-        &http_body::Body::size_hint(&body),
-    );
+    complete(&mut head, &http_body::Body::size_hint(&body), &date::now());
     write_out(sender).await?;
     sender.send_response(Response::from_parts(head, ())).await?;
     let mut length = 0;
@@ -110,19 +110,4 @@ pub(super) async fn send(
 /// Writes what the [stream](super::backend::Sent) holds back, of an answer that is ours.
 pub(super) async fn write_out(sender: &mut Sender) -> Result<(), StreamError> {
     sender.send_data(Bytes::new()).await
-}
-
-/// What hyper adds over TCP.
-fn complete(status: StatusCode, headers: &mut HeaderMap, size: &SizeHint) {
-    if let Some(length) = size.exact()
-        && length > 0
-        && status != StatusCode::NO_CONTENT
-    {
-        headers
-            .entry(CONTENT_LENGTH)
-            .or_insert(HeaderValue::from(length));
-    }
-    if let Entry::Vacant(date) = headers.entry(DATE) {
-        date.insert(date::now());
-    }
 }

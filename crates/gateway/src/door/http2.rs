@@ -1,0 +1,173 @@
+//! HTTP/2 on a stream of bytes (RFC 9113): each request goes to what answers over HTTP/1.1 too.
+//!
+//! The protocol is the library's; how requests become answers is here. A connection is one task, also
+//! for its streams: whatever has come in is taken first, then all of it is asked for its answer, and
+//! what is answered is written in one go. Long work has tasks of its own elsewhere: an operation that
+//! waits for something runs in one.
+
+mod answering;
+mod body;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use h2::server::{Builder, Handshake, SendResponse};
+use h2::{Ping, PingPong, RecvStream};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::{sleep_until, timeout};
+
+use super::date;
+use super::serve::{ConnectionService, Served};
+use super::watched::{Watch, WatchedStream};
+use crate::limits::DoorLimits;
+
+/// What a peer may send of the bodies on one connection, and on each of its streams, before somebody
+/// reads it, in bytes. The protocol's own number, 64 KiB, is slow on a long way.
+const WINDOW: u32 = 1 << 20;
+
+/// Streams that the library itself had to reset because of what the peer did; more than these end the
+/// connection.
+const ERRORS: usize = 1024;
+
+/// So many requests are taken before they are asked for their answers. A peer that begins and resets
+/// streams as fast as it can would otherwise have them pile up for as long as there is something to read.
+const AT_ONCE: usize = 128;
+
+type Io<S> = WatchedStream<S>;
+type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
+
+/// A connection, to be polled to its end.
+pub(super) struct Http2<S> {
+    stage: Stage<S>,
+    service: ConnectionService,
+    /// Taken and not asked yet. Empty between two polls; it keeps its room.
+    taken: Vec<Accepted>,
+    /// The streams that had no whole answer at the first look.
+    waiting: FuturesUnordered<BoxFuture<'static, ()>>,
+    leaving: bool,
+}
+
+enum Stage<S> {
+    Handshake(Handshake<Io<S>, Bytes>, Option<oneshot::Sender<PingPong>>),
+    Open(h2::server::Connection<Io<S>, Bytes>),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Http2<S> {
+    /// Begins a connection. Beside it is what resolves when its peer no longer [answers](silence).
+    pub(super) fn new(
+        stream: Io<S>,
+        service: ConnectionService,
+        limits: &DoorLimits,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let handshake = Builder::new()
+            .initial_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .max_concurrent_streams(limits.streams)
+            .max_pending_accept_reset_streams(limits.reset_streams)
+            .max_local_error_reset_streams(Some(ERRORS))
+            .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
+            .handshake(stream);
+        let (pings, opened) = oneshot::channel();
+        let silence = silence(opened, Arc::clone(&service.watch), limits.ping_interval);
+        let connection = Self {
+            stage: Stage::Handshake(handshake, Some(pings)),
+            service,
+            taken: Vec::new(),
+            waiting: FuturesUnordered::new(),
+            leaving: false,
+        };
+        (connection, silence)
+    }
+}
+
+/// Asks a peer of which nothing was heard for this long whether it still lives. It has as long again to
+/// say something, whatever it is: the answer itself may stand behind much that the peer takes slowly.
+async fn silence(opened: oneshot::Receiver<PingPong>, watch: Arc<Watch>, interval: Duration) {
+    let Ok(mut pings) = opened.await else {
+        return std::future::pending().await;
+    };
+    loop {
+        let heard = watch.heard();
+        sleep_until(heard + interval).await;
+        if watch.heard() > heard {
+            continue;
+        }
+        match timeout(interval, pings.ping(Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection has ended, and says so itself.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) if watch.heard() == heard => return,
+            Err(_) => {}
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Future for Http2<S> {
+    type Output = Result<(), h2::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let connection = loop {
+            match &mut this.stage {
+                Stage::Open(connection) => break connection,
+                Stage::Handshake(handshake, pings) => {
+                    let mut connection = ready!(Pin::new(handshake).poll(cx))?;
+                    if let Some((waiting, pings)) = pings.take().zip(connection.ping_pong()) {
+                        // Nobody waits when the connection is not driven any more.
+                        let _ = waiting.send(pings);
+                    }
+                    if this.leaving {
+                        connection.graceful_shutdown();
+                    }
+                    this.stage = Stage::Open(connection);
+                }
+            }
+        };
+        // First those whose answer has come since: it is written with what follows.
+        while let Poll::Ready(Some(())) = this.waiting.poll_next_unpin(cx) {}
+        // Taking also reads and writes. An answer that is given between two of them would be written alone.
+        while this.taken.len() < AT_ONCE {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok(accepted))) => this.taken.push(accepted),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => break,
+            }
+        }
+        if !this.taken.is_empty() {
+            let date = date::now();
+            for (request, respond) in this.taken.drain(..) {
+                // A handler that panics ends its stream. The panic hook has logged it.
+                let first_look = || answering::begin(&this.service, request, respond, &date, cx);
+                if let Ok(Some(waiting)) = catch_unwind(AssertUnwindSafe(first_look)) {
+                    this.waiting.push(waiting);
+                }
+            }
+            let Watch { ledger, clock, .. } = &*this.service.watch;
+            ledger.served(clock.now());
+            // The answers are written when those connections have had their turn that have something to
+            // say too: written at once, each would wake its reader by itself.
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Served for Http2<S> {
+    type Error = h2::Error;
+
+    fn leave(mut self: Pin<&mut Self>) {
+        self.leaving = true;
+        if let Stage::Open(connection) = &mut self.stage {
+            connection.graceful_shutdown();
+        }
+    }
+}

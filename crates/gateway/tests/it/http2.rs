@@ -1,0 +1,287 @@
+//! HTTP/2 as its peers see it who speak it frame by frame: what comes of a stream that is reset, of a
+//! window that stays shut, and of a peer that says nothing any more.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt as _};
+use h2::Reason;
+use h2::client::{Builder, SendRequest};
+use hostler_gateway::{Door, DoorLimits};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use rustls::pki_types::ServerName;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+use crate::hostile::{frame, frames};
+use crate::world::{World, anonymous, call, self_signed, soon};
+
+/// Any free port.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+const MIB: usize = 1 << 20;
+
+/// A client, and the task that drives its connection.
+type Client = (SendRequest<Bytes>, JoinHandle<Result<(), h2::Error>>);
+
+async fn connect(world: &World, builder: &Builder) -> Client {
+    let tls = world.tls(&["h2"]).await;
+    let (client, connection) = builder.handshake(tls).await.expect("a handshake");
+    (client, tokio::spawn(connection))
+}
+
+fn ask(path: &str) -> Request<()> {
+    let uri = format!("https://localhost{path}");
+    Request::get(uri).body(()).expect("a request")
+}
+
+async fn stumble() -> &'static str {
+    panic!("a handler that panics at once")
+}
+
+async fn stumble_later() -> &'static str {
+    tokio::task::yield_now().await;
+    panic!("a handler that panics when it is asked again")
+}
+
+/// A piece, and a while later something that is no piece.
+async fn half() -> Body {
+    let first = stream::iter([Ok(Bytes::from_static(b"half"))]);
+    let second = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Err("it broke")
+    });
+    Body::from_stream(first.chain(second))
+}
+
+/// How long the body was, and a word behind the answer.
+async fn weigh(body: Body) -> Body {
+    let whole = body.collect().await.expect("a body");
+    let trailers = whole.trailers().cloned().unwrap_or_default();
+    let length = Bytes::from(whole.to_bytes().len().to_string());
+    let frames = [Frame::data(length), Frame::trailers(trailers)];
+    let frames = frames.map(Ok::<_, std::convert::Infallible>);
+    Body::new(StreamBody::new(stream::iter(frames)))
+}
+
+async fn old_fashioned() -> Response {
+    let headers = [
+        ("connection", "keep-alive"),
+        ("keep-alive", "timeout=5"),
+        ("kept", "yes"),
+    ];
+    let mut response = Response::new(Body::from("ok"));
+    for (name, value) in headers {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn world(limits: DoorLimits) -> World {
+    let beside = Router::new()
+        .route("/stumble", get(stumble))
+        .route("/stumble-later", get(stumble_later))
+        .route("/half", get(half))
+        .route("/weigh", post(weigh))
+        .route("/old", get(old_fashioned));
+    World::with(limits, |adapter| adapter.beside(beside)).await
+}
+
+#[tokio::test]
+async fn what_goes_wrong_with_a_stream_ends_that_stream_alone() {
+    let world = world(DoorLimits::default()).await;
+    let (mut client, _connection) = connect(&world, &Builder::new()).await;
+    for path in ["/stumble", "/stumble-later"] {
+        let (answer, _) = client.send_request(ask(path), true).expect("sent");
+        assert!(soon("its end", answer).await.is_err(), "{path}");
+    }
+    let (answer, _) = client.send_request(ask("/half"), true).expect("sent");
+    let mut body = soon("a head", answer).await.expect("a head").into_body();
+    let end = loop {
+        match soon("its end", body.data()).await {
+            Some(Ok(piece)) => assert_eq!(piece, "half"),
+            end => break end,
+        }
+    };
+    let reason = end.and_then(|end| end.expect_err("no data").reason());
+    assert_eq!(reason, Some(Reason::INTERNAL_ERROR), "it looked whole");
+    let (answer, _) = client.send_request(ask("/healthz"), true).expect("sent");
+    assert_eq!(
+        soon("a head", answer).await.expect("a head").status(),
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn more_than_a_window_comes_in_and_trailers_go_both_ways() {
+    let world = world(DoorLimits::default()).await;
+    let (mut client, _connection) = connect(&world, &Builder::new()).await;
+    let mut request = ask("/weigh");
+    *request.method_mut() = Method::POST;
+    let (answer, mut sending) = client.send_request(request, false).expect("sent");
+    for _ in 0..5 {
+        sending
+            .send_data(Bytes::from(vec![b'x'; MIB]), false)
+            .expect("sent");
+    }
+    let trailers = HeaderMap::from_iter([("sum".parse().expect("a name"), HeaderValue::from(5))]);
+    sending.send_trailers(trailers.clone()).expect("sent");
+    let mut body = soon("a head", answer).await.expect("a head").into_body();
+    let length = soon("a length", body.data())
+        .await
+        .expect("data")
+        .expect("it came");
+    assert_eq!(length, (5 * MIB).to_string());
+    assert!(soon("its end", body.data()).await.is_none());
+    let came = soon("trailers", body.trailers()).await.expect("no reset");
+    assert_eq!(came, Some(trailers));
+}
+
+#[tokio::test]
+async fn fields_of_a_connection_stay_with_http_1() {
+    let world = world(DoorLimits::default()).await;
+    let mut http1 = world.http1().await;
+    let answer = http1.send(call("GET", "/old", "", None)).await;
+    assert_eq!(answer.header("keep-alive"), Some("timeout=5"));
+    let over_2 = world
+        .http2()
+        .await
+        .send(call("GET", "/old", "", None))
+        .await;
+    let mut http3 = world.http3().await;
+    let over_3 = http3.send(call("GET", "/old", "", None)).await;
+    http3.close().await;
+    for answer in [over_2, over_3] {
+        assert_eq!(
+            (answer.status, &answer.body[..]),
+            (StatusCode::OK, &b"ok"[..])
+        );
+        assert_eq!(answer.header("kept"), Some("yes"));
+        assert_eq!(
+            answer.header("keep-alive").or(answer.header("connection")),
+            None
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_gets_a_tunnel() {
+    let (tls, trust) = self_signed();
+    let router = Router::new().fallback(async || "come in");
+    let door = Door::bind(ANYWHERE, &tls, router, DoorLimits::default());
+    let door = door.await.expect("a free port");
+    let address = door.local_addr();
+    let shutdown = CancellationToken::new();
+    let _ends_with_the_test = shutdown.clone().drop_guard();
+    tokio::spawn(door.serve(shutdown));
+    let mut config = anonymous(trust);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(address).await.expect("a connection");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let tls = soon("the handshake", tls).await.expect("a handshake");
+    let (mut client, connection) = h2::client::handshake(tls).await.expect("a handshake");
+    tokio::spawn(connection);
+
+    let request = Request::connect("elsewhere:80")
+        .body(())
+        .expect("a request");
+    let (answer, mut sending) = client.send_request(request, false).expect("sent");
+    let _ = sending.send_data(Bytes::from_static(b"hello"), false);
+    let refused = soon("its end", answer).await.expect_err("no tunnel");
+    assert_eq!(refused.reason(), Some(Reason::CONNECT_ERROR));
+    let (answer, _) = client.send_request(ask("/"), true).expect("sent");
+    assert_eq!(
+        soon("a head", answer).await.expect("a head").status(),
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn a_stream_that_is_reset_disturbs_its_handler() {
+    let world = World::start().await;
+    let (mut client, _connection) = connect(&world, &Builder::new()).await;
+    let request =
+        Request::post("https://localhost/rooms/nap").header("content-type", "application/json");
+    let request = request.body(()).expect("a request");
+    let (answer, mut sending) = client.send_request(request, false).expect("sent");
+    let nothing = Bytes::from(json!({}).to_string());
+    sending.send_data(nothing, true).expect("sent");
+    let nap = soon("a nap", world.shelf.napping.acquire()).await;
+    nap.expect("open").forget();
+    sending.send_reset(Reason::CANCEL);
+    drop(answer);
+    let end = soon("its end", world.shelf.disturbed.acquire()).await;
+    end.expect("open").forget();
+}
+
+/// How long it takes until this peer, which never opens a window, is cut off.
+async fn shut(world: &World, path: &str) -> Duration {
+    let mut builder = Builder::new();
+    builder.initial_window_size(0);
+    let (mut client, connection) = connect(world, &builder).await;
+    let (answer, _) = client.send_request(ask(path), true).expect("sent");
+    let answer = soon("a head", answer).await.expect("a head");
+    let begun = Instant::now();
+    let _ended = soon("the cut", connection).await;
+    drop(answer);
+    begun.elapsed()
+}
+
+#[tokio::test]
+async fn a_window_that_stays_shut_holds_nothing_for_long() {
+    let mut limits = DoorLimits::default();
+    (limits.write_time, limits.idle_time) = (Duration::from_millis(300), Duration::from_secs(1));
+    let world = World::with(limits, |adapter| adapter).await;
+    // It is being written until the peer takes it.
+    let large = shut(&world, "/rooms/print?bytes=100000").await;
+    assert!(large < Duration::from_secs(3), "{large:?}");
+    // What is small is the library's; then it is a connection on which nothing happens.
+    let small = shut(&world, "/healthz").await;
+    assert!(small < Duration::from_secs(9), "{small:?}");
+}
+
+#[tokio::test]
+async fn a_peer_is_asked_whether_it_lives_and_cut_when_it_says_nothing() {
+    let mut limits = DoorLimits::default();
+    limits.ping_interval = Duration::from_millis(500);
+    let world = World::with(limits, |adapter| adapter).await;
+    // A client of the library answers by itself.
+    let (mut client, _connection) = connect(&world, &Builder::new()).await;
+    let mut dumb = world.tls(&["h2"]).await;
+    let preface = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[]),
+    ];
+    dumb.write_all(&preface.concat()).await.expect("sent");
+    let (begun, mut heard) = (Instant::now(), Vec::new());
+    let _ = soon("the cut", dumb.read_to_end(&mut heard)).await;
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    let pings = frames(&heard).filter(|(kind, _)| *kind == 6).count();
+    assert_eq!(pings, 1, "it was asked once");
+    // Longer than the other had.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (answer, _) = client.send_request(ask("/healthz"), true).expect("sent");
+    assert_eq!(
+        soon("a head", answer).await.expect("a head").status(),
+        StatusCode::OK
+    );
+}

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::response::Response;
 use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Uri};
 use url::Url;
 
 use site::Site;
@@ -64,10 +64,10 @@ impl Decoy {
 }
 
 impl Ready {
-    pub(crate) async fn answer(&self, method: &Method, path: &str) -> Response {
+    pub(crate) async fn answer(&self, method: &Method, uri: &Uri) -> Response {
         match self {
             Self::Site(site) if [Method::GET, Method::HEAD].contains(method) => {
-                look(site, path).await.unwrap_or_else(not_found)
+                look(site, uri).await.unwrap_or_else(not_found)
             }
             Self::Redirect(to) => redirect(StatusCode::FOUND, to.clone()),
             Self::NotFound | Self::Site(_) => not_found(),
@@ -86,8 +86,8 @@ fn redirect(status: StatusCode, to: HeaderValue) -> Response {
 }
 
 /// Boxed here and not where it is awaited: every request would carry the room that it takes.
-fn look<'s>(site: &'s Site, path: &'s str) -> BoxFuture<'s, Option<Response>> {
-    Box::pin(site.answer(path))
+fn look<'s>(site: &'s Site, uri: &'s Uri) -> BoxFuture<'s, Option<Response>> {
+    Box::pin(site.answer(uri))
 }
 
 /// What a stranger is told who asks too often, whatever the path.

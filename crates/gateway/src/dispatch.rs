@@ -114,7 +114,7 @@ impl Dispatch {
         let mut facts = Facts::default();
         let connection = envelope.connection();
         let response = match self.table.find(&head.method, head.uri.path()) {
-            Found::Nothing => self.decoy.answer(&head.method, head.uri.path()).await,
+            Found::Nothing => self.decoy.answer(&head.method, &head.uri).await,
             Found::OtherMethods(target, methods) => {
                 facts.target = Some(Arc::clone(target));
                 Failure::method(&methods).into_response(target.surface(), envelope.id())

@@ -14,8 +14,8 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures::stream::unfold;
-use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{StatusCode, Uri};
 use rustix::fs::{Mode, OFlags, open, openat};
 use tokio::io::AsyncReadExt as _;
 
@@ -68,8 +68,8 @@ impl Site {
     }
 
     /// The file at the path; `None` when there is none to show.
-    pub(crate) async fn answer(&self, path: &str) -> Option<Response> {
-        let root = Arc::clone(&self.root);
+    pub(crate) async fn answer(&self, uri: &Uri) -> Option<Response> {
+        let (root, path) = (Arc::clone(&self.root), uri.path());
         let segments = segments(path)?;
         // Opening files blocks; a full disk cache makes it short, a slow disk must not hold up
         // every other connection of this thread.
@@ -78,7 +78,10 @@ impl Site {
             .ok()??;
         match entry {
             Entry::Directory => {
-                let to = HeaderValue::try_from(format!("{path}/")).ok()?;
+                // Other servers keep the query too.
+                let query = uri.query().map(|query| format!("?{query}"));
+                let to = format!("{path}/{}", query.unwrap_or_default());
+                let to = HeaderValue::try_from(to).ok()?;
                 Some(redirect(StatusCode::MOVED_PERMANENTLY, to))
             }
             Entry::File { file, length, kind } => {

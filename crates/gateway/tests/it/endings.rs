@@ -9,7 +9,7 @@ use axum::routing::get;
 use bytes::{Buf as _, Bytes};
 use futures::stream;
 use hostler_gateway::DoorLimits;
-use quinn::{RecvStream, VarInt};
+use quinn::{ReadError, ReadToEndError, RecvStream, VarInt};
 use serde_json::json;
 
 use crate::world::{World, call, soon};
@@ -26,6 +26,9 @@ const GOAWAY: u8 = 0x07;
 
 /// The code of a request that was not processed (RFC 9114, section 8.1).
 const REJECTED: VarInt = VarInt::from_u32(0x10b);
+
+/// The code of a stream that this end cannot go on with.
+const INTERNAL_ERROR: VarInt = VarInt::from_u32(0x102);
 
 /// A HEADERS frame: GET, https, `localhost` and a path, by the static table (RFC 9204, appendix A).
 fn asks(path: &str) -> Vec<u8> {
@@ -110,6 +113,30 @@ async fn a_slow_reader_has_all_of_its_answer_though_the_door_closes() {
     }
     assert!(length >= BYTES, "{length}");
     soon("the door", world.served).await.expect("no panic");
+}
+
+async fn stumble() -> &'static str {
+    panic!("a handler that panics")
+}
+
+#[tokio::test]
+async fn no_answer_does_not_pass_for_an_empty_one() {
+    let beside = Router::new().route("/stumble", get(stumble));
+    let mut limits = DoorLimits::default();
+    limits.head_time = Duration::from_millis(200);
+    let world = World::with(limits, |adapter| adapter.beside(beside)).await;
+    let (_endpoint, connection) = world.quic("h3").await;
+    let mut own = connection.open_uni().await.expect("a stream");
+    own.write_all(CONTROL).await.expect("sent");
+    // One whose handler panics, and one whose head does not come.
+    let whole = asks("/stumble");
+    for request in [&whole[..], &whole[..4]] {
+        let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
+        send.write_all(request).await.expect("sent");
+        let end = soon("its end", recv.read_to_end(1000)).await;
+        let reset = ReadToEndError::Read(ReadError::Reset(INTERNAL_ERROR));
+        assert_eq!(end.expect_err("an answer"), reset);
+    }
 }
 
 /// A body that comes to nothing after its first piece.

@@ -31,7 +31,7 @@ pub(super) async fn answer(
         hall,
     } = &*common;
     let Some(resolved) = within(shared.limits.head_time, resolver.resolve_request()).await else {
-        return Ok(()); // Its head does not come; the stream ends without an answer when it is dropped.
+        return Ok(()); // Its head does not come; the stream is reset when it is dropped.
     };
     let (request, stream) = resolved?;
     let (mut sender, receiver) = stream.split();

@@ -38,6 +38,7 @@ pub(in crate::door::http3) struct Sent {
     end: End,
 }
 
+#[derive(Clone, Copy)]
 enum End {
     /// The library's, which has one answer of its own, that a head is too long, and does not finish it.
     Library,
@@ -125,9 +126,15 @@ impl quic::SendStream<Bytes> for Sent {
 }
 
 impl Drop for Sent {
-    /// Left to itself, a stream that is dropped is finished: half an answer would pass for a whole one.
+    /// Left to itself, a stream that is dropped is finished: half an answer would pass for a whole one, and
+    /// none for an empty one.
     fn drop(&mut self) {
-        match self.end {
+        let has_nothing = self.held.is_empty() && self.writing.is_none();
+        let end = match self.end {
+            End::Library if self.holds && has_nothing => End::Ours,
+            end => end,
+        };
+        match end {
             End::Library => {
                 let _ = self.poll_write_out(&mut Context::from_waker(Waker::noop()));
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt as _};
-use http::header::{CONTENT_TYPE, EXPECT, HeaderMap};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderMap};
 use http::request;
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt as _;
@@ -153,6 +153,11 @@ impl Incoming {
             }
         }));
     }
+}
+
+/// How long a body is, as the head says.
+pub(crate) fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn length(frame: &Frame<Bytes>) -> usize {

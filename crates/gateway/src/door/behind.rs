@@ -7,9 +7,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
 use futures::future::{BoxFuture, FutureExt as _};
-use http::{Request, request};
+use http::{Request, Version, request};
 use tower::Service as _;
 
+use super::complete::without_connection;
 use crate::adapter::HttpAdapter;
 use crate::connection::ConnectionInfo;
 use crate::dispatch::Dispatch;
@@ -39,11 +40,6 @@ impl From<Router> for Behind {
 }
 
 impl Behind {
-    /// Whether a router answers, of which nothing is known here.
-    pub(super) fn is_routed(&self) -> bool {
-        matches!(self.0, Way::Routed(_))
-    }
-
     /// Answers a request that this connection brought.
     pub(super) fn answer(
         &self,
@@ -56,6 +52,7 @@ impl Behind {
                 Arc::clone(dispatch).serve(head, body, Some(connection.clone()))
             }
             Way::Routed(router) => {
+                let has_connection = head.version <= Version::HTTP_11;
                 let mut request = Request::from_parts(head, body);
                 if let Some(peer) = connection.peer() {
                     request.extensions_mut().insert(peer.clone());
@@ -63,7 +60,13 @@ impl Behind {
                 request.extensions_mut().insert(connection.clone());
                 // A router is always ready.
                 let answering = router.clone().call(request);
-                answering.map(|Ok(response)| response).boxed()
+                let answering = answering.map(move |Ok(mut response)| {
+                    if !has_connection {
+                        without_connection(response.headers_mut());
+                    }
+                    response
+                });
+                answering.boxed()
             }
         }
     }

@@ -8,6 +8,8 @@
 mod answering;
 mod body;
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use h2::{Ping, PingPong, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::date;
 use super::serve::{ConnectionService, Served};
@@ -41,29 +43,36 @@ const ERRORS: usize = 1024;
 /// streams as fast as it can would otherwise have them pile up for as long as there is something to read.
 const AT_ONCE: usize = 128;
 
-type Io<S> = WatchedStream<S>;
+/// How long a connection goes on with what its peer asked before others of its thread have their turn,
+/// and after how many requests it is looked how long that was.
+const TURN: Duration = Duration::from_millis(5);
+const BETWEEN_LOOKS: usize = 4;
+
 type Accepted = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// A connection, to be polled to its end.
 pub(super) struct Http2<S> {
     stage: Stage<S>,
     service: ConnectionService,
-    /// Taken and not asked yet. Empty between two polls; it keeps its room.
-    taken: Vec<Accepted>,
+    /// Taken and not asked yet.
+    taken: VecDeque<Accepted>,
     /// The streams that had no whole answer at the first look.
     waiting: FuturesUnordered<BoxFuture<'static, ()>>,
     leaving: bool,
 }
 
 enum Stage<S> {
-    Handshake(Handshake<Io<S>, Bytes>, Option<oneshot::Sender<PingPong>>),
-    Open(h2::server::Connection<Io<S>, Bytes>),
+    Handshake(
+        Handshake<WatchedStream<S>, Bytes>,
+        Option<oneshot::Sender<PingPong>>,
+    ),
+    Open(h2::server::Connection<WatchedStream<S>, Bytes>),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http2<S> {
     /// Begins a connection. Beside it is what resolves when its peer no longer [answers](silence).
     pub(super) fn new(
-        stream: Io<S>,
+        stream: WatchedStream<S>,
         service: ConnectionService,
         limits: &DoorLimits,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -80,7 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http2<S> {
         let connection = Self {
             stage: Stage::Handshake(handshake, Some(pings)),
             service,
-            taken: Vec::new(),
+            taken: VecDeque::new(),
             waiting: FuturesUnordered::new(),
             leaving: false,
         };
@@ -100,12 +109,20 @@ async fn silence(opened: oneshot::Receiver<PingPong>, watch: Arc<Watch>, interva
         if watch.heard() > heard {
             continue;
         }
-        match timeout(interval, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
+        let asked = Instant::now();
+        let mut pong = pings.send_ping(Ping::opaque()).map(|()| None);
+        while let Ok(None) = pong {
+            let heard = watch.heard();
+            tokio::select! {
+                came = poll_fn(|cx| pings.poll_pong(cx)) => pong = came.map(Some),
+                () = sleep_until(heard.max(asked) + interval) => if watch.heard() == heard {
+                    return;
+                },
+            }
+        }
+        if pong.is_err() {
             // The connection has ended, and says so itself.
-            Ok(Err(_)) => return std::future::pending().await,
-            Err(_) if watch.heard() == heard => return,
-            Err(_) => {}
+            return std::future::pending().await;
         }
     }
 }
@@ -119,44 +136,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Http2<S> {
             match &mut this.stage {
                 Stage::Open(connection) => break connection,
                 Stage::Handshake(handshake, pings) => {
+                    if this.leaving {
+                        return Poll::Ready(Ok(())); // Nothing was asked.
+                    }
                     let mut connection = ready!(Pin::new(handshake).poll(cx))?;
                     if let Some((waiting, pings)) = pings.take().zip(connection.ping_pong()) {
                         // Nobody waits when the connection is not driven any more.
                         let _ = waiting.send(pings);
                     }
-                    if this.leaving {
-                        connection.graceful_shutdown();
-                    }
                     this.stage = Stage::Open(connection);
                 }
             }
         };
+        let watch = &this.service.watch;
+        let turn = watch.clock.now() + TURN;
         // First those whose answer has come since: it is written with what follows.
-        while let Poll::Ready(Some(())) = this.waiting.poll_next_unpin(cx) {}
+        while let Poll::Ready(Some(())) = this.waiting.poll_next_unpin(cx) {
+            if watch.clock.look() > turn {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
         // Taking also reads and writes. An answer that is given between two of them would be written alone.
         while this.taken.len() < AT_ONCE {
             match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok(accepted))) => this.taken.push(accepted),
+                Poll::Ready(Some(Ok(accepted))) => this.taken.push_back(accepted),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => break,
             }
         }
-        if !this.taken.is_empty() {
-            let date = date::now();
-            for (request, respond) in this.taken.drain(..) {
-                // A handler that panics ends its stream. The panic hook has logged it.
-                let first_look = || answering::begin(&this.service, request, respond, &date, cx);
-                if let Ok(Some(waiting)) = catch_unwind(AssertUnwindSafe(first_look)) {
-                    this.waiting.push(waiting);
-                }
-            }
-            let Watch { ledger, clock, .. } = &*this.service.watch;
-            ledger.served(clock.now());
-            // The answers are written when those connections have had their turn that have something to
-            // say too: written at once, each would wake its reader by itself.
-            cx.waker().wake_by_ref();
+        if this.taken.is_empty() {
+            return Poll::Pending;
         }
+        let date = date::now();
+        while let Some((request, respond)) = this.taken.pop_front() {
+            // A handler that panics ends its stream. The panic hook has logged it.
+            let first_look = || answering::begin(&this.service, request, respond, &date, cx);
+            if let Ok(Some(waiting)) = catch_unwind(AssertUnwindSafe(first_look)) {
+                this.waiting.push(waiting);
+            }
+            if this.taken.len().is_multiple_of(BETWEEN_LOOKS) && watch.clock.look() > turn {
+                break;
+            }
+        }
+        watch.ledger.served(watch.clock.now());
+        // The answers are written when those connections have had their turn that have something to say
+        // too: written at once, each would wake its reader by itself.
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 }

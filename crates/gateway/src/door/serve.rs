@@ -159,7 +159,7 @@ impl Shared {
             alt_svc: self.alt_svc.clone().filter(|_| carrier == Carrier::Tcp),
         };
         let stream = WatchedStream::new(stream, Arc::clone(&watch));
-        if version == Version::HTTP_2 {
+        if is_h2 {
             let (connection, silence) = Http2::new(stream, service, &self.limits);
             let driving = self.drive(connection, silence, &watch, expires_at);
             told(remote, watch.clock.during(driving).await);
@@ -393,7 +393,7 @@ impl Future for Answering {
         if let Some(alt_svc) = self.alt_svc.take() {
             response.headers_mut().insert(ALT_SVC, alt_svc);
         }
-        let is_stream = is_event_stream(response.headers());
+        let is_stream = is_event_stream(response.headers(), response.body());
         Poll::Ready(Ok(
             response.map(|body| WatchedBody::new(body, exchange, is_stream))
         ))
@@ -401,8 +401,7 @@ impl Future for Answering {
 }
 
 /// Whether an answer is a stream without a known end.
-pub(super) fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind == EVENT_STREAM)
+pub(super) fn is_event_stream(headers: &HeaderMap, body: &Body) -> bool {
+    let kind = || headers.get(CONTENT_TYPE);
+    body.size_hint().exact().is_none() && kind().is_some_and(|kind| kind == EVENT_STREAM)
 }

@@ -1,8 +1,11 @@
 //! HTTP/2 as its peers see it who speak it frame by frame: what comes of a stream that is reset, of a
 //! window that stays shut, and of a peer that says nothing any more.
 
+use std::future::poll_fn;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -78,7 +81,9 @@ async fn weigh(body: Body) -> Body {
 
 async fn old_fashioned() -> Response {
     let headers = [
-        ("connection", "keep-alive"),
+        ("connection", "keep-alive, x-hop"),
+        ("x-hop", "here"),
+        ("te", "gzip"),
         ("keep-alive", "timeout=5"),
         ("kept", "yes"),
     ];
@@ -172,8 +177,8 @@ async fn fields_of_a_connection_stay_with_http_1() {
         );
         assert_eq!(answer.header("kept"), Some("yes"));
         assert_eq!(
-            answer.header("keep-alive").or(answer.header("connection")),
-            None
+            ["connection", "keep-alive", "x-hop", "te"].map(|name| answer.header(name)),
+            [None; 4]
         );
     }
 }
@@ -229,10 +234,36 @@ async fn a_stream_that_is_reset_disturbs_its_handler() {
     end.expect("open").forget();
 }
 
-/// How long it takes until this peer, which never opens a window, is cut off.
-async fn shut(world: &World, path: &str) -> Duration {
+#[tokio::test]
+async fn a_body_that_is_given_up_is_no_input_whatever_the_reason() {
+    let world = World::start().await;
+    for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+        let (mut client, _connection) = connect(&world, &Builder::new()).await;
+        let request = Request::post("https://localhost/rooms/nap")
+            .header("content-type", "application/json")
+            .header("content-length", "5000");
+        let request = request.body(()).expect("a request");
+        let (answer, mut sending) = client.send_request(request, false).expect("sent");
+        sending
+            .send_data(Bytes::from_static(b"{}"), false)
+            .expect("sent");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sending.send_reset(reason);
+        drop(answer);
+        // What it asks afterwards is answered, and nobody naps.
+        let (answer, _) = client.send_request(ask("/healthz"), true).expect("sent");
+        assert_eq!(
+            soon("a head", answer).await.expect("a head").status(),
+            StatusCode::OK
+        );
+        assert_eq!(world.shelf.napping.available_permits(), 0, "{reason}");
+    }
+}
+
+/// How long it takes until this peer, which opens no window but this, is cut off.
+async fn shut(world: &World, path: &str, window: u32) -> Duration {
     let mut builder = Builder::new();
-    builder.initial_window_size(0);
+    builder.initial_window_size(window);
     let (mut client, connection) = connect(world, &builder).await;
     let (answer, _) = client.send_request(ask(path), true).expect("sent");
     let answer = soon("a head", answer).await.expect("a head");
@@ -248,10 +279,13 @@ async fn a_window_that_stays_shut_holds_nothing_for_long() {
     (limits.write_time, limits.idle_time) = (Duration::from_millis(300), Duration::from_secs(1));
     let world = World::with(limits, |adapter| adapter).await;
     // It is being written until the peer takes it.
-    let large = shut(&world, "/rooms/print?bytes=100000").await;
-    assert!(large < Duration::from_secs(3), "{large:?}");
+    for (bytes, window) in [(100_000, 0), ((64 << 10) + 500, 1)] {
+        let path = format!("/rooms/print?bytes={bytes}");
+        let large = shut(&world, &path, window).await;
+        assert!(large < Duration::from_secs(3), "{bytes}: {large:?}");
+    }
     // What is small is the library's; then it is a connection on which nothing happens.
-    let small = shut(&world, "/healthz").await;
+    let small = shut(&world, "/healthz", 0).await;
     assert!(small < Duration::from_secs(9), "{small:?}");
 }
 
@@ -284,4 +318,75 @@ async fn a_peer_is_asked_whether_it_lives_and_cut_when_it_says_nothing() {
         soon("a head", answer).await.expect("a head").status(),
         StatusCode::OK
     );
+}
+
+#[tokio::test]
+async fn a_peer_that_was_late_once_is_asked_again() {
+    let mut limits = DoorLimits::default();
+    limits.ping_interval = Duration::from_millis(400);
+    let world = World::with(limits, |adapter| adapter).await;
+    let mut dumb = world.tls(&["h2"]).await;
+    let preface = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[]),
+    ];
+    dumb.write_all(&preface.concat()).await.expect("sent");
+    let mut heard = Vec::new();
+    let asked = |heard: &[u8]| frames(heard).filter(|(kind, _)| *kind == 6).count();
+    while asked(&heard) == 0 {
+        let read = soon("a ping", dumb.read_buf(&mut heard)).await;
+        assert_ne!(read.expect("bytes"), 0, "it asks before it cuts");
+    }
+    // Something, and not the answer: a WINDOW_UPDATE.
+    dumb.write_all(&frame(8, 0, 0, &[0, 0, 0, 1]))
+        .await
+        .expect("sent");
+    let said = Instant::now();
+    let _ = soon("the cut", dumb.read_to_end(&mut heard)).await;
+    assert!(
+        said.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        said.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn who_asks_much_leaves_others_their_turn() {
+    const REQUESTS: usize = 100;
+    let done = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&done);
+    // It takes its time, and gives none back.
+    let slow = get(async move || {
+        std::thread::sleep(Duration::from_millis(5));
+        counted.fetch_add(1, Ordering::Relaxed);
+        "ok"
+    });
+    let beside = Router::new().route("/slow", slow);
+    let world = World::with(DoorLimits::default(), |adapter| adapter.beside(beside)).await;
+    let (mut client, _connection) = connect(&world, &Builder::new()).await;
+    let mut answers = Vec::new();
+    for _ in 0..REQUESTS {
+        client = soon("room", client.ready()).await.expect("room");
+        answers.push(client.send_request(ask("/slow"), true).expect("sent").0);
+    }
+    // Somebody else of this thread, who is always ready.
+    let mut turns = 0;
+    let turns = tokio::spawn(poll_fn(move |cx| {
+        cx.waker().wake_by_ref();
+        let done = done.load(Ordering::Relaxed);
+        turns += usize::from(done > 0);
+        if done < REQUESTS {
+            Poll::Pending
+        } else {
+            Poll::Ready(turns)
+        }
+    }));
+    let turns = soon("all of it", turns).await.expect("no panic");
+    assert!(turns > 10, "{turns} turns in half a second");
+    for answer in answers {
+        assert_eq!(
+            soon("an answer", answer).await.expect("an answer").status(),
+            200
+        );
+    }
 }

@@ -17,13 +17,13 @@ use http::{Method, Request};
 use http_body::{Body as _, Frame};
 
 use super::body::ReceivedBody;
-use crate::door::complete::{complete, without_connection};
+use crate::door::complete::complete;
 use crate::door::date;
 use crate::door::serve::{ConnectionService, is_event_stream};
 use crate::door::watched::{Exchange, WatchedBody};
 
-/// The end of an answer that the library may keep until the peer takes it, in bytes: no more than the
-/// stream itself costs it, of which a peer may have so many.
+/// An answer that the library may keep until the peer takes it, in bytes: no more than the stream itself
+/// costs it, of which a peer may have so many.
 const SMALL: usize = 1 << 10;
 
 /// Why a stream ends before its answer does.
@@ -54,7 +54,6 @@ pub(super) fn begin(
         respond,
         alt_svc: service.alt_svc.clone(),
         is_connect: request.method() == Method::CONNECT,
-        is_routed: service.behind.is_routed(),
     };
     let (head, stream) = request.into_parts();
     let body = match stream.is_end_stream() {
@@ -118,7 +117,6 @@ struct Reply {
     respond: SendResponse<Bytes>,
     alt_svc: Option<HeaderValue>,
     is_connect: bool,
-    is_routed: bool,
 }
 
 impl Reply {
@@ -134,15 +132,11 @@ impl Reply {
             self.respond.send_reset(Reason::CONNECT_ERROR);
             return Err(Broken::Tunnel);
         }
-        if self.is_routed {
-            without_connection(&mut head.headers);
-        }
         if let Some(alt_svc) = self.alt_svc.take() {
             head.headers.insert(ALT_SVC, alt_svc);
         }
-        let size = body.size_hint();
-        complete(&mut head, &size, date);
-        let is_stream = size.exact().is_none() && is_event_stream(&head.headers);
+        complete(&mut head, &body.size_hint(), date);
+        let is_stream = is_event_stream(&head.headers, &body);
         let has_ended = body.is_end_stream();
         let head = http::Response::from_parts(head, ());
         let stream = match self.respond.send_response(head, has_ended) {
@@ -155,7 +149,8 @@ impl Reply {
         Ok((!has_ended).then(|| Sending {
             stream,
             body: WatchedBody::new(body, exchange, is_stream),
-            piece: None,
+            piece: Bytes::new(),
+            has_begun: false,
         }))
     }
 }
@@ -165,29 +160,30 @@ struct Sending {
     stream: SendStream<Bytes>,
     body: WatchedBody,
     /// What has been taken of the body and not been sent.
-    piece: Option<Bytes>,
+    piece: Bytes,
+    /// Something has been sent.
+    has_begun: bool,
 }
 
 impl Sending {
-    /// Waits until the peer takes something. The library keeps what is more than that, and sends it on.
-    fn poll_room(&mut self, length: usize, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if length <= SMALL && self.body.is_end_stream() {
-            return Poll::Ready(Ok(()));
+    /// Waits until the peer takes something of the piece, and how much. What the library was handed without
+    /// room it would keep for as long as the peer likes.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
+        let length = self.piece.len();
+        if !self.has_begun && length <= SMALL && self.body.is_end_stream() {
+            return Poll::Ready(Ok(length));
         }
-        self.stream.reserve_capacity(1);
-        while self.stream.capacity() == 0 {
+        self.stream.reserve_capacity(length);
+        loop {
+            let room = self.stream.capacity().min(length);
+            if room > 0 {
+                return Poll::Ready(Ok(room));
+            }
             match ready!(self.stream.poll_capacity(cx)) {
                 Some(room) => room.map(drop)?,
                 None => return Poll::Ready(Err(Broken::Closed)),
             }
         }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Fails when the peer has reset the stream, and does nothing else.
-    fn poll_unwanted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        let reason = ready!(self.stream.poll_reset(cx))?;
-        Poll::Ready(Err(Broken::Unwanted(reason)))
     }
 }
 
@@ -197,33 +193,33 @@ impl Future for Sending {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
-            if let Some(length) = this.piece.as_ref().map(Bytes::len) {
-                ready!(this.poll_room(length, cx))?;
-            }
-            if let Some(piece) = this.piece.take() {
-                let is_last = this.body.is_end_stream();
-                this.stream.send_data(piece, is_last)?;
+            while !this.piece.is_empty() {
+                let room = ready!(this.poll_room(cx))?;
+                let part = this.piece.split_to(room);
+                let is_last = this.piece.is_empty() && this.body.is_end_stream();
+                this.has_begun = true;
+                this.stream.send_data(part, is_last)?;
                 if is_last {
                     return Poll::Ready(Ok(()));
                 }
             }
-            let frame = match Pin::new(&mut this.body).poll_frame(cx) {
-                Poll::Ready(frame) => frame.transpose(),
-                Poll::Pending => return this.poll_unwanted(cx),
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+                let reason = ready!(this.stream.poll_reset(cx))?;
+                return Poll::Ready(Err(Broken::Unwanted(reason)));
             };
             match frame.map(|frame| frame.map(Frame::into_data)) {
-                Ok(Some(Ok(data))) => this.piece = Some(data),
-                Ok(Some(Err(other))) => {
+                Some(Ok(Ok(data))) => this.piece = data,
+                Some(Ok(Err(other))) => {
                     if let Ok(trailers) = other.into_trailers() {
                         this.stream.send_trailers(trailers)?;
                         return Poll::Ready(Ok(()));
                     }
                 }
-                Ok(None) => {
+                None => {
                     this.stream.send_data(Bytes::new(), true)?;
                     return Poll::Ready(Ok(()));
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     this.stream.send_reset(Reason::INTERNAL_ERROR);
                     return Poll::Ready(Err(error.into()));
                 }

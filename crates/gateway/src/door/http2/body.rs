@@ -4,11 +4,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-/// A request's body as it comes in. The library sees to it that it is as long as it said it would be.
+use crate::body::announced;
+
+/// A request's body as it comes in. The library sees to it that one that ends is as long as it said it
+/// would be; one that is reset is broken, whatever the reason.
 pub(super) struct ReceivedBody {
     stream: RecvStream,
     announced: Option<u64>,
@@ -18,22 +21,12 @@ pub(super) struct ReceivedBody {
 
 impl ReceivedBody {
     pub(super) fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
-        let announced = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             stream,
-            announced,
+            announced: announced(headers),
             received: 0,
             ended: false,
         }
-    }
-
-    /// What a piece that has come, or broke, comes to.
-    fn ends(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, h2::Error>> {
-        self.ended = true;
-        // A peer that needs nothing more of its request sent says so in this way.
-        (error.reason() != Some(Reason::NO_ERROR)).then_some(Err(error))
     }
 }
 
@@ -55,14 +48,15 @@ impl http_body::Body for ReceivedBody {
                 self.received += data.len() as u64;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
-            Some(Err(error)) => Poll::Ready(self.ends(error)),
-            None => match ready!(self.stream.poll_trailers(cx)) {
-                Ok(trailers) => {
-                    self.ended = true;
-                    Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
-                }
-                Err(error) => Poll::Ready(self.ends(error)),
-            },
+            Some(Err(error)) => {
+                self.ended = true;
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                let trailers = ready!(self.stream.poll_trailers(cx));
+                self.ended = true;
+                Poll::Ready(trailers.transpose().map(|frame| frame.map(Frame::trailers)))
+            }
         }
     }
 

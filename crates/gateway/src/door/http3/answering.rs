@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 
 use super::body::ReceivedBody;
 use super::{Common, Resolver, Sender, webtransport};
-use crate::door::complete::{complete, without_connection};
+use crate::door::complete::complete;
 use crate::door::date;
 use crate::door::watched::{Exchange, PIECE_BYTES, WatchedBody};
 use crate::within::within;
@@ -46,10 +46,7 @@ pub(super) async fn answer(
     let body = ReceivedBody::new(receiver, request.headers());
     let request: Request<Body> = request.map(|()| Body::new(body));
     let answering = async {
-        let Ok(mut response) = service.answer(request).await;
-        if service.behind.is_routed() {
-            without_connection(response.headers_mut());
-        }
+        let Ok(response) = service.answer(request).await;
         send(&mut sender, response).await
     };
     let mut over = pin!(over);

@@ -5,10 +5,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use h3::error::StreamError;
-use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use super::Receiver;
+use crate::body::announced;
 
 /// A request's body as it comes in. It is as long as it said it would be, or it is broken.
 pub(super) struct ReceivedBody {
@@ -28,12 +29,9 @@ pub(super) enum ReceivedError {
 
 impl ReceivedBody {
     pub(super) fn new(receiver: Receiver, headers: &HeaderMap) -> Self {
-        let announced = headers
-            .get(CONTENT_LENGTH)
-            .and_then(|length| length.to_str().ok()?.parse().ok());
         Self {
             receiver,
-            announced,
+            announced: announced(headers),
             received: 0,
             ended: false,
         }

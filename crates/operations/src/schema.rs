@@ -3,6 +3,8 @@
 //! An input is checked against its schema before its handler sees it, and a field that the schema
 //! does not name is refused: a misspelt option must not be silently ignored.
 
+use std::collections::BTreeMap;
+
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{JsonType, ValidationError, Validator};
 use schemars::generate::SchemaSettings;
@@ -18,6 +20,10 @@ const MAX_COMPLAINTS: usize = 5;
 /// At most this many characters of a field's name or of what is wrong with it are told: both may
 /// repeat the input, which may be as large as a request.
 const MAX_TEXT: usize = 200;
+
+/// Where the schema of a text says its pattern in words, as `a name: lower-case letters and digits`:
+/// whoever breaks it is told that the text is not this. Others pass over it, as over all that begins with `x-`.
+const RULE: &str = "x-rule";
 
 /// The schema that a caller's input of type `I` must fit. Objects refuse unknown fields.
 pub(crate) fn input_schema<I: JsonSchema>() -> Schema {
@@ -54,7 +60,11 @@ pub(crate) struct InputCheck {
     validator: Validator,
     /// The fields of a flat object; in a composed one only the validator knows them.
     fields: Option<Vec<String>>,
+    rules: Rules,
 }
+
+/// What patterns say, by the pattern.
+type Rules = BTreeMap<String, String>;
 
 impl InputCheck {
     pub(crate) fn new(schema: &Schema) -> Result<Self, String> {
@@ -70,7 +80,13 @@ impl InputCheck {
                 .cloned()
                 .collect()
         });
-        Ok(Self { validator, fields })
+        let mut rules = Rules::new();
+        gather(schema.as_value(), &mut rules);
+        Ok(Self {
+            validator,
+            fields,
+            rules,
+        })
     }
 
     /// Says, field by field, what does not fit.
@@ -89,7 +105,8 @@ impl InputCheck {
             !(root && unknown && self.fields.is_some())
         });
         let room = MAX_COMPLAINTS - complaints.len();
-        complaints.extend(others.map(|error| Complaint::from(&error)).take(room));
+        let others = others.map(|error| Complaint::new(&error, &self.rules));
+        complaints.extend(others.take(room));
         let texts: Vec<String> = complaints.iter().map(ToString::to_string).collect();
         Err(CallError::invalid_input(texts.join("; "))
             .with_details(json!({ "fields": complaints })))
@@ -115,6 +132,21 @@ impl InputCheck {
     }
 }
 
+/// Finds the rules of all texts in a schema.
+fn gather(schema: &Value, rules: &mut Rules) {
+    match schema {
+        Value::Object(object) => {
+            let text = |keyword| object.get(keyword).and_then(Value::as_str);
+            if let Some((pattern, rule)) = text("pattern").zip(text(RULE)) {
+                rules.insert(pattern.to_owned(), rule.to_owned());
+            }
+            object.values().for_each(|inner| gather(inner, rules));
+        }
+        Value::Array(array) => array.iter().for_each(|inner| gather(inner, rules)),
+        _ => {}
+    }
+}
+
 /// One thing that does not fit.
 #[derive(Serialize)]
 struct Complaint {
@@ -132,17 +164,22 @@ impl std::fmt::Display for Complaint {
     }
 }
 
-impl From<&ValidationError<'_>> for Complaint {
-    fn from(error: &ValidationError<'_>) -> Self {
+impl Complaint {
+    fn new(error: &ValidationError<'_>, rules: &Rules) -> Self {
         if choices(error).is_none()
             && let Some(meant) = meant(error)
         {
-            return Self::from(meant);
+            return Self::new(meant, rules);
         }
+        let rule = match error.kind() {
+            ValidationErrorKind::Pattern { pattern } => rules.get(pattern),
+            _ => None,
+        };
         let path = error.instance_path().as_str();
         // A text may be a secret in the wrong place; whoever sent it knows what it says.
         let message = match error.instance().as_ref() {
             _ if let Some(choices) = choices(error) => format!("this is none of {choices}"),
+            _ if let Some(rule) = rule => format!("this is not {rule}"),
             Value::Bool(_) | Value::Number(_) | Value::Null => error.to_string(),
             _ => error.masked_with("this").to_string(),
         };
@@ -316,6 +353,36 @@ mod tests {
         let refused = check.check(&json!({"name": "../x"})).expect_err("no name");
         let told = refused.message();
         assert!(told.starts_with("name: this does not match"), "{told}");
+    }
+
+    #[test]
+    fn who_breaks_a_pattern_is_told_what_it_says() {
+        #[derive(Deserialize)]
+        struct Short;
+        impl JsonSchema for Short {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                "Short".into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
+                let rule = "a short name: 1 to 3 lower-case letters";
+                schemars::json_schema!({ "type": "string", "pattern": "^[a-z]{1,3}$", RULE: rule })
+            }
+        }
+        #[derive(Deserialize, JsonSchema)]
+        #[allow(dead_code)]
+        struct Take {
+            name: Short,
+            #[serde(default)]
+            others: Vec<Option<Short>>,
+        }
+        let check = InputCheck::new(&input_schema::<Take>()).expect("a valid schema");
+        let refused = check.check(&json!({"name": "A", "others": ["b", "C"]}));
+        assert_eq!(
+            refused.expect_err("no names").message(),
+            "name: this is not a short name: 1 to 3 lower-case letters; \
+             others.1: this is not a short name: 1 to 3 lower-case letters"
+        );
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn or_known(advice: &str, known: &[ItemName]) -> String {
 /// The chosen driver cannot do what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{feature} is not supported by driver {driver} on this host; leave it out, or use another host"
+    "{feature} is not to be had on this host, whose driver is {driver}; leave it out, or use another host"
 )]
 pub struct Unsupported {
     /// What was asked for.

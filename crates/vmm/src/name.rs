@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize};
 const PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 const MAX_LEN: usize = 63;
 
+/// The same in words.
+const RULE: &str =
+    "a name: 1 to 63 lower-case letters, digits and hyphens, with a letter or digit at both ends";
+
 /// Why a string is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{name:?} is not a valid name; use 1 to 63 lower-case letters, digits and hyphens, with a \
-     letter or digit at both ends"
-)]
+#[error("{name:?} is not {RULE}")]
 pub struct InvalidName {
     name: String,
 }
@@ -95,7 +96,9 @@ macro_rules! name_type {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "pattern": PATTERN, "maxLength": MAX_LEN })
+                json_schema!({
+                    "type": "string", "pattern": PATTERN, "maxLength": MAX_LEN, "x-rule": RULE
+                })
             }
         }
     };

@@ -68,7 +68,7 @@ macro_rules! ruled_text {
             }
 
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": "string", "pattern": $pattern })
+                json_schema!({ "type": "string", "pattern": $pattern, "x-rule": $rule })
             }
         }
     };

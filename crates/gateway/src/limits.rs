@@ -77,8 +77,8 @@ pub struct DoorLimits {
     /// Streams that a client opened and reset before they were looked at; more than these end the
     /// connection (the rapid-reset attack, CVE-2023-44487). Default 32.
     pub reset_streams: usize,
-    /// How often a silent HTTP/2 client is asked whether it still lives; it has as long again to
-    /// answer. Default 20 s.
+    /// How often a silent HTTP/2 client is asked whether it still lives; it has as long again
+    /// to say something, whatever it is. Default 20 s.
     pub ping_interval: Duration,
 }
 

@@ -63,7 +63,7 @@ pub(crate) struct InputCheck {
     rules: Rules,
 }
 
-/// What patterns say, by the pattern.
+/// What patterns say, by the pattern: the same one says the same, whoever has it.
 type Rules = BTreeMap<String, String>;
 
 impl InputCheck {

@@ -78,8 +78,9 @@ impl Site {
             .ok()??;
         match entry {
             Entry::Directory => {
-                // Other servers keep the query too.
-                let query = uri.query().map(|query| format!("?{query}"));
+                // Other servers keep the query too, if there is something in it.
+                let query = uri.query().filter(|query| !query.is_empty());
+                let query = query.map(|query| format!("?{query}"));
                 let to = format!("{path}/{}", query.unwrap_or_default());
                 let to = HeaderValue::try_from(to).ok()?;
                 Some(redirect(StatusCode::MOVED_PERMANENTLY, to))

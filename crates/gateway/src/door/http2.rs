@@ -95,6 +95,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http2<S> {
         };
         (connection, silence)
     }
+
+    /// Asks for the answers to what was taken, until this turn is over.
+    fn answer_taken(&mut self, turn: Instant, cx: &mut Context<'_>) {
+        let (date, watch) = (date::now(), &self.service.watch);
+        while let Some((request, respond)) = self.taken.pop_front() {
+            // A handler that panics ends its stream. The panic hook has logged it.
+            let first_look = || answering::begin(&self.service, request, respond, &date, cx);
+            if let Ok(Some(waiting)) = catch_unwind(AssertUnwindSafe(first_look)) {
+                self.waiting.push(waiting);
+            }
+            if self.taken.len().is_multiple_of(BETWEEN_LOOKS) && watch.clock.look() > turn {
+                break;
+            }
+        }
+        watch.ledger.served(watch.clock.now());
+    }
 }
 
 /// Asks a peer of which nothing was heard for this long whether it still lives. It has as long again to
@@ -169,18 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Http2<S> {
         if this.taken.is_empty() {
             return Poll::Pending;
         }
-        let date = date::now();
-        while let Some((request, respond)) = this.taken.pop_front() {
-            // A handler that panics ends its stream. The panic hook has logged it.
-            let first_look = || answering::begin(&this.service, request, respond, &date, cx);
-            if let Ok(Some(waiting)) = catch_unwind(AssertUnwindSafe(first_look)) {
-                this.waiting.push(waiting);
-            }
-            if this.taken.len().is_multiple_of(BETWEEN_LOOKS) && watch.clock.look() > turn {
-                break;
-            }
-        }
-        watch.ledger.served(watch.clock.now());
+        this.answer_taken(turn, cx);
         // The answers are written when those connections have had their turn that have something to say
         // too: written at once, each would wake its reader by itself.
         cx.waker().wake_by_ref();

@@ -92,7 +92,7 @@ impl Ledger {
         request
     }
 
-    /// Requests have arrived, and all that was to be said to them is said.
+    /// Requests have arrived. Those that are not done have [begun](Self::begin), or wait for their turn.
     pub(super) fn served(&self, now: Instant) {
         let mut state = self.state();
         (state.head_since, state.idle_since) = (None, now);

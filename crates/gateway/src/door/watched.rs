@@ -149,8 +149,8 @@ impl Drop for Exchange {
     }
 }
 
-/// An answer's body, handed out in pieces, so that its last piece is taken no sooner than the peer
-/// has room for it: until then the answer counts as being written.
+/// An answer's body, handed out in pieces. Whoever sends it keeps it until the peer has room for the last
+/// one: until then the answer counts as being written.
 ///
 /// A stream without a known end may take as long as it likes, as long as it is asked for its next
 /// piece.

@@ -107,7 +107,11 @@ async fn a_site_shows_its_files_and_there_is_no_way_out_of_it() {
     assert_eq!(world.get("", "/big.bin").await.body.len(), 300_000);
     let head = world.send(call("HEAD", "/big.bin", "", None)).await;
     assert_eq!(head.header("content-length"), Some("300000"));
-    for (path, to) in [("/blog", "/blog/"), ("/blog?page=2&a", "/blog/?page=2&a")] {
+    for (path, to) in [
+        ("/blog", "/blog/"),
+        ("/blog?", "/blog/"),
+        ("/blog?page=2&a", "/blog/?page=2&a"),
+    ] {
         let directory = world.get("", path).await;
         assert_eq!(directory.header("location"), Some(to));
     }

@@ -211,7 +211,10 @@ impl Future for Sending {
                 Some(Ok(Ok(data))) => this.piece = data,
                 Some(Ok(Err(other))) => {
                     if let Ok(trailers) = other.into_trailers() {
-                        this.stream.send_trailers(trailers)?;
+                        if let Err(error) = this.stream.send_trailers(trailers) {
+                            this.stream.send_reset(Reason::INTERNAL_ERROR);
+                            return Poll::Ready(Err(error.into()));
+                        }
                         return Poll::Ready(Ok(()));
                     }
                 }

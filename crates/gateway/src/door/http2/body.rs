@@ -11,7 +11,7 @@ use http_body::{Frame, SizeHint};
 use crate::body::announced;
 
 /// A request's body as it comes in. The library sees to it that one that ends is as long as it said it
-/// would be; one that is reset is broken, whatever the reason.
+/// would be; one that is reset before is broken, whatever the reason.
 pub(super) struct ReceivedBody {
     stream: RecvStream,
     announced: Option<u64>,

@@ -38,8 +38,9 @@ pub(in crate::door::http3) struct Sent {
     end: End,
 }
 
-#[derive(Clone, Copy)]
 enum End {
+    /// Nobody's: nothing has been said.
+    Unsaid,
     /// The library's, which has one answer of its own, that a head is too long, and does not finish it.
     Library,
     /// Ours. What is dropped is not whole.
@@ -57,7 +58,7 @@ impl Sent {
             written: 0,
             writing: None,
             due: false,
-            end: End::Library,
+            end: End::Unsaid,
         }
     }
 
@@ -90,6 +91,9 @@ impl quic::SendStream<Bytes> for Sent {
     fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
         debug_assert!(!self.due, "the library waits until it is ready");
         let mut data = data.into();
+        if matches!(self.end, End::Unsaid) {
+            self.end = End::Library;
+        }
         if self.holds && data.remaining() == NO_DATA.len() && data.chunk() == NO_DATA {
             self.end = End::Ours;
             self.due = true;
@@ -129,21 +133,20 @@ impl Drop for Sent {
     /// Left to itself, a stream that is dropped is finished: half an answer would pass for a whole one, and
     /// none for an empty one.
     fn drop(&mut self) {
-        let has_nothing = self.held.is_empty() && self.writing.is_none();
-        let end = match self.end {
-            End::Library if self.holds && has_nothing => End::Ours,
-            end => end,
-        };
-        match end {
+        match self.end {
             End::Library => {
                 let _ = self.poll_write_out(&mut Context::from_waker(Waker::noop()));
             }
             // Who has left is told so by the stream itself.
-            End::Ours if !matches!(self.stream.stopped().now_or_never(), Some(Ok(Some(_)))) => {
+            // Only the streams of answers have to say something.
+            End::Unsaid if !self.holds => {}
+            End::Unsaid | End::Ours
+                if !matches!(self.stream.stopped().now_or_never(), Some(Ok(Some(_)))) =>
+            {
                 let code = Code::H3_INTERNAL_ERROR.value();
                 let _ = self.stream.reset(number(code));
             }
-            End::Ours | End::Said => {}
+            End::Unsaid | End::Ours | End::Said => {}
         }
     }
 }

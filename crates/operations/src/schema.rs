@@ -332,17 +332,10 @@ mod tests {
 
     #[test]
     fn what_may_be_absent_is_told_what_is_wrong_with_it() {
-        #[derive(Deserialize)]
-        struct Short;
-        impl JsonSchema for Short {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                "Short".into()
-            }
-
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-                schemars::json_schema!({ "type": "string", "pattern": "^[a-z]{1,3}$" })
-            }
-        }
+        #[derive(Deserialize, JsonSchema)]
+        #[schemars(extend("pattern" = "^[a-z]{1,3}$"))]
+        #[allow(dead_code)]
+        struct Short(String);
         #[derive(Deserialize, JsonSchema)]
         #[allow(dead_code)]
         struct Take {
@@ -357,18 +350,10 @@ mod tests {
 
     #[test]
     fn who_breaks_a_pattern_is_told_what_it_says() {
-        #[derive(Deserialize)]
-        struct Short;
-        impl JsonSchema for Short {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                "Short".into()
-            }
-
-            fn json_schema(_: &mut schemars::SchemaGenerator) -> Schema {
-                let rule = "a short name: 1 to 3 lower-case letters";
-                schemars::json_schema!({ "type": "string", "pattern": "^[a-z]{1,3}$", RULE: rule })
-            }
-        }
+        #[derive(Deserialize, JsonSchema)]
+        #[schemars(extend("pattern" = "^[a-z]{1,3}$", "x-rule" = "a short name: 1 to 3 lower-case letters"))]
+        #[allow(dead_code)]
+        struct Short(String);
         #[derive(Deserialize, JsonSchema)]
         #[allow(dead_code)]
         struct Take {

@@ -43,6 +43,9 @@ const ERRORS: usize = 1024;
 /// streams as fast as it can would otherwise have them pile up for as long as there is something to read.
 const AT_ONCE: usize = 128;
 
+/// For so many it keeps the room.
+const KEPT: usize = 16;
+
 /// How long a connection goes on with what its peer asked before others of its thread have their turn,
 /// and after how many requests it is looked how long that was.
 const TURN: Duration = Duration::from_millis(5);
@@ -109,6 +112,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http2<S> {
                 break;
             }
         }
+        // A connection that was asked much once does not keep the room for it.
+        self.taken.shrink_to(KEPT);
         watch.ledger.served(watch.clock.now());
     }
 }

@@ -20,17 +20,14 @@ use hostler_gateway::{Door, DoorLimits};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::hostile::{frame, frames};
-use crate::world::{World, anonymous, call, self_signed, soon};
+use crate::world::{World, anonymous, call, self_signed, soon, tls_to};
 
 /// Any free port.
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -49,6 +46,12 @@ async fn connect(world: &World, builder: &Builder) -> Client {
 fn ask(path: &str) -> Request<()> {
     let uri = format!("https://localhost{path}");
     Request::get(uri).body(()).expect("a request")
+}
+
+async fn still_answers(client: &mut SendRequest<Bytes>, path: &str) {
+    let (answer, _) = client.send_request(ask(path), true).expect("sent");
+    let head = soon("a head", answer).await.expect("a head");
+    assert_eq!(head.status(), StatusCode::OK);
 }
 
 async fn stumble() -> &'static str {
@@ -129,11 +132,7 @@ async fn what_goes_wrong_with_a_stream_ends_that_stream_alone() {
     };
     let reason = end.and_then(|end| end.expect_err("no data").reason());
     assert_eq!(reason, Some(Reason::INTERNAL_ERROR), "it looked whole");
-    let (answer, _) = client.send_request(ask("/healthz"), true).expect("sent");
-    assert_eq!(
-        soon("a head", answer).await.expect("a head").status(),
-        StatusCode::OK
-    );
+    still_answers(&mut client, "/healthz").await;
 }
 
 #[tokio::test]
@@ -198,12 +197,7 @@ async fn nobody_gets_a_tunnel() {
     let shutdown = CancellationToken::new();
     let _ends_with_the_test = shutdown.clone().drop_guard();
     tokio::spawn(door.serve(shutdown));
-    let mut config = anonymous(trust);
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp = TcpStream::connect(address).await.expect("a connection");
-    let name = ServerName::try_from("localhost").expect("a name");
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-    let tls = soon("the handshake", tls).await.expect("a handshake");
+    let tls = tls_to(address, anonymous(trust), &["h2"]).await;
     let (mut client, connection) = h2::client::handshake(tls).await.expect("a handshake");
     tokio::spawn(connection);
 
@@ -214,11 +208,7 @@ async fn nobody_gets_a_tunnel() {
     let _ = sending.send_data(Bytes::from_static(b"hello"), false);
     let refused = soon("its end", answer).await.expect_err("no tunnel");
     assert_eq!(refused.reason(), Some(Reason::CONNECT_ERROR));
-    let (answer, _) = client.send_request(ask("/"), true).expect("sent");
-    assert_eq!(
-        soon("a head", answer).await.expect("a head").status(),
-        StatusCode::OK
-    );
+    still_answers(&mut client, "/").await;
 }
 
 #[tokio::test]
@@ -256,11 +246,7 @@ async fn a_body_that_is_given_up_is_no_input_whatever_the_reason() {
         sending.send_reset(reason);
         drop(answer);
         // What it asks afterwards is answered, and nobody naps.
-        let (answer, _) = client.send_request(ask("/healthz"), true).expect("sent");
-        assert_eq!(
-            soon("a head", answer).await.expect("a head").status(),
-            StatusCode::OK
-        );
+        still_answers(&mut client, "/healthz").await;
         assert_eq!(world.shelf.napping.available_permits(), 0, "{reason}");
     }
 }
@@ -321,11 +307,7 @@ async fn a_peer_is_asked_whether_it_lives_and_cut_when_it_says_nothing() {
     assert_eq!(pings(&heard), 1, "it was asked once");
     // Longer than the other had.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let (answer, _) = client.send_request(ask("/healthz"), true).expect("sent");
-    assert_eq!(
-        soon("a head", answer).await.expect("a head").status(),
-        StatusCode::OK
-    );
+    still_answers(&mut client, "/healthz").await;
 }
 
 #[tokio::test]

@@ -206,20 +206,8 @@ impl World {
         self.tls_as(anonymous(self.trust.clone()), alpn).await
     }
 
-    pub(crate) async fn tls_as(
-        &self,
-        mut config: ClientConfig,
-        alpn: &[&str],
-    ) -> TlsStream<TcpStream> {
-        config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(self.address)
-            .await
-            .expect("the door is open");
-        let name = ServerName::try_from("localhost").expect("a name");
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
-        soon("the handshake", connecting)
-            .await
-            .expect("a handshake")
+    pub(crate) async fn tls_as(&self, config: ClientConfig, alpn: &[&str]) -> TlsStream<TcpStream> {
+        tls_to(self.address, config, alpn).await
     }
 
     /// A client that calls, and answers nobody.
@@ -308,6 +296,21 @@ impl World {
     pub(crate) async fn post(&self, token: &str, path: &str, body: Value) -> Answer {
         self.send(call("POST", path, token, Some(&body))).await
     }
+}
+
+/// A TLS connection to there that offers these protocols.
+pub(crate) async fn tls_to(
+    address: SocketAddr,
+    mut config: ClientConfig,
+    alpn: &[&str],
+) -> TlsStream<TcpStream> {
+    config.alpn_protocols = alpn.iter().map(|p| p.as_bytes().to_vec()).collect();
+    let stream = TcpStream::connect(address).await.expect("the door is open");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    soon("the handshake", connecting)
+        .await
+        .expect("a handshake")
 }
 
 /// A request; an empty token leaves the header out.

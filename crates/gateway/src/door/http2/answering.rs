@@ -63,7 +63,7 @@ pub(super) fn begin(
     };
     let mut answer = service.behind.answer(head, body, &service.connection);
     let Poll::Ready(response) = answer.poll_unpin(cx) else {
-        let exchange = Exchange::begin(&service.watch);
+        let (watch, exchange) = (service.watch.clone(), Exchange::begin(&service.watch));
         return Some(waiting(async move {
             let response = tokio::select! {
                 biased;
@@ -72,6 +72,8 @@ pub(super) fn begin(
                     return Err(Broken::Unwanted(reason?));
                 }
             };
+            // What it took to make the answer is not part of writing it.
+            watch.clock.look();
             exchange.write();
             match reply.send(response, &date::now(), Some(exchange))? {
                 Some(sending) => sending.await,
@@ -84,6 +86,7 @@ pub(super) fn begin(
         Ok(Some(mut sending)) => match sending.poll_unpin(cx) {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
+                service.watch.clock.look(); // As above.
                 sending.body.is_written(&service.watch);
                 return Some(waiting(sending));
             }
